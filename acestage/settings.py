@@ -1,0 +1,100 @@
+"""All settings, read once at the edge from flags, the environment and `.env`, and passed down from there.
+
+A flag wins over the environment, the environment over `.env`. Names that upstream ACE-Step users already
+have in their `.env` (`ACESTEP_…`) are honoured.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+EMBEDDED_CHECKPOINT = "tiny-turbo"
+"""The checkpoint in the package: untrained, a few MB, the default where no other is named."""
+
+DEFAULT_PORTS = {"orchestrator": 50050, "text_encoder": 50051, "dit": 50052, "vae": 50053}
+
+
+def _default_run_dir() -> Path:
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    return Path(base) / "acestage" if base else Path(f"/tmp/acestage-{os.getuid()}")
+
+
+def _names(*names: str) -> AliasChoices:
+    return AliasChoices(*names)
+
+
+class Settings(BaseSettings):
+    """Settings of every process of Acestage; each process uses those that concern it."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True
+    )
+
+    checkpoint: str = Field(
+        EMBEDDED_CHECKPOINT,
+        validation_alias=_names("ACESTAGE_CHECKPOINT"),
+        description="A checkpoint folder, or the name of one in the checkpoints folder.",
+    )
+    checkpoints_dir: Path = Field(
+        Path("checkpoints"),
+        validation_alias=_names("ACESTAGE_CHECKPOINTS_DIR", "ACESTEP_CHECKPOINTS_DIR"),
+        description="Where downloaded checkpoints lie.",
+    )
+    variant: str | None = Field(
+        None,
+        validation_alias=_names("ACESTAGE_VARIANT", "ACESTEP_CONFIG_PATH"),
+        description="Which model of an original-layout folder to use, for example acestep-v15-base.",
+    )
+    device: str = Field(
+        "auto",
+        validation_alias=_names("ACESTAGE_DEVICE", "ACESTEP_DEVICE"),
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N.",
+    )
+    dtype: DTypeChoice = Field("auto", validation_alias=_names("ACESTAGE_DTYPE"))
+    host: str = Field(
+        "127.0.0.1", validation_alias=_names("ACESTAGE_HOST"), description="Address that servers bind."
+    )
+    port: int | None = Field(
+        None, ge=0, le=65535, validation_alias=_names("ACESTAGE_PORT"), description="Port of this service."
+    )
+    orchestrator: str = Field("127.0.0.1:50050", validation_alias=_names("ACESTAGE_ORCHESTRATOR"))
+    text_encoder: str = Field("127.0.0.1:50051", validation_alias=_names("ACESTAGE_TEXT_ENCODER"))
+    dit: str = Field("127.0.0.1:50052", validation_alias=_names("ACESTAGE_DIT"))
+    vae: str = Field("127.0.0.1:50053", validation_alias=_names("ACESTAGE_VAE"))
+    run_dir: Path = Field(
+        default_factory=_default_run_dir,
+        validation_alias=_names("ACESTAGE_RUN_DIR"),
+        description="Device locks and the ledger's epoch; shared by all services of a machine.",
+    )
+    queue_max_count: int = Field(
+        200,
+        ge=1,
+        validation_alias=_names("ACESTAGE_QUEUE_MAXSIZE", "ACESTEP_QUEUE_MAXSIZE"),
+        description="Jobs that may wait at most.",
+    )
+    concurrent_job_count: int = Field(
+        1,
+        ge=1,
+        validation_alias=_names("ACESTAGE_CONCURRENT_JOBS"),
+        description="Jobs in work at the same time: more than 1 is of use where a stage has replicas.",
+    )
+    lease_ttl_s: float = Field(10.0, gt=2.0, validation_alias=_names("ACESTAGE_LEASE_TTL"))
+    progress_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        validation_alias=_names("ACESTAGE_PROGRESS_TIMEOUT"),
+        description="Seconds without a step or a tile after which a worker is replaced.",
+    )
+    threads: int | None = Field(
+        None, ge=1, validation_alias=_names("ACESTAGE_THREADS"), description="CPU threads of a worker."
+    )
+    log_level: LogLevel = Field("INFO", validation_alias=_names("ACESTAGE_LOG_LEVEL"))

@@ -1,0 +1,209 @@
+"""The tensor codec: a tensor on the wire is a `TensorSpec` and then its bytes in 1 MiB chunks.
+
+Nothing here imports torch at module level, so that processes which only pass tensors on stay small;
+`WireTensor.from_torch` and `WireTensor.to_torch` import it when they are called.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import google_crc32c
+
+from acestage.errors import FieldViolation, InvalidArgumentError, TensorCorruptError
+from acestage.protos.tensor.v1 import tensor_pb2 as pb
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK_BYTES = 1 << 20
+"""Bytes of tensor data in one message: where localhost throughput stops growing, well below gRPC's 4 MiB."""
+
+MAX_TENSOR_BYTES = 1 << 30
+"""Larger tensors are refused: ten minutes of latents are under 8 MiB."""
+
+ITEM_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
+"""Bytes of an element by data type name; these are the types that may cross the wire."""
+
+_TO_PB = {
+    "float32": pb.DATA_TYPE_FLOAT32,
+    "float16": pb.DATA_TYPE_FLOAT16,
+    "bfloat16": pb.DATA_TYPE_BFLOAT16,
+    "int64": pb.DATA_TYPE_INT64,
+}
+_FROM_PB = {value: name for name, value in _TO_PB.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class WireTensor:
+    """A dense tensor as bytes.
+
+    Attributes:
+        name: unique within a call.
+        dtype: a key of `ITEM_BYTES`.
+        shape: row-major dimensions.
+        data: little-endian element bytes, `prod(shape) * ITEM_BYTES[dtype]` of them.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | bytearray | memoryview
+
+    @classmethod
+    def from_torch(cls, name: str, tensor: torch.Tensor) -> WireTensor:
+        """Copies `tensor` (any device, a data type of `ITEM_BYTES`) into host bytes."""
+        import torch
+
+        host = tensor.detach().to("cpu").contiguous()
+        data = host.reshape(-1).view(torch.uint8).numpy().tobytes()
+        return cls(name, str(host.dtype).removeprefix("torch."), tuple(host.shape), data)
+
+    def to_torch(self) -> torch.Tensor:
+        """A CPU tensor of this shape and data type that owns its memory."""
+        import torch
+
+        flat = torch.frombuffer(bytearray(self.data), dtype=getattr(torch, self.dtype))
+        return flat.reshape(self.shape)
+
+
+def encode(tensor: WireTensor) -> Iterator[pb.TensorChunk]:
+    """The messages that carry `tensor`: the spec, then chunks of at most `CHUNK_BYTES`."""
+    data = memoryview(tensor.data).cast("B")
+    yield pb.TensorChunk(
+        spec=pb.TensorSpec(
+            name=tensor.name,
+            data_type=_TO_PB[tensor.dtype],
+            shape=tensor.shape,
+            size_bytes=len(data),
+            crc32c=google_crc32c.value(bytes(data)),
+        )
+    )
+    for start in range(0, len(data), CHUNK_BYTES):
+        yield pb.TensorChunk(data=bytes(data[start : start + CHUNK_BYTES]))
+
+
+class TensorDecoder:
+    """Collects the tensors of one call from its `TensorChunk` messages.
+
+    Feed every message, then call `finish`. Any message that does not follow the protocol raises
+    `InvalidArgumentError` with the field named; bytes that do not match their checksum raise
+    `TensorCorruptError`.
+    """
+
+    def __init__(self, *, max_tensor_bytes: int = MAX_TENSOR_BYTES) -> None:
+        self._max_tensor_bytes = max_tensor_bytes
+        self._spec: pb.TensorSpec | None = None
+        self._buffer = bytearray()
+        self._tensors: dict[str, WireTensor] = {}
+
+    def feed(self, chunk: pb.TensorChunk) -> WireTensor | None:
+        """Takes one message; returns the tensor that it completes, if it completes one."""
+        kind = chunk.WhichOneof("chunk")
+        if kind == "spec":
+            self._begin(chunk.spec)
+            return None
+        if kind == "data":
+            return self._append(chunk.data)
+        raise _invalid("tensor.chunk", "is empty; expected `spec` or `data`")
+
+    def finish(self) -> dict[str, WireTensor]:
+        """All tensors by name, once no more messages come."""
+        if self._spec is not None:
+            raise _invalid(
+                f"tensor.{self._spec.name}.data",
+                f"ended after {len(self._buffer)} of {self._spec.size_bytes} bytes",
+            )
+        return self._tensors
+
+    def _begin(self, spec: pb.TensorSpec) -> None:
+        if self._spec is not None:
+            raise _invalid(
+                f"tensor.{self._spec.name}.data",
+                f"ended after {len(self._buffer)} of {self._spec.size_bytes} bytes: a new spec arrived",
+            )
+        if not spec.name:
+            raise _invalid("tensor.spec.name", "is empty")
+        field = f"tensor.{spec.name}"
+        if spec.name in self._tensors:
+            raise _invalid(f"{field}.name", "was sent twice")
+        if spec.data_type not in _FROM_PB:
+            raise _invalid(
+                f"{field}.data_type", f"is {spec.data_type}; accepted: {', '.join(ITEM_BYTES)}"
+            )
+        if not spec.shape or min(spec.shape) < 1:
+            raise _invalid(f"{field}.shape", f"is {list(spec.shape)}; every dimension must be at least 1")
+        expected = math.prod(spec.shape) * ITEM_BYTES[_FROM_PB[spec.data_type]]
+        if expected > self._max_tensor_bytes:
+            raise _invalid(
+                f"{field}.shape",
+                f"{list(spec.shape)} takes {expected} bytes; accepted: up to {self._max_tensor_bytes}",
+            )
+        if spec.size_bytes != expected:
+            raise _invalid(
+                f"{field}.size_bytes",
+                f"is {spec.size_bytes}; shape {list(spec.shape)} of {_FROM_PB[spec.data_type]} takes {expected}",
+            )
+        self._spec = spec
+
+    def _append(self, data: bytes) -> WireTensor | None:
+        spec = self._spec
+        if spec is None:
+            raise _invalid("tensor.data", "arrived without a spec before it")
+        if not data:
+            raise _invalid(f"tensor.{spec.name}.data", "is empty")
+        if len(self._buffer) + len(data) > spec.size_bytes:
+            raise _invalid(
+                f"tensor.{spec.name}.data",
+                f"has at least {len(self._buffer) + len(data)} bytes; the spec says {spec.size_bytes}",
+            )
+        self._buffer += data
+        if len(self._buffer) < spec.size_bytes:
+            return None
+        body = bytes(self._buffer)
+        actual = google_crc32c.value(body)
+        if actual != spec.crc32c:
+            raise TensorCorruptError(
+                f"tensor.{spec.name}.crc32c: the {len(body)} bytes that arrived have checksum "
+                f"{actual:#010x}; the spec says {spec.crc32c:#010x}",
+                metadata={"tensor": spec.name},
+                retry_delay_s=0.0,
+            )
+        tensor = WireTensor(spec.name, _FROM_PB[spec.data_type], tuple(spec.shape), body)
+        self._tensors[spec.name] = tensor
+        self._spec, self._buffer = None, bytearray()
+        return tensor
+
+
+def require(tensors: Mapping[str, WireTensor], name: str, *shape: int | None) -> WireTensor:
+    """The tensor called `name`, checked to be floating point and of `shape`, where None fits any size.
+
+    Raises:
+        InvalidArgumentError: it is missing, or its type or shape is wrong.
+    """
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise _invalid(f"tensor.{name}", f"is missing; got: {', '.join(sorted(tensors)) or 'no tensor'}")
+    if tensor.dtype == "int64":
+        raise _invalid(f"tensor.{name}.data_type", "is int64; accepted: float32, float16, bfloat16")
+    fits = len(tensor.shape) == len(shape) and all(
+        want is None or want == have for want, have in zip(shape, tensor.shape, strict=False)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise _invalid(f"tensor.{name}.shape", f"is {list(tensor.shape)}; accepted: [{wanted}]")
+    return tensor
+
+
+def refuse_others(tensors: Mapping[str, WireTensor], *known: str) -> None:
+    """Raises `InvalidArgumentError` where `tensors` holds a name that is not among `known`."""
+    for name in tensors:
+        if name not in known:
+            raise _invalid(f"tensor.{name}", f"is not expected; accepted: {', '.join(known)}")
+
+
+def _invalid(field: str, description: str) -> InvalidArgumentError:
+    return InvalidArgumentError.of([FieldViolation(field, description)])
