@@ -1,0 +1,27 @@
+"""Acestage: ACE-Step 1.5 music generation for small GPUs, split by stage into gRPC services.
+
+from acestage import Client
+
+with Client() as client:
+    song = client.generate("warm lo-fi piano, rain", duration_s=30, seed=7)
+    song.tracks[0].save("song.wav")
+"""
+
+from importlib.metadata import version
+
+from acestage import errors
+from acestage.client import AsyncClient, Client
+from acestage.generation import Generation, GenerationOptions, Settings, Track
+from acestage.status import Status
+
+__version__ = version("acestage")
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Generation",
+    "GenerationOptions",
+    "Settings",
+    "Status",
+    "Track",
+    "errors",
+]

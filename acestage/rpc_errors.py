@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -25,9 +27,7 @@ def to_status(error: errors.AcestageError) -> status_pb2.Status:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(error.retry_delay_s * 1e9))
         packed.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return status_pb2.Status(
-        code=code_pb2.Code.Value(error.code.name), message=error.message, details=packed
-    )
+    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message, details=packed)
 
 
 def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError:
@@ -36,13 +36,14 @@ def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError
     An error without our details comes from gRPC itself: an unreachable target, a passed deadline, a
     cancelled call. It maps to the class of the same status code, and its message names `target`.
     """
-    status = rpc_status.from_call(error) if isinstance(error, grpc.Call) else None
+    call: Any = error  # every error that a call raises, blocking or asyncio, has a call's methods
+    status = rpc_status.from_call(call)
     if status is not None:
         rebuilt = _from_status(status)
         if rebuilt is not None:
             return rebuilt
-    code = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    details = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
+    code: grpc.StatusCode = call.code()
+    details: str = call.details() or code.name
     if code is grpc.StatusCode.UNAVAILABLE:
         return errors.ServiceUnreachableError(
             f"{target} does not answer: {details}", metadata={"target": target}, retry_delay_s=1.0
@@ -58,7 +59,9 @@ def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError
     )
 
 
-def _pack(message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo) -> any_pb2.Any:
+def _pack(
+    message: error_details_pb2.ErrorInfo | error_details_pb2.BadRequest | error_details_pb2.RetryInfo,
+) -> any_pb2.Any:
     packed = any_pb2.Any()
     packed.Pack(message)
     return packed

@@ -87,7 +87,12 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_CONCURRENT_JOBS"),
         description="Jobs in work at the same time: more than 1 is of use where a stage has replicas.",
     )
-    lease_ttl_s: float = Field(10.0, gt=2.0, validation_alias=_names("ACESTAGE_LEASE_TTL"))
+    lease_ttl_s: float = Field(
+        10.0,
+        ge=4.0,
+        validation_alias=_names("ACESTAGE_LEASE_TTL"),
+        description="Seconds after which a lease that is not renewed expires.",
+    )
     progress_timeout_s: float = Field(
         600.0,
         gt=0,

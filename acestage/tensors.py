@@ -131,9 +131,7 @@ class TensorDecoder:
         if spec.name in self._tensors:
             raise _invalid(f"{field}.name", "was sent twice")
         if spec.data_type not in _FROM_PB:
-            raise _invalid(
-                f"{field}.data_type", f"is {spec.data_type}; accepted: {', '.join(ITEM_BYTES)}"
-            )
+            raise _invalid(f"{field}.data_type", f"is {spec.data_type}; accepted: {', '.join(ITEM_BYTES)}")
         if not spec.shape or min(spec.shape) < 1:
             raise _invalid(f"{field}.shape", f"is {list(spec.shape)}; every dimension must be at least 1")
         expected = math.prod(spec.shape) * ITEM_BYTES[_FROM_PB[spec.data_type]]
@@ -145,7 +143,7 @@ class TensorDecoder:
         if spec.size_bytes != expected:
             raise _invalid(
                 f"{field}.size_bytes",
-                f"is {spec.size_bytes}; shape {list(spec.shape)} of {_FROM_PB[spec.data_type]} takes {expected}",
+                f"is {spec.size_bytes}; {list(spec.shape)} of {_FROM_PB[spec.data_type]} takes {expected}",
             )
         self._spec = spec
 

@@ -39,7 +39,9 @@ def generate(target: Path) -> None:
     packages = [target, *(path for path in target.rglob("*") if path.is_dir())]
     for package in packages:
         (package / "__init__.py").write_text("")
-    (target / "__init__.py").write_text('"""Generated from `protos/` by `scripts/generate_protos.py`; do not edit."""\n')
+    (target / "__init__.py").write_text(
+        '"""Generated from `protos/` by `scripts/generate_protos.py`; do not edit."""\n'
+    )
     for stub in [*target.rglob("*_pb2*.py"), *target.rglob("*_pb2*.pyi")]:
         text = stub.read_text()
         text = re.sub(r"\bacestage\.(?=\w+\.v1(?: import|\.\w+_pb2))", "acestage.protos.", text)
@@ -48,16 +50,24 @@ def generate(target: Path) -> None:
 
 def differences(left: Path, right: Path) -> list[str]:
     """Relative names of files that exist on one side only or differ in content."""
-    names = {str(p.relative_to(side)) for side in (left, right) for p in side.rglob("*_pb2*") if p.suffix != ".pyc"}
+    names = {
+        str(p.relative_to(side)) for side in (left, right) for p in side.rglob("*_pb2*") if p.suffix != ".pyc"
+    }
     return sorted(
         name
         for name in names
-        if not ((left / name).is_file() and (right / name).is_file() and filecmp.cmp(left / name, right / name, False))
+        if not (
+            (left / name).is_file()
+            and (right / name).is_file()
+            and filecmp.cmp(left / name, right / name, False)
+        )
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--check", action="store_true", help="only compare with the committed stubs")
     if not parser.parse_args().check:
         generate(STUBS)

@@ -1,0 +1,39 @@
+# make demo    sets everything up and generates 10 s with the embedded model
+# make test    sets everything up and runs all tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check protos format clean
+
+demo: $(READY)
+	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --device cpu -o out/demo.wav
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd protos && ../$(BIN)/buf lint
+	$(BIN)/python -m scripts.generate_protos --check
+
+protos: $(READY)
+	$(BIN)/python -m scripts.generate_protos
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) out build *.egg-info
+
+# The variable, unlike pip's flag, also holds for the isolated environment that builds the package.
+$(READY): export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $(READY)

@@ -1,0 +1,5 @@
+"""`python -m acestage`."""
+
+from acestage.cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""Audio to disk, by soundfile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from acestage.errors import FieldViolation, InvalidArgumentError
+
+AudioFormat = Literal["wav", "flac"]
+BitDepth = Literal["16", "24", "32f"]
+
+_SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "32f": "FLOAT"}
+_BIT_DEPTHS: dict[AudioFormat, tuple[BitDepth, ...]] = {"wav": ("16", "24", "32f"), "flac": ("16", "24")}
+
+
+def check_format(audio_format: str, bit_depth: str) -> None:
+    """Raises `InvalidArgumentError` where the format cannot be written in that depth."""
+    depths = _BIT_DEPTHS.get(audio_format)  # type: ignore[call-overload]
+    if depths is None:
+        raise _invalid("format", f"is {audio_format!r}; accepted: {', '.join(_BIT_DEPTHS)}")
+    if bit_depth not in depths:
+        raise _invalid("bit_depth", f"is {bit_depth!r}; accepted for {audio_format}: {', '.join(depths)}")
+
+
+def write_audio(
+    path: Path,
+    audio: npt.NDArray[np.float32],
+    sample_rate_hz: int,
+    *,
+    audio_format: AudioFormat = "wav",
+    bit_depth: BitDepth = "16",
+) -> None:
+    """Writes `audio` [samples, channels], full scale at ±1, making the folder where needed.
+
+    Raises:
+        InvalidArgumentError: the format cannot be written in that depth.
+        OSError: the file cannot be written.
+    """
+    check_format(audio_format, bit_depth)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, audio, sample_rate_hz, subtype=_SUBTYPES[bit_depth], format=audio_format.upper())
+
+
+def _invalid(field: str, description: str) -> InvalidArgumentError:
+    return InvalidArgumentError.of([FieldViolation(field, description)])

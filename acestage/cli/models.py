@@ -1,0 +1,68 @@
+"""`acestage models`: pull, list and verify checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from acestage.cli.flags import load_settings
+
+app = typer.Typer(help="Pull, list and verify checkpoints.", no_args_is_help=True)
+
+_GIB = 2**30
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(help="For example turbo, base, sft or xl-turbo.")],
+    checkpoints_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
+) -> None:
+    """Download a published model; run it again to resume."""
+    from acestage.checkpoints import pull as pull_checkpoint
+
+    settings = load_settings(checkpoints_dir=checkpoints_dir)
+    path = pull_checkpoint(name, settings.checkpoints_dir)
+    Console().print(f"{name} is in {path}. Start it with: acestage up --checkpoint {path}", soft_wrap=True)
+
+
+@app.command("list")
+def list_models(
+    checkpoints_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
+) -> None:
+    """List the models that are here, and those that can be pulled."""
+    from acestage.checkpoints import REPOSITORIES, list_local
+
+    settings = load_settings(checkpoints_dir=checkpoints_dir)
+    table = Table("model", "layout", "size", "path")
+    for model in list_local(settings.checkpoints_dir):
+        layout = model.layout or f"not usable: {model.problem}"
+        table.add_row(model.name, layout, f"{model.byte_count / _GIB:.2f} GiB", str(model.path))
+    console = Console()
+    console.print(table)
+    console.print("Can be pulled: " + ", ".join(REPOSITORIES), soft_wrap=True)
+
+
+@app.command()
+def verify(
+    path: Annotated[str, typer.Argument(help="Checkpoint folder, or the name of a pulled model.")],
+    variant: Annotated[str | None, typer.Option(help="Model of an original-layout folder.")] = None,
+) -> None:
+    """Check that a checkpoint has every file, and every tensor in its shape."""
+    from acestage.checkpoints import open_checkpoint
+    from acestage.checkpoints.loading import verify as verify_checkpoint
+
+    settings = load_settings(variant=variant)
+    checkpoint = open_checkpoint(path, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant)
+    table = Table("component", "files", "tensors", "size", "types")
+    for part in verify_checkpoint(checkpoint):
+        size = f"{part.byte_count / _GIB:.2f} GiB"
+        table.add_row(
+            part.component, str(part.file_count), str(part.tensor_count), size, ", ".join(part.dtypes)
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{checkpoint.name} ({checkpoint.layout} layout) is complete.")

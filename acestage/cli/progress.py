@@ -1,0 +1,89 @@
+"""What a running generation looks like in the terminal."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from acestage.generation import (
+    STAGES,
+    Generation,
+    GenerationEvent,
+    JobQueued,
+    StageCompleted,
+    StageProgress,
+    StageStarted,
+    StageWaiting,
+)
+
+_MIB = 2**20
+
+
+class ProgressView:
+    """A live bar for each stage, driven by the events alone. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<13}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+        )
+        self._tasks: dict[str, TaskID] = {
+            stage: self._progress.add_task(stage, total=None, start=False, state="") for stage in STAGES
+        }
+
+    def show(self, event: GenerationEvent) -> None:
+        match event:
+            case JobQueued(position=position) if position:
+                self._progress.console.print(f"In the queue: place {position}.")
+            case StageWaiting(stage, position):
+                self._update(stage, state=f"waits for the device, place {position}")
+            case StageStarted(stage, device, dtype):
+                self._progress.start_task(self._tasks[stage])
+                self._update(stage, state=f"on {device}, {dtype}")
+            case StageProgress(stage, done_count, total_count):
+                self._update(stage, completed=done_count, total=total_count)
+            case StageCompleted(stage):
+                total = self._progress.tasks[self._tasks[stage]].total or 1
+                self._update(stage, completed=total, total=total, state="done")
+                self._progress.stop_task(self._tasks[stage])
+
+    def _update(self, stage: str, **values: object) -> None:
+        self._progress.update(self._tasks[stage], **values)  # type: ignore[arg-type]
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+def print_summary(console: Console, generation: Generation) -> None:
+    """Stage times, who held the lease when, and the peak memory of every process."""
+    begin = min(stage.granted_at for stage in generation.stages)
+    stages = Table("stage", "load", "compute", "lease held", "token", title="Stages")
+    for stage in generation.stages:
+        start = (stage.granted_at - begin).total_seconds()
+        stop = (stage.released_at - begin).total_seconds()
+        stages.add_row(
+            stage.stage,
+            f"{stage.load_s:.2f} s",
+            f"{stage.compute_s:.2f} s",
+            f"{start:.2f} s to {stop:.2f} s",
+            str(stage.fencing_token),
+        )
+    console.print(stages)
+    memory = Table("process", "pid", "peak memory", title="Processes")
+    for process in generation.processes:
+        memory.add_row(process.name, str(process.pid), f"{process.peak_rss_bytes / _MIB:.0f} MiB")
+    console.print(memory)

@@ -1,0 +1,75 @@
+"""`acestage up`: all services, until Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from acestage.cli.flags import load_settings
+from acestage.local_stack import LocalStack
+from acestage.settings import DEFAULT_PORTS, Settings
+
+Port = Annotated[int, typer.Option(min=1, max=65535)]
+
+
+def up(
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint folder, or the name of a pulled model.")
+    ] = None,
+    variant: Annotated[str | None, typer.Option(help="Model of an original-layout folder.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address that the services bind.")] = None,
+    orchestrator_port: Annotated[int, typer.Option(envvar="ACESTAGE_ORCHESTRATOR_PORT")] = DEFAULT_PORTS[
+        "orchestrator"
+    ],
+    text_encoder_port: Annotated[int, typer.Option(envvar="ACESTAGE_TEXT_ENCODER_PORT")] = DEFAULT_PORTS[
+        "text_encoder"
+    ],
+    dit_port: Annotated[int, typer.Option(envvar="ACESTAGE_DIT_PORT")] = DEFAULT_PORTS["dit"],
+    vae_port: Annotated[int, typer.Option(envvar="ACESTAGE_VAE_PORT")] = DEFAULT_PORTS["vae"],
+) -> None:
+    """Start all services and keep them running. Ctrl-C ends all of them."""
+    settings = load_settings(checkpoint=checkpoint, variant=variant, device=device, dtype=dtype, host=host)
+    ports = {
+        "orchestrator": orchestrator_port,
+        "text_encoder": text_encoder_port,
+        "dit": dit_port,
+        "vae": vae_port,
+    }
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
+    asyncio.run(_serve(settings, ports))
+
+
+async def _serve(settings: Settings, ports: dict[str, int]) -> None:
+    console = Console(stderr=True, highlight=False)
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        if not stopped.is_set():
+            stopped.set()
+            if not is_up:
+                task.cancel()
+
+    is_up = False
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    console.print(f"Starting the services with {settings.checkpoint} …")
+    try:
+        async with LocalStack(settings, ports) as stack:
+            is_up = True
+            console.print(f"Up. The orchestrator answers at {stack.target}. Press Ctrl-C to stop.")
+            await stopped.wait()
+            console.print("Stopping …")
+    except asyncio.CancelledError:
+        if not stopped.is_set():
+            raise
+    console.print("Stopped.")

@@ -1,0 +1,162 @@
+"""Clients of the orchestrator: `Client` and, for asyncio, `AsyncClient`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+import grpc.aio
+
+from acestage.errors import InternalError
+from acestage.generation import Generation, GenerationEvent, GenerationOptions
+from acestage.generation_stream import GenerationStream, request_to_pb
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.protos.generation.v1 import generation_pb2_grpc
+from acestage.rpc_errors import from_rpc_error
+from acestage.status import Status, status_from_pb
+
+DEFAULT_TARGET = "127.0.0.1:50050"
+
+_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class Client:
+    """A blocking client. Use it as a context manager, or call `close`.
+
+    Every method raises errors of `acestage.errors`.
+
+    Args:
+        target: the orchestrator's address, host:port.
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET) -> None:
+        self.target = target
+        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    def generate(
+        self,
+        caption: str,
+        *,
+        on_event: Callable[[GenerationEvent], Any] = lambda event: None,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Generation:
+        """Generates music and waits for it.
+
+        Args:
+            caption: what the music is like.
+            on_event: hears every event: queue, stages, steps, audio.
+            timeout_s: give up after this long; None never does.
+            **options: see `GenerationOptions`.
+        """
+        for event in self.stream(caption, timeout_s=timeout_s, **options):
+            on_event(event)
+            if isinstance(event, Generation):
+                return event
+        raise _ended_early(self.target)
+
+    def stream(
+        self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> Iterator[GenerationEvent]:
+        """The events of a generation as they come, audio included; the last one is the `Generation`.
+
+        Closing the iterator cancels the work within one step or tile.
+        """
+        stream = GenerationStream()
+        call = self._stub.Generate(request_to_pb(caption, options), timeout=timeout_s)
+        try:
+            for response in call:
+                yield stream.read(response)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+        finally:
+            call.cancel()
+
+    def status(self, timeout_s: float = 10.0) -> Status:
+        """Services, models, device, lease holder and queue."""
+        try:
+            return status_from_pb(self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """The asyncio client; the same methods as `Client`. Use it with `async with`, or await `close`."""
+
+    def __init__(self, target: str = DEFAULT_TARGET) -> None:
+        self.target = target
+        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    async def generate(
+        self,
+        caption: str,
+        *,
+        on_event: Callable[[GenerationEvent], Any] = lambda event: None,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> Generation:
+        """See `Client.generate`. Cancelling the task cancels the work."""
+        async for event in self.stream(caption, timeout_s=timeout_s, **options):
+            on_event(event)
+            if isinstance(event, Generation):
+                return event
+        raise _ended_early(self.target)
+
+    async def stream(
+        self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> AsyncIterator[GenerationEvent]:
+        """See `Client.stream`."""
+        stream = GenerationStream()
+        call = self._stub.Generate(request_to_pb(caption, options), timeout=timeout_s)
+        try:
+            async for response in call:
+                yield stream.read(response)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+        finally:
+            call.cancel()
+
+    async def status(self, timeout_s: float = 10.0) -> Status:
+        """See `Client.status`."""
+        try:
+            return status_from_pb(await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _name(target: str) -> str:
+    return f"orchestrator at {target}"
+
+
+def _ended_early(target: str) -> InternalError:
+    return InternalError(f"{_name(target)} ended the stream before the generation was complete")

@@ -1,0 +1,218 @@
+"""What a client asks for, what it hears meanwhile, and what it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from acestage.audio_file import AudioFormat, BitDepth, write_audio
+
+STAGES = ("text_encoder", "dit", "vae")
+"""The stages, in the order in which a job goes through them."""
+
+
+class GenerationOptions(TypedDict, total=False):
+    """Options of a generation; what is left out takes the model's default, which the result reports.
+
+    Attributes:
+        lyrics: up to 50,000 characters; empty is an instrumental.
+        language: code of the lyrics' language ("en").
+        duration_s: 10 to 600 seconds (60).
+        bpm: 30 to 300 beats a minute.
+        key_scale: a note and a mode, such as "F# minor".
+        time_signature: "2", "3", "4" or "6".
+        seed: item i of the batch uses seed + i; -1 draws one.
+        step_count: denoising steps, 1 to 200 (turbo 8, others 32).
+        shift: shift of the timestep schedule, 0.1 to 10 (3).
+        guidance_scale: 0 to 30 (7); on above 1. Turbo models run without guidance.
+        cfg_interval_start: guidance is applied while 1 - t lies between this (0) …
+        cfg_interval_end: … and this (1).
+        timesteps: instead of step_count and shift: falling values in (0, 1], a last 0 apart.
+        instruction: replaces the instruction that opens the prompt.
+        batch_size: takes, 1 to 8 (1).
+    """
+
+    lyrics: str
+    language: str
+    duration_s: float
+    bpm: int
+    key_scale: str
+    time_signature: str
+    seed: int
+    step_count: int
+    shift: float
+    guidance_scale: float
+    cfg_interval_start: float
+    cfg_interval_end: float
+    timesteps: Sequence[float]
+    instruction: str
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobQueued:
+    """The job waits; `position` 1 is next, 0 says that it starts."""
+
+    job_id: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageWaiting:
+    """A stage waits in line for the device; `position` 1 is next."""
+
+    stage: str
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageStarted:
+    """A stage holds the device."""
+
+    stage: str
+    device: str
+    dtype: str
+    lease_id: str
+    fencing_token: int
+    lease_wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageProgress:
+    """Steps or tiles done, of all."""
+
+    stage: str
+    done_count: int
+    total_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Resident memory of a process in bytes; mapped weights count."""
+
+    name: str
+    pid: int
+    rss_bytes: int
+    peak_rss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageCompleted:
+    """A stage is done. It held the lease from `granted_at` to `released_at`; `load_s` of that went by until
+    its worker was ready, `compute_s` in the model."""
+
+    stage: str
+    lease_id: str
+    fencing_token: int
+    granted_at: datetime
+    released_at: datetime
+    load_s: float
+    compute_s: float
+    processes: tuple[ProcessMemory, ...]
+    peak_device_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """Samples [n, channels] of one item, float32, before normalisation."""
+
+    item_index: int
+    start_sample: int
+    samples: npt.NDArray[np.float32]
+    sample_rate_hz: int
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One finished item of the batch.
+
+    Attributes:
+        audio: [samples, channels], float32, normalised: `gain` is applied.
+        peak: largest sample before the gain.
+        rms: root mean square before the gain.
+        samples_sha256: of the interleaved little-endian float32 samples before the gain, in hex.
+        warnings: for example that the audio is silent.
+    """
+
+    item_index: int
+    seed: int
+    audio: npt.NDArray[np.float32]
+    sample_rate_hz: int
+    gain: float
+    peak: float
+    rms: float
+    samples_sha256: str
+    warnings: tuple[str, ...]
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.audio) / self.sample_rate_hz
+
+    def save(
+        self, path: str | Path, *, audio_format: AudioFormat = "wav", bit_depth: BitDepth = "16"
+    ) -> Path:
+        """Writes the audio and returns the path."""
+        target = Path(path)
+        write_audio(target, self.audio, self.sample_rate_hz, audio_format=audio_format, bit_depth=bit_depth)
+        return target
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What made the music. `is_untrained`: random weights, so the sound only proves the path."""
+
+    name: str
+    is_turbo: bool
+    is_untrained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting that a job used, defaults included; the same settings give the same audio."""
+
+    caption: str
+    lyrics: str
+    language: str
+    duration_s: float
+    bpm: int | None
+    key_scale: str
+    time_signature: str
+    seed: int
+    step_count: int
+    shift: float
+    guidance_scale: float
+    cfg_interval_start: float
+    cfg_interval_end: float
+    timesteps: tuple[float, ...]
+    instruction: str
+    batch_size: int
+    model: Model
+    device: str
+    dtype: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A finished job."""
+
+    job_id: str
+    tracks: tuple[Track, ...]
+    settings: Settings
+    stages: tuple[StageCompleted, ...]
+    total_s: float
+    run_s: float
+    processes: tuple[ProcessMemory, ...]
+
+
+GenerationEvent = (
+    JobQueued | StageWaiting | StageStarted | StageProgress | StageCompleted | AudioChunk | Generation
+)

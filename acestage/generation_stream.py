@@ -1,0 +1,174 @@
+"""From the messages of a `Generate` call to the client's events and its result."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import duration_pb2
+
+from acestage.errors import DataLossError, InternalError
+from acestage.generation import (
+    AudioChunk,
+    Generation,
+    GenerationEvent,
+    GenerationOptions,
+    JobQueued,
+    Model,
+    ProcessMemory,
+    Settings,
+    StageCompleted,
+    StageProgress,
+    StageStarted,
+    StageWaiting,
+    Track,
+)
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.protos.stage.v1 import stage_pb2
+from acestage.status import memory_from_pb
+
+
+def request_to_pb(caption: str, options: GenerationOptions) -> pb.GenerateRequest:
+    """The request message; the orchestrator checks its values."""
+    fields: dict[str, Any] = dict(options)
+    return pb.GenerateRequest(
+        caption=caption, **{key: value for key, value in fields.items() if value is not None}
+    )
+
+
+class GenerationStream:
+    """Reads one call's messages in order; keeps its audio and reports for the result."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, list[npt.NDArray[np.float32]]] = {}
+        self._stages: list[StageCompleted] = []
+
+    def read(self, response: pb.GenerateResponse) -> GenerationEvent:
+        """The event that `response` carries; the last one is the `Generation`.
+
+        Raises:
+            DataLossError: the audio that arrived is not what was sent.
+        """
+        match response.WhichOneof("event"):
+            case "queued":
+                return JobQueued(response.queued.job_id, response.queued.position)
+            case "stage_waiting":
+                return StageWaiting(response.stage_waiting.stage, response.stage_waiting.position)
+            case "stage_started":
+                return _started(response.stage_started)
+            case "progress":
+                progress = response.progress
+                return StageProgress(progress.stage, progress.done_count, progress.total_count)
+            case "stage_completed":
+                self._stages.append(_completed(response.stage_completed))
+                return self._stages[-1]
+            case "audio":
+                return self._audio(response)
+            case "completed":
+                return self._generation(response.completed)
+            case unknown:
+                raise InternalError(
+                    f"an event of unknown kind {unknown!r}: is this client older than the server?"
+                )
+
+    def _audio(self, response: pb.GenerateResponse) -> AudioChunk:
+        chunk = response.audio
+        samples = np.frombuffer(chunk.samples, dtype="<f4").reshape(-1, chunk.channel_count)
+        self._chunks.setdefault(chunk.item_index, []).append(samples)
+        return AudioChunk(chunk.item_index, chunk.start_sample, samples, chunk.sample_rate_hz)
+
+    def _generation(self, completed: pb.JobCompleted) -> Generation:
+        memory = _memory([completed.orchestrator_memory])
+        return Generation(
+            job_id=completed.job_id,
+            tracks=tuple(self._track(track) for track in completed.tracks),
+            settings=_settings(completed.settings),
+            stages=tuple(self._stages),
+            total_s=_seconds(completed.total_time),
+            run_s=_seconds(completed.run_time),
+            processes=memory + tuple(process for stage in self._stages for process in stage.processes),
+        )
+
+    def _track(self, track: pb.Track) -> Track:
+        raw = np.concatenate(self._chunks.pop(track.item_index))
+        digest = hashlib.sha256(raw.tobytes())
+        if len(raw) != track.sample_count or digest.digest() != track.samples_sha256:
+            raise DataLossError(
+                f"track {track.item_index}: {len(raw)} samples arrived with checksum {digest.hexdigest()}; "
+                f"{track.sample_count} were sent with {track.samples_sha256.hex()}"
+            )
+        return Track(
+            item_index=track.item_index,
+            seed=track.seed,
+            audio=raw * np.float32(track.gain),
+            sample_rate_hz=track.sample_rate_hz,
+            gain=track.gain,
+            peak=track.peak,
+            rms=track.rms,
+            samples_sha256=digest.hexdigest(),
+            warnings=tuple(track.warnings),
+        )
+
+
+def _started(message: pb.StageStarted) -> StageStarted:
+    started = message.started
+    return StageStarted(
+        stage=message.stage,
+        device=started.device,
+        dtype=started.dtype,
+        lease_id=started.lease_id,
+        fencing_token=started.fencing_token,
+        lease_wait_s=_seconds(started.lease_wait),
+    )
+
+
+def _completed(message: pb.StageCompleted) -> StageCompleted:
+    report = message.report
+    return StageCompleted(
+        stage=message.stage,
+        lease_id=report.lease_id,
+        fencing_token=report.fencing_token,
+        granted_at=report.lease_grant_time.ToDatetime(UTC),
+        released_at=report.lease_release_time.ToDatetime(UTC),
+        load_s=_seconds(report.load_time),
+        compute_s=_seconds(report.compute_time),
+        processes=_memory(report.processes),
+        peak_device_bytes=report.peak_device_bytes,
+    )
+
+
+def _settings(settings: pb.Settings) -> Settings:
+    model = settings.model
+    return Settings(
+        caption=settings.caption,
+        lyrics=settings.lyrics,
+        language=settings.language,
+        duration_s=settings.duration_s,
+        bpm=settings.bpm if settings.HasField("bpm") else None,
+        key_scale=settings.key_scale,
+        time_signature=settings.time_signature,
+        seed=settings.seed,
+        step_count=settings.step_count,
+        shift=settings.shift,
+        guidance_scale=settings.guidance_scale,
+        cfg_interval_start=settings.cfg_interval_start,
+        cfg_interval_end=settings.cfg_interval_end,
+        timesteps=tuple(settings.timesteps),
+        instruction=settings.instruction,
+        batch_size=settings.batch_size,
+        model=Model(model.name, model.is_turbo, model.is_untrained),
+        device=settings.device,
+        dtype=settings.dtype,
+    )
+
+
+def _memory(processes: Iterable[stage_pb2.ProcessMemory]) -> tuple[ProcessMemory, ...]:
+    return tuple(memory_from_pb(process) for process in processes)
+
+
+def _seconds(duration: duration_pb2.Duration) -> float:
+    return duration.ToNanoseconds() / 1e9

@@ -1,0 +1,192 @@
+"""All services as child processes of this one, watched and started again when they crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import IO, Any, Self
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from acestage.errors import FailedPreconditionError, UnavailableError
+from acestage.generation import STAGES
+from acestage.settings import Settings
+
+log = logging.getLogger(__name__)
+
+SERVICES = ("orchestrator", *STAGES)
+STOP_TIMEOUT_S = 15.0
+_POLL_S = 0.1
+_RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass(slots=True)
+class _Service:
+    name: str
+    port: int
+    process: asyncio.subprocess.Process | None = None
+    restart_count: int = field(default=0)
+
+
+class LocalStack:
+    """The orchestrator and the three stages on this machine. Use it with `async with`.
+
+    Entering starts all services and returns once they serve. Leaving ends them: the stages first, so that
+    they can give back their leases. They also end when this process dies.
+
+    Args:
+        settings: what the services run.
+        ports: the port of each service.
+        log_file: where the services' logs go; None is this process's stderr.
+        ready_timeout_s: how long the services may take to load the model.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ports: Mapping[str, int],
+        *,
+        log_file: IO[bytes] | None = None,
+        ready_timeout_s: float = 300.0,
+    ) -> None:
+        self._settings = settings
+        self._services = {name: _Service(name, ports[name]) for name in SERVICES}
+        self._log_file = log_file
+        self._ready_timeout_s = ready_timeout_s
+        self._watchers: list[asyncio.Task[None]] = []
+
+    @property
+    def target(self) -> str:
+        """The orchestrator's address."""
+        return self.address("orchestrator")
+
+    def address(self, service: str) -> str:
+        return f"{self._settings.host}:{self._services[service].port}"
+
+    async def __aenter__(self) -> Self:
+        try:
+            for service in self._services.values():
+                await self._start(service)
+            async with asyncio.timeout(self._ready_timeout_s):
+                await asyncio.gather(*(self._until_serving(service) for service in self._services.values()))
+        except TimeoutError:
+            await self._stop()
+            raise UnavailableError(
+                f"the services did not start within {self._ready_timeout_s:.0f} s"
+            ) from None
+        except BaseException:
+            await self._stop()
+            raise
+        self._watchers = [asyncio.create_task(self._watch(service)) for service in self._services.values()]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stop()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the services that run."""
+        return {name: s.process.pid for name, s in self._services.items() if s.process is not None}
+
+    def command(self, service: str) -> list[str]:
+        """The command line of a service."""
+        settings = self._settings
+        flags: dict[str, object] = {
+            "host": settings.host,
+            "port": self._services[service].port,
+            "run-dir": settings.run_dir,
+            "log-level": settings.log_level,
+            "parent-pid": os.getpid(),
+        }
+        if service == "orchestrator":
+            flags |= {stage.replace("_", "-"): self.address(stage) for stage in STAGES}
+            flags |= {
+                "queue-max-count": settings.queue_max_count,
+                "concurrent-job-count": settings.concurrent_job_count,
+            }
+        else:
+            flags |= {
+                "orchestrator": self.target,
+                "checkpoint": settings.checkpoint,
+                "checkpoints-dir": settings.checkpoints_dir,
+                "device": settings.device,
+                "dtype": settings.dtype,
+            }
+            flags |= {"variant": settings.variant} if settings.variant else {}
+            flags |= {"threads": settings.threads} if settings.threads else {}
+        arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
+        return [sys.executable, "-m", f"services.{service}", *arguments]
+
+    async def _start(self, service: _Service) -> None:
+        service.process = await asyncio.create_subprocess_exec(
+            *self.command(service.name),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=self._log_file,
+            stderr=self._log_file,
+            # Ctrl-C in the terminal must reach this process alone, which then ends the others in order.
+            start_new_session=True,
+        )
+
+    async def _until_serving(self, service: _Service) -> None:
+        assert service.process is not None
+        async with grpc.aio.insecure_channel(self.address(service.name)) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs lack the methods
+            while True:
+                if service.process.returncode is not None:
+                    raise FailedPreconditionError(
+                        f"{service.name} did not start: it ended with exit code {service.process.returncode}"
+                    )
+                with contextlib.suppress(grpc.RpcError):
+                    response = await health.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
+                    if response.status == health_pb2.HealthCheckResponse.SERVING:
+                        return
+                await asyncio.sleep(_POLL_S)
+
+    async def _watch(self, service: _Service) -> None:
+        while True:
+            assert service.process is not None
+            code = await service.process.wait()
+            delay_s = _RESTART_DELAYS_S[min(service.restart_count, len(_RESTART_DELAYS_S) - 1)]
+            log.error("%s ended with exit code %d; starting it again in %.0f s", service.name, code, delay_s)
+            await asyncio.sleep(delay_s)
+            service.restart_count += 1
+            await self._start(service)
+
+    async def _stop(self) -> None:
+        for watcher in self._watchers:
+            watcher.cancel()
+        await asyncio.gather(*self._watchers, return_exceptions=True)
+        stages = [self._services[name] for name in STAGES]
+        await asyncio.gather(*(_end(service) for service in stages))
+        await _end(self._services["orchestrator"])
+
+
+async def _end(service: _Service) -> None:
+    process = service.process
+    if process is None or process.returncode is not None:
+        return
+    process.send_signal(signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+def free_ports(host: str = "127.0.0.1") -> dict[str, int]:
+    """A free port for each service."""
+    with contextlib.ExitStack() as sockets:
+        ports = {}
+        for service in SERVICES:
+            listener = sockets.enter_context(socket.socket())
+            listener.bind((host, 0))
+            ports[service] = listener.getsockname()[1]
+        return ports

@@ -1,0 +1,1 @@
+"""The DiT stage: conditioning and seeds become latents."""

@@ -1,0 +1,137 @@
+"""Denoising with the diffusion transformer. Plain classes: no gRPC, no processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
+
+from services.dit.parameters import DenoiseParameters
+from services.dit.schedule import make_scheduler
+
+# Constants of ACE-Step's adaptive projected guidance (arXiv 2410.02416), as its reference pipeline has them.
+APG_MOMENTUM = -0.75
+APG_ETA = 0.0
+APG_NORM_THRESHOLD = 2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What the text encoder gives, the same for every item of the batch.
+
+    Attributes:
+        encoder_hidden_states: [1, tokens, width].
+        null_condition: [1, 1, width], the learned unconditional embedding.
+        context_latents: [1, frames, 2 * channels], source latents and chunk mask.
+    """
+
+    encoder_hidden_states: torch.Tensor
+    null_condition: torch.Tensor
+    context_latents: torch.Tensor
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
+        return Conditioning(
+            self.encoder_hidden_states.to(device, dtype),
+            self.null_condition.to(device, dtype),
+            self.context_latents.to(device, dtype),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """Step `step` of `step_count` (1-based) is done."""
+
+    step: int
+    step_count: int
+
+
+def draw_noise(seeds: tuple[int, ...], frame_count: int, channel_count: int) -> torch.Tensor:
+    """Noise [len(seeds), frame_count, channel_count], float32, on the CPU.
+
+    One generator an item, so that an item's noise depends on its seed alone.
+    """
+    shape = (1, frame_count, channel_count)
+    items = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+    return torch.cat(items)
+
+
+class DitEngine:
+    """The transformer and its denoising loop."""
+
+    def __init__(self, transformer: AceStepTransformer1DModel) -> None:
+        self.transformer = transformer
+        config = transformer.config
+        self.is_turbo = bool(config.is_turbo) or config.model_version == "turbo"
+        self.channel_count = int(config.audio_acoustic_hidden_dim)
+
+    def denoise(
+        self, conditioning: Conditioning, parameters: DenoiseParameters
+    ) -> Iterator[StepDone | torch.Tensor]:
+        """Yields `StepDone` after every step, then the latents [items, frames, channels] in the model's type.
+
+        Items go through the transformer one at a time: an item's result does not depend on the batch, and
+        neither does the memory.
+        """
+        device, dtype = self.transformer.device, self.transformer.dtype
+        conditioning = conditioning.to(device, dtype)
+        frame_count = conditioning.context_latents.shape[1]
+        latents = draw_noise(parameters.seeds, frame_count, self.channel_count).to(device, dtype)
+        scheduler = make_scheduler(parameters)
+        step_count = len(scheduler.timesteps)
+        has_guidance = parameters.guidance_scale > 1.0 and not self.is_turbo
+        momentum = [MomentumBuffer(APG_MOMENTUM) for _ in parameters.seeds]
+        first, last = parameters.cfg_interval
+        for index, timestep in enumerate(scheduler.timesteps):
+            t = float(timestep)
+            is_guided = has_guidance and first <= 1.0 - t <= last
+            velocities = [
+                self._guided_velocity(item, t, conditioning, parameters.guidance_scale, buffer)
+                if is_guided
+                else self._velocity(item, t, conditioning.encoder_hidden_states, conditioning.context_latents)
+                for item, buffer in zip(torch.split(latents, 1), momentum, strict=True)
+            ]
+            latents = scheduler.step(torch.cat(velocities), timestep, latents, return_dict=False)[0]
+            yield StepDone(index + 1, step_count)
+        yield latents
+
+    def _velocity(
+        self, latents: torch.Tensor, t: float, encoder_hidden_states: torch.Tensor, context: torch.Tensor
+    ) -> torch.Tensor:
+        timestep = torch.full((latents.shape[0],), t, device=latents.device, dtype=latents.dtype)
+        velocity: torch.Tensor = self.transformer(
+            hidden_states=latents,
+            timestep=timestep,
+            timestep_r=timestep,
+            encoder_hidden_states=encoder_hidden_states,
+            context_latents=context,
+            return_dict=False,
+        )[0]
+        return velocity
+
+    def _guided_velocity(
+        self,
+        latents: torch.Tensor,
+        t: float,
+        conditioning: Conditioning,
+        guidance_scale: float,
+        momentum: MomentumBuffer,
+    ) -> torch.Tensor:
+        """Adaptive projected guidance: one pass over the conditional and the unconditional half."""
+        states = conditioning.encoder_hidden_states
+        both = torch.cat([states, conditioning.null_condition.expand_as(states)])
+        context = conditioning.context_latents.expand(2, -1, -1)
+        conditional, unconditional = self._velocity(latents.expand(2, -1, -1), t, both, context).chunk(2)
+        guided: torch.Tensor = normalized_guidance(
+            pred_cond=conditional,
+            pred_uncond=unconditional,
+            guidance_scale=guidance_scale - 1.0,
+            momentum_buffer=momentum,
+            eta=APG_ETA,
+            norm_threshold=APG_NORM_THRESHOLD,
+            use_original_formulation=True,
+            norm_dim=(1,),
+        )
+        return guided

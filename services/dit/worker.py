@@ -1,0 +1,47 @@
+"""What the DiT does in its worker process: messages to engine calls and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.loading import load_transformer
+from acestage.tensors import WireTensor
+from services.dit.engine import Conditioning, DitEngine, StepDone
+from services.dit.parameters import DenoiseParameters
+from services.runtime.messages import Message
+
+
+def load(checkpoint: Checkpoint) -> DitWorker:
+    """Maps the transformer's weights."""
+    return DitWorker(DitEngine(load_transformer(checkpoint)))
+
+
+class DitWorker:
+    def __init__(self, engine: DitEngine) -> None:
+        self._engine = engine
+
+    def modules(self) -> list[torch.nn.Module]:
+        return [self._engine.transformer]
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._engine.transformer.to(device, dtype)
+
+    def run(self, request: Message) -> Iterator[Message]:
+        tensors = {name: tensor.to_torch() for name, tensor in request.tensor_map().items()}
+        for event in self._engine.denoise(Conditioning(**tensors), _parameters(request)):
+            if isinstance(event, StepDone):
+                yield Message("step", {"step": event.step, "step_count": event.step_count})
+            else:
+                yield Message("latents", tensors=(WireTensor.from_torch("latents", event),))
+
+
+def _parameters(request: Message) -> DenoiseParameters:
+    # JSON made lists of the tuples.
+    fields: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in request.fields.items()
+    }
+    return DenoiseParameters(**fields)

@@ -1,0 +1,1 @@
+"""The orchestrator: the queue of jobs, their way through the stages, and the ledger of leases."""

@@ -1,0 +1,72 @@
+"""`python -m services.orchestrator`."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import signal
+
+from acestage.protos.generation.v1 import generation_pb2_grpc
+from acestage.protos.lease.v1 import lease_pb2_grpc
+from acestage.settings import DEFAULT_PORTS, Settings
+from services.orchestrator.epoch import next_epoch
+from services.orchestrator.job_queue import JobQueue
+from services.orchestrator.lease_service import LeaseService
+from services.orchestrator.lessor import Lessor
+from services.orchestrator.pipeline import Pipeline
+from services.orchestrator.service import GenerationService
+from services.orchestrator.stage_clients import DitClient, TextEncoderClient, VaeClient
+from services.runtime import device_lock, flags, logs
+from services.runtime.channels import open_channel
+from services.runtime.parent_death import die_with_parent
+from services.runtime.server import Server, run_service, until_stopped
+
+log = logging.getLogger(__name__)
+
+
+async def serve(settings: Settings) -> None:
+    """Serves the orchestrator until SIGTERM or SIGINT."""
+    lessor = Lessor(epoch=next_epoch(settings.run_dir), ttl_s=settings.lease_ttl_s)
+    leases = LeaseService(lessor, functools.partial(device_lock.is_free, settings.run_dir))
+    names = ("acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService")
+    port = settings.port if settings.port is not None else DEFAULT_PORTS["orchestrator"]
+    async with (
+        open_channel(settings.text_encoder) as text_encoder,
+        open_channel(settings.dit) as dit,
+        open_channel(settings.vae) as vae,
+    ):
+        pipeline = Pipeline(
+            TextEncoderClient("text_encoder", settings.text_encoder, text_encoder),
+            DitClient("dit", settings.dit, dit),
+            VaeClient("vae", settings.vae, vae),
+        )
+        queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)
+        server = Server("orchestrator", names, host=settings.host, port=port)
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(
+            GenerationService(pipeline, queue, leases), server.grpc
+        )
+        lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server.grpc)
+        async with asyncio.TaskGroup() as group:  # a ledger that fails ends the service
+            ledger = group.create_task(leases.run())
+            await server.start()
+            await server.set_serving(True)
+            try:
+                await until_stopped()
+            finally:
+                await server.stop()
+                ledger.cancel()
+
+
+def main() -> None:
+    settings, parent_pid = flags.parse(
+        "orchestrator", "Queues jobs, leads them through the stages, and keeps the ledger of leases."
+    )
+    if parent_pid is not None:
+        die_with_parent(parent_pid, signal.SIGTERM)
+    logs.configure("orchestrator", settings.log_level)
+    run_service(lambda: serve(settings))
+
+
+if __name__ == "__main__":
+    main()

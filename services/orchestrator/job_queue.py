@@ -1,0 +1,86 @@
+"""First come, first served: who may run now, and who is where in line."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from acestage.errors import QueueFullError
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    turn: asyncio.Future[None]
+    on_position: Callable[[int], None]
+
+
+class JobQueue:
+    """Lets `slot_count` jobs run at a time and at most `max_count` wait, in the order they came."""
+
+    def __init__(self, *, max_count: int, slot_count: int) -> None:
+        self.max_count = max_count
+        self._free_slot_count = slot_count
+        self._slot_count = slot_count
+        self._waiters: deque[_Waiter] = deque()
+
+    @property
+    def running_count(self) -> int:
+        return self._slot_count - self._free_slot_count
+
+    @property
+    def queued_count(self) -> int:
+        return len(self._waiters)
+
+    @contextlib.asynccontextmanager
+    async def turn(self, on_position: Callable[[int], None]) -> AsyncIterator[None]:
+        """Waits for a slot and holds it for the body.
+
+        `on_position` hears the place in line (1 is next) at once and at every change, and 0 at the start.
+
+        Raises:
+            QueueFullError: too many jobs wait already.
+        """
+        await self._wait(on_position)
+        try:
+            on_position(0)
+            yield
+        finally:
+            self._free_slot_count += 1
+            self._admit()
+
+    async def _wait(self, on_position: Callable[[int], None]) -> None:
+        if self._free_slot_count and not self._waiters:
+            self._free_slot_count -= 1
+            return
+        if len(self._waiters) >= self.max_count:
+            raise QueueFullError(
+                f"queue: {len(self._waiters)} jobs wait; accepted: up to {self.max_count}",
+                metadata={"queue_max_count": str(self.max_count)},
+                retry_delay_s=10.0,
+            )
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), on_position)
+        self._waiters.append(waiter)
+        on_position(len(self._waiters))
+        try:
+            await waiter.turn
+        except asyncio.CancelledError:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+                self._tell_positions()
+            else:  # cancelled just as its turn came
+                self._free_slot_count += 1
+                self._admit()
+            raise
+
+    def _admit(self) -> None:
+        while self._free_slot_count and self._waiters:
+            self._free_slot_count -= 1
+            self._waiters.popleft().turn.set_result(None)
+        self._tell_positions()
+
+    def _tell_positions(self) -> None:
+        for position, waiter in enumerate(self._waiters, start=1):
+            waiter.on_position(position)

@@ -1,0 +1,150 @@
+"""One job's way through the stages: conditioning, latents, audio."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from acestage.errors import FailedPreconditionError, InternalError
+from acestage.protos.dit.v1 import dit_pb2
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.protos.stage.v1 import stage_pb2
+from acestage.protos.text_encoder.v1 import text_encoder_pb2
+from acestage.protos.vae.v1 import vae_pb2
+from acestage.tensors import WireTensor
+from services.orchestrator import requests
+from services.orchestrator.audio_meter import AudioMeter
+from services.orchestrator.requests import GenerationSettings
+from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
+
+Emit = Callable[[pb.GenerateResponse], None]
+StageResponse = text_encoder_pb2.EncodeResponse | dit_pb2.DenoiseResponse | vae_pb2.DecodeResponse
+
+CONDITIONING = ("encoder_hidden_states", "null_condition", "context_latents")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a finished job says: its settings, and its tracks without their samples."""
+
+    settings: pb.Settings
+    tracks: tuple[pb.Track, ...]
+
+
+class Pipeline:
+    """Runs jobs over the three stages."""
+
+    def __init__(self, text_encoder: TextEncoderClient, dit: DitClient, vae: VaeClient) -> None:
+        self.stages: tuple[StageClient, ...] = (text_encoder, dit, vae)
+        self._text_encoder = text_encoder
+        self._dit = dit
+        self._vae = vae
+
+    async def run(self, request: pb.GenerateRequest, emit: Emit, deadline: Deadline) -> Result:
+        """Generates what a checked `request` asks for; audio and progress go to `emit` as they come.
+
+        Raises:
+            AcestageError: a stage failed, or the stages do not serve the same model.
+        """
+        info = await self._model()
+        settings = requests.resolve(request, info.model)
+        conditioning = await self._encode(settings, info.model, emit, deadline)
+        latents = await self._denoise(settings, conditioning, emit, deadline)
+        tracks = await self._decode(settings, latents, emit, deadline)
+        return Result(settings.to_pb(info.model, info.device, info.dtype), tracks)
+
+    async def _model(self) -> stage_pb2.GetStageInfoResponse:
+        """What the DiT runs; the other stages must serve the same checkpoint."""
+        infos = await asyncio.gather(*(stage.info() for stage in self.stages))
+        models = {info.stage: info.model.name for info in infos}
+        if any(info.model != infos[0].model for info in infos):
+            raise FailedPreconditionError(
+                "the stages serve different models: "
+                + ", ".join(f"{stage} serves {name}" for stage, name in models.items()),
+                metadata=models,
+            )
+        return next(info for info in infos if info.stage == self._dit.stage)
+
+    async def _encode(
+        self, settings: GenerationSettings, model: stage_pb2.Model, emit: Emit, deadline: Deadline
+    ) -> list[WireTensor]:
+        request = text_encoder_pb2.EncodeRequest(
+            caption=settings.caption,
+            lyrics=settings.lyrics,
+            language=settings.language,
+            frame_count=settings.frame_count(model),
+            duration_s=settings.duration_s,
+            bpm=settings.bpm,
+            key_scale=settings.key_scale,
+            time_signature=settings.time_signature,
+            instruction=settings.instruction,
+        )
+        stage = self._text_encoder.stage
+        found = await self._text_encoder.encode(
+            request, lambda response: _relay(stage, response, emit), deadline
+        )
+        missing = [name for name in CONDITIONING if name not in found]
+        if missing:
+            raise InternalError(f"{stage} returned no {', '.join(missing)}", metadata={"stage": stage})
+        return [found[name] for name in CONDITIONING]
+
+    async def _denoise(
+        self, settings: GenerationSettings, conditioning: list[WireTensor], emit: Emit, deadline: Deadline
+    ) -> WireTensor:
+        parameters = dit_pb2.DenoiseParameters(
+            seeds=settings.seeds,
+            step_count=settings.step_count,
+            shift=settings.shift,
+            guidance_scale=settings.guidance_scale,
+            cfg_interval_start=settings.cfg_interval[0],
+            cfg_interval_end=settings.cfg_interval[1],
+            timesteps=settings.timesteps,
+        )
+
+        def on_event(response: dit_pb2.DenoiseResponse) -> None:
+            if response.WhichOneof("event") == "step":
+                _progress(self._dit.stage, response.step.step, response.step.step_count, emit)
+            else:
+                _relay(self._dit.stage, response, emit)
+
+        return await self._dit.denoise(parameters, conditioning, on_event, deadline)
+
+    async def _decode(
+        self, settings: GenerationSettings, latents: WireTensor, emit: Emit, deadline: Deadline
+    ) -> tuple[pb.Track, ...]:
+        meters = [AudioMeter() for _ in settings.seeds]
+        async with aclosing(self._vae.decode(latents, deadline)) as responses:
+            async for response in responses:
+                match response.WhichOneof("event"):
+                    case "audio":
+                        emit(pb.GenerateResponse(audio=response.audio))
+                        await asyncio.to_thread(meters[response.audio.item_index].add, response.audio)
+                    case "tile":
+                        _progress(self._vae.stage, response.tile.tile, response.tile.tile_count, emit)
+                    case _:
+                        _relay(self._vae.stage, response, emit)
+        return tuple(
+            meter.track(index, seed)
+            for index, (meter, seed) in enumerate(zip(meters, settings.seeds, strict=True))
+        )
+
+
+def _relay(stage: str, response: StageResponse, emit: Emit) -> None:
+    """Passes on what every stage reports: the wait for the device, the start, the end."""
+    match response.WhichOneof("event"):
+        case "queued":
+            waiting = pb.StageWaiting(stage=stage, position=response.queued.position)
+            emit(pb.GenerateResponse(stage_waiting=waiting))
+        case "started":
+            started = pb.StageStarted(stage=stage, started=response.started)
+            emit(pb.GenerateResponse(stage_started=started))
+        case "report":
+            completed = pb.StageCompleted(stage=stage, report=response.report)
+            emit(pb.GenerateResponse(stage_completed=completed))
+
+
+def _progress(stage: str, done_count: int, total_count: int, emit: Emit) -> None:
+    progress = pb.StageProgress(stage=stage, done_count=done_count, total_count=total_count)
+    emit(pb.GenerateResponse(progress=progress))

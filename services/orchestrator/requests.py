@@ -1,0 +1,178 @@
+"""Generation requests: what is accepted, what the defaults are."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import secrets
+from dataclasses import dataclass
+
+from acestage.checks import Checks
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.protos.stage.v1.stage_pb2 import Model
+
+MAX_CAPTION_CHARACTERS = 10_000
+MAX_LYRICS_CHARACTERS = 50_000
+MAX_INSTRUCTION_CHARACTERS = 1_000
+DURATION_S = (10.0, 600.0)
+BPM = (30, 300)
+STEPS = (1, 200)
+SHIFT = (0.1, 10.0)
+GUIDANCE_SCALE = (0.0, 30.0)
+BATCH_SIZE = (1, 8)
+MAX_SEED = 2**63 - 1 - BATCH_SIZE[1]
+RANDOM_SEED = -1
+TIME_SIGNATURES = ("2", "3", "4", "6")
+_LANGUAGE_CODES = (
+    "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro",
+    "ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown",
+)
+LANGUAGES = frozenset(code for line in _LANGUAGE_CODES for code in line.split())
+"""Languages that the model was trained to sing in."""
+KEY_SCALES = frozenset(
+    f"{note}{accidental} {mode}"
+    for note in "ABCDEFG"
+    for accidental in ("", "#", "b", "♯", "♭")
+    for mode in ("major", "minor")
+)
+
+TURBO_STEPS = 8
+BASE_STEPS = 32
+"""Models without distilled guidance need more steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """Every setting of a job, defaults filled in. Units and ranges as in `GenerateRequest`."""
+
+    caption: str
+    lyrics: str
+    language: str
+    duration_s: float
+    bpm: int | None
+    key_scale: str
+    time_signature: str
+    seed: int
+    step_count: int
+    shift: float
+    guidance_scale: float
+    cfg_interval: tuple[float, float]
+    timesteps: tuple[float, ...]
+    instruction: str
+    batch_size: int
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each item of the batch."""
+        return tuple(self.seed + index for index in range(self.batch_size))
+
+    def frame_count(self, model: Model) -> int:
+        """Latent frames for the duration."""
+        return math.ceil(self.duration_s * model.latent_frame_rate_hz)
+
+    def to_pb(self, model: Model, device: str, dtype: str) -> pb.Settings:
+        return pb.Settings(
+            caption=self.caption,
+            lyrics=self.lyrics,
+            language=self.language,
+            duration_s=self.duration_s,
+            bpm=self.bpm,
+            key_scale=self.key_scale,
+            time_signature=self.time_signature,
+            seed=self.seed,
+            step_count=self.step_count,
+            shift=self.shift,
+            guidance_scale=self.guidance_scale,
+            cfg_interval_start=self.cfg_interval[0],
+            cfg_interval_end=self.cfg_interval[1],
+            timesteps=self.timesteps,
+            instruction=self.instruction,
+            batch_size=self.batch_size,
+            model=model,
+            device=device,
+            dtype=dtype,
+        )
+
+
+def check(request: pb.GenerateRequest) -> None:
+    """Raises `InvalidArgumentError` with every wrong field of `request`; unset fields are fine."""
+    checks = Checks()
+    checks.require(bool(request.caption.strip()), "caption", "is empty; say what the music is like")
+    for field, most in (
+        ("caption", MAX_CAPTION_CHARACTERS),
+        ("lyrics", MAX_LYRICS_CHARACTERS),
+        ("instruction", MAX_INSTRUCTION_CHARACTERS),
+    ):
+        length = len(getattr(request, field))
+        checks.require(length <= most, field, f"has {length} characters; accepted: up to {most}")
+    for field, (least, most_value) in {
+        "duration_s": DURATION_S,
+        "bpm": BPM,
+        "seed": (RANDOM_SEED, MAX_SEED),
+        "step_count": STEPS,
+        "shift": SHIFT,
+        "guidance_scale": GUIDANCE_SCALE,
+        "cfg_interval_start": (0.0, 1.0),
+        "cfg_interval_end": (0.0, 1.0),
+        "batch_size": BATCH_SIZE,
+    }.items():
+        if request.HasField(field):  # type: ignore[arg-type]
+            checks.within(getattr(request, field), field, least, most_value)
+    start, end = _cfg_interval(request)
+    checks.require(
+        start <= end, "cfg_interval_start", f"is {start:g}; accepted: up to cfg_interval_end, {end:g}"
+    )
+    for field, accepted, words in (
+        ("language", LANGUAGES, ", ".join(sorted(LANGUAGES))),
+        ("key_scale", KEY_SCALES, "a note A to G, optionally # or b, and major or minor, such as 'F# minor'"),
+        ("time_signature", TIME_SIGNATURES, ", ".join(TIME_SIGNATURES)),
+    ):
+        value = getattr(request, field).strip()
+        checks.require(not value or value in accepted, field, f"is {value[:50]!r}; accepted: {words}")
+    timesteps = _timesteps(request)
+    falls = all(a > b for a, b in itertools.pairwise(timesteps))
+    is_fine = falls and all(0.0 < t <= 1.0 for t in timesteps) and len(timesteps) <= STEPS[1]
+    checks.require(
+        is_fine and (bool(timesteps) or not request.timesteps),
+        "timesteps",
+        f"are {list(request.timesteps)[:20]}; accepted: up to {STEPS[1]} falling values in (0, 1] "
+        "and, if you like, a 0 at the end",
+    )
+    checks.done()
+
+
+def resolve(request: pb.GenerateRequest, model: Model) -> GenerationSettings:
+    """The settings that a checked `request` means for `model`."""
+    timesteps = _timesteps(request)
+    default_steps = TURBO_STEPS if model.is_turbo else BASE_STEPS
+    steps = request.step_count if request.HasField("step_count") else default_steps
+    has_seed = request.HasField("seed") and request.seed != RANDOM_SEED
+    guidance = request.guidance_scale if request.HasField("guidance_scale") else 7.0
+    return GenerationSettings(
+        caption=request.caption,
+        lyrics=request.lyrics,
+        language=request.language.strip() or "en",
+        duration_s=request.duration_s if request.HasField("duration_s") else 60.0,
+        bpm=request.bpm if request.HasField("bpm") else None,
+        key_scale=request.key_scale.strip(),
+        time_signature=request.time_signature.strip(),
+        seed=request.seed if has_seed else secrets.randbelow(2**32),
+        step_count=len(timesteps) or steps,
+        shift=request.shift if request.HasField("shift") else 3.0,
+        guidance_scale=1.0 if model.is_turbo else guidance,
+        cfg_interval=_cfg_interval(request),
+        timesteps=timesteps,
+        instruction=request.instruction,
+        batch_size=request.batch_size if request.HasField("batch_size") else 1,
+    )
+
+
+def _timesteps(request: pb.GenerateRequest) -> tuple[float, ...]:
+    """Without the closing 0 that lists often have: the last step always goes there."""
+    timesteps = tuple(request.timesteps)
+    return timesteps[:-1] if timesteps and timesteps[-1] == 0.0 else timesteps
+
+
+def _cfg_interval(request: pb.GenerateRequest) -> tuple[float, float]:
+    end = request.cfg_interval_end if request.HasField("cfg_interval_end") else 1.0
+    return request.cfg_interval_start, end

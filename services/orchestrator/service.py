@@ -1,0 +1,130 @@
+"""The gRPC face of the orchestrator: jobs in, events out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+from datetime import UTC, datetime
+
+import grpc.aio
+from google.protobuf import timestamp_pb2
+
+from acestage import __version__, errors
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.protos.generation.v1 import generation_pb2_grpc
+from acestage.protos.lease.v1 import lease_pb2
+from services.orchestrator import requests
+from services.orchestrator.job_queue import JobQueue
+from services.orchestrator.lease_service import LeaseService
+from services.orchestrator.pipeline import Pipeline
+from services.orchestrator.stage_clients import Deadline, StageClient
+from services.runtime.finishing import finish
+from services.runtime.process_memory import measure
+from services.runtime.request_context import bound_request_id
+from services.runtime.stage_events import duration
+
+log = logging.getLogger(__name__)
+
+STATUS_TIMEOUT_S = 2.0
+
+GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+StatusContext = grpc.aio.ServicerContext[pb.GetStatusRequest, pb.GetStatusResponse]
+
+
+class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
+    """Queues jobs and runs them; the events of a job go to host memory, so no listener holds it up."""
+
+    def __init__(self, pipeline: Pipeline, queue: JobQueue, leases: LeaseService) -> None:
+        self._pipeline = pipeline
+        self._queue = queue
+        self._leases = leases
+        self._started_at = datetime.now(UTC)
+        self._counts = {"succeeded": 0, "failed": 0, "cancelled": 0}
+
+    async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]
+        requests.check(request)
+        job_id = uuid.uuid4().hex[:12]
+        events: asyncio.Queue[pb.GenerateResponse | None] = asyncio.Queue()
+        with bound_request_id(job_id):
+            task = asyncio.create_task(self._run(job_id, request, events, context.time_remaining()))
+        task.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                await context.write(event)
+            await task
+        finally:
+            task.cancel()
+            await finish(_ended(task))
+
+    async def _run(
+        self,
+        job_id: str,
+        request: pb.GenerateRequest,
+        events: asyncio.Queue[pb.GenerateResponse | None],
+        timeout_s: float | None,
+    ) -> None:
+        clock = asyncio.get_running_loop().time
+        asked = clock()
+        deadline = Deadline.after(timeout_s)
+        outcome = "failed"
+
+        def on_position(position: int) -> None:
+            events.put_nowait(pb.GenerateResponse(queued=pb.JobQueued(job_id=job_id, position=position)))
+
+        try:
+            async with self._queue.turn(on_position):
+                begun = clock()
+                result = await self._pipeline.run(request, events.put_nowait, deadline)
+            outcome = "succeeded"
+        except (asyncio.CancelledError, errors.CancelledError):
+            outcome = "cancelled"
+            raise
+        finally:
+            self._counts[outcome] += 1
+            log.info("job %s after %.1f s", outcome, clock() - asked)
+        memory = measure("orchestrator")
+        completed = pb.JobCompleted(
+            job_id=job_id,
+            tracks=result.tracks,
+            settings=result.settings,
+            total_time=duration(clock() - asked),
+            run_time=duration(clock() - begun),
+            orchestrator_memory=memory.to_pb() if memory else None,
+        )
+        events.put_nowait(pb.GenerateResponse(completed=completed))
+
+    async def GetStatus(self, request: pb.GetStatusRequest, context: StatusContext) -> pb.GetStatusResponse:
+        stages = await asyncio.gather(*(_stage_status(stage) for stage in self._pipeline.stages))
+        start_time = timestamp_pb2.Timestamp()
+        start_time.FromDatetime(self._started_at)
+        memory = measure("orchestrator")
+        return pb.GetStatusResponse(
+            version=__version__,
+            start_time=start_time,
+            stages=stages,
+            ledger=await self._leases.ListLeases(lease_pb2.ListLeasesRequest(), context),
+            queue=pb.QueueStatus(
+                running_count=self._queue.running_count,
+                queued_count=self._queue.queued_count,
+                queue_max_count=self._queue.max_count,
+                succeeded_count=self._counts["succeeded"],
+                failed_count=self._counts["failed"],
+                cancelled_count=self._counts["cancelled"],
+            ),
+            orchestrator_memory=memory.to_pb() if memory else None,
+        )
+
+
+async def _stage_status(stage: StageClient) -> pb.StageStatus:
+    try:
+        info = await stage.info(STATUS_TIMEOUT_S)
+    except errors.AcestageError as error:
+        return pb.StageStatus(stage=stage.stage, target=stage.target, is_serving=False, error=error.message)
+    return pb.StageStatus(stage=stage.stage, target=stage.target, is_serving=True, info=info)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    with contextlib.suppress(asyncio.CancelledError, errors.AcestageError):
+        await task

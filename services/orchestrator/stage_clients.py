@@ -1,0 +1,142 @@
+"""The orchestrator's side of the stages: one call each, events passed on, errors of our tree."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+from acestage import tensors
+from acestage.protos.dit.v1 import dit_pb2, dit_pb2_grpc
+from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
+from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
+from acestage.protos.text_encoder.v1 import text_encoder_pb2, text_encoder_pb2_grpc
+from acestage.protos.vae.v1 import vae_pb2, vae_pb2_grpc
+from acestage.rpc_errors import from_rpc_error
+from acestage.tensors import WireTensor
+from services.runtime.request_context import outgoing_metadata
+
+ResponseT = TypeVar("ResponseT", covariant=True)
+
+INFO_TIMEOUT_S = 10.0
+
+
+class Call(Protocol[ResponseT]):
+    """A streaming call of grpc.aio."""
+
+    def __aiter__(self) -> AsyncIterator[ResponseT]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When the caller stops waiting, on the event loop's clock; None: never."""
+
+    at: float | None
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Deadline:
+        return cls(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+
+    def remaining_s(self) -> float | None:
+        """What remains for the next hop."""
+        return None if self.at is None else max(0.0, self.at - asyncio.get_running_loop().time())
+
+
+class StageClient:
+    """A stage at `target`."""
+
+    def __init__(self, stage: str, target: str, channel: grpc.aio.Channel) -> None:
+        self.stage = stage
+        self.target = target
+        self._channel = channel
+        self._info = stage_pb2_grpc.StageServiceStub(channel)
+
+    async def info(self, timeout_s: float = INFO_TIMEOUT_S) -> stage_pb2.GetStageInfoResponse:
+        """What the stage runs. Raises what `from_rpc_error` gives where it does not answer."""
+        try:
+            return await self._info.GetStageInfo(stage_pb2.GetStageInfoRequest(), timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=self._name) from error
+
+    async def events(self, call: Call[ResponseT]) -> AsyncIterator[ResponseT]:
+        """The responses of `call`, with errors of our tree."""
+        try:
+            async for response in call:
+                yield response
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=self._name) from error
+
+    @property
+    def _name(self) -> str:
+        return f"{self.stage} at {self.target}"
+
+
+class TextEncoderClient(StageClient):
+    async def encode(
+        self,
+        request: text_encoder_pb2.EncodeRequest,
+        on_event: Callable[[text_encoder_pb2.EncodeResponse], Any],
+        deadline: Deadline,
+    ) -> dict[str, WireTensor]:
+        """The conditioning tensors by name; every other response goes to `on_event`."""
+        stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._channel)
+        call = stub.Encode(request, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        decoder = tensors.TensorDecoder()
+        async for response in self.events(call):
+            if response.WhichOneof("event") == "tensor":
+                decoder.feed(response.tensor)
+            else:
+                on_event(response)
+        return decoder.finish()
+
+
+class DitClient(StageClient):
+    async def denoise(
+        self,
+        parameters: dit_pb2.DenoiseParameters,
+        conditioning: Iterable[WireTensor],
+        on_event: Callable[[dit_pb2.DenoiseResponse], Any],
+        deadline: Deadline,
+    ) -> WireTensor:
+        """The latents [items, frames, channels]; every other response goes to `on_event`."""
+        stub = dit_pb2_grpc.DitServiceStub(self._channel)
+
+        def requests() -> Iterator[dit_pb2.DenoiseRequest]:
+            yield dit_pb2.DenoiseRequest(parameters=parameters)
+            for chunk in _chunks(conditioning):
+                yield dit_pb2.DenoiseRequest(tensor=chunk)
+
+        call = stub.Denoise(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        decoder = tensors.TensorDecoder()
+        async for response in self.events(call):
+            if response.WhichOneof("event") == "tensor":
+                decoder.feed(response.tensor)
+            else:
+                on_event(response)
+        return tensors.require(decoder.finish(), "latents", None, None, None)
+
+
+class VaeClient(StageClient):
+    async def decode(
+        self, latents: WireTensor, deadline: Deadline
+    ) -> AsyncGenerator[vae_pb2.DecodeResponse, None]:
+        """The responses of the decode, audio and progress."""
+        stub = vae_pb2_grpc.VaeServiceStub(self._channel)
+
+        def requests() -> Iterator[vae_pb2.DecodeRequest]:
+            yield vae_pb2.DecodeRequest(parameters=vae_pb2.DecodeParameters())
+            for chunk in _chunks([latents]):
+                yield vae_pb2.DecodeRequest(tensor=chunk)
+
+        call = stub.Decode(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        async for response in self.events(call):
+            yield response
+
+
+def _chunks(items: Iterable[WireTensor]) -> Iterator[TensorChunk]:
+    for tensor in items:
+        yield from tensors.encode(tensor)

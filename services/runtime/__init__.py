@@ -1,0 +1,1 @@
+"""What every stage shares: server, lease holder, worker processes, devices."""

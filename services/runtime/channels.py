@@ -1,0 +1,29 @@
+"""gRPC options that all our servers and channels share."""
+
+from __future__ import annotations
+
+import grpc.aio
+
+CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.lb_policy_name", "round_robin"),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Two servers on one port would share its calls at random: make the second one fail instead.
+    ("grpc.so_reuseport", 0),
+)
+
+
+def open_channel(target: str) -> grpc.aio.Channel:
+    """An insecure channel to `target` with our keepalive."""
+    return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)

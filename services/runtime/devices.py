@@ -1,0 +1,78 @@
+"""Devices, without torch: what there is, how much memory it has, which data type suits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pynvml
+
+from acestage.errors import FailedPreconditionError
+
+_BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 in hardware
+_CPU_BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
+
+
+def resolve_device(choice: str) -> str:
+    """The device that `choice` ("auto", "cpu", "cuda" or "cuda:N") means here: "cpu" or "cuda:N".
+
+    Raises:
+        FailedPreconditionError: a CUDA device was asked for and NVML does not show it.
+    """
+    if choice == "cpu":
+        return "cpu"
+    count = _cuda_device_count()
+    if choice == "auto":
+        return "cuda:0" if count else "cpu"
+    index = int(choice.partition(":")[2] or 0)
+    if index >= count:
+        raise FailedPreconditionError(
+            f"device: is {choice!r}, but NVML shows {count} CUDA device(s); accepted here: "
+            + ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        )
+    return f"cuda:{index}"
+
+
+def resolve_dtype(choice: str, device: str, stored: str) -> str:
+    """The data type to compute in.
+
+    "auto" means, on the CPU, the type of the stored weights where the processor computes in it, else
+    float32; on CUDA, bfloat16 from compute capability 8.0 on, else float16.
+
+    Args:
+        choice: "auto" or a data type name.
+        device: "cpu" or "cuda:N".
+        stored: the data type of the checkpoint's weights.
+    """
+    if choice != "auto":
+        return choice
+    if device == "cpu":
+        return "bfloat16" if stored == "bfloat16" and _cpu_flags() & _CPU_BF16_FLAGS else "float32"
+    return "bfloat16" if _compute_capability(device) >= _BF16_CAPABILITY else "float16"
+
+
+def _cuda_device_count() -> int:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0  # no driver, hence no device
+    try:
+        return int(pynvml.nvmlDeviceGetCount())
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _compute_capability(device: str) -> tuple[int, int]:
+    pynvml.nvmlInit()
+    try:
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2]))
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        return int(major), int(minor)
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _cpu_flags() -> set[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
+    return set()

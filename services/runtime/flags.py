@@ -1,0 +1,57 @@
+"""The command line that all services share; every flag overrides a setting."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from acestage.settings import DEFAULT_PORTS, DTypeChoice, LogLevel, Settings
+
+_STAGE_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads", "orchestrator")
+_ORCHESTRATOR_FLAGS = ("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count")
+_COMMON_FLAGS = ("host", "port", "run_dir", "log_level")
+_CHOICES = {"dtype": get_args(DTypeChoice), "log_level": get_args(LogLevel)}
+_HELP = {
+    "orchestrator": "where the ledger of leases answers, host:port",
+    "text_encoder": "where the text encoder answers, host:port",
+    "dit": "where the DiT answers, host:port",
+    "vae": "where the VAE answers, host:port",
+    "dtype": "data type to compute in",
+    "log_level": "least severity that is logged",
+}
+
+
+def parse(service: str, description: str, arguments: list[str] | None = None) -> tuple[Settings, int | None]:
+    """The settings of `service` from its flags, the environment and `.env`.
+
+    Returns:
+        The settings, and the process with which this one must end (None: none).
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m services.{service}", description=description)
+    names = (_ORCHESTRATOR_FLAGS if service == "orchestrator" else _STAGE_FLAGS) + _COMMON_FLAGS
+    for name in names:
+        field = Settings.model_fields[name]
+        text = field.description or _HELP[name]
+        if name == "port":
+            text += f" Default {DEFAULT_PORTS[service]}; 0 takes a free one."
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", help=text, default=argparse.SUPPRESS, choices=_CHOICES.get(name)
+        )
+    parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, ends")
+    values: dict[str, Any] = vars(parser.parse_args(arguments))
+    parent_pid: int | None = values.pop("parent_pid")
+    try:
+        return Settings(**values), parent_pid
+    except ValidationError as error:
+        sys.exit("\n".join(setting_errors(error)))
+
+
+def setting_errors(error: ValidationError) -> list[str]:
+    """A line for each wrong setting: its name, what is wrong, what was given."""
+    return [
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (given: {item['input']!r})"
+        for item in error.errors()
+    ]

@@ -1,0 +1,251 @@
+"""How a program holds a device: one context manager around acquire, keepalive and release."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+
+import grpc
+import grpc.aio
+
+from acestage.errors import DeadlineExceededError, InternalError, LeaseLostError, ServiceUnreachableError
+from acestage.protos.lease.v1 import lease_pb2 as pb
+from acestage.protos.lease.v1 import lease_pb2_grpc
+from acestage.rpc_errors import from_rpc_error
+from services.runtime.finishing import finish
+from services.runtime.request_context import outgoing_metadata
+
+log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5.0
+"""The ledger reports the place in line at once; one that says nothing for so long does not answer."""
+
+RELEASE_TIMEOUT_S = 2.0
+"""A release that fails only costs time: the ledger clears the device once it proves free."""
+
+LOST_MARGIN_S = 2.0
+"""A lease counts as lost this long before it expires: time to kill the worker."""
+
+REOPEN_INTERVAL_S = 0.25
+"""Between attempts to reopen a broken keepalive stream."""
+
+_LOST_CODES = (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND)
+
+
+class HeldLease:
+    """A lease in hand.
+
+    Attributes:
+        lease_id: its id on the ledger.
+        fencing_token: greater than that of every earlier grant.
+        device: "cpu" or "cuda:N".
+        granted_at: the ledger's time of the grant, UTC.
+        lost: set once the device may no longer be used, in time to stop what runs there.
+    """
+
+    def __init__(self, lease: pb.Lease) -> None:
+        """Takes over what the ledger granted."""
+        self.lease_id = lease.lease_id
+        self.fencing_token = lease.fencing_token
+        self.device = lease.device
+        self.granted_at: datetime = lease.grant_time.ToDatetime(tzinfo=UTC)
+        self.lost = asyncio.Event()
+        self._loss = ""
+
+    def raise_if_lost(self) -> None:
+        """Does nothing while the device may be used.
+
+        Raises:
+            LeaseLostError: it may not, and why.
+        """
+        if self.lost.is_set():
+            raise LeaseLostError(
+                f"lease {self.lease_id} on {self.device} was lost: {self._loss}",
+                metadata={"lease_id": self.lease_id, "device": self.device},
+            )
+
+    def lose(self, why: str) -> None:
+        """Says that the device may no longer be used; the first reason is kept."""
+        if not self.lost.is_set():
+            self._loss = why
+            self.lost.set()
+
+
+class LeaseClient:
+    """Takes leases from the ledger for one holder."""
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        target: str,
+        holder: str,
+        *,
+        lost_margin_s: float = LOST_MARGIN_S,
+    ) -> None:
+        """Prepares; nothing is sent yet.
+
+        Args:
+            channel: to the orchestrator.
+            target: the orchestrator's address, for error messages.
+            holder: who takes the leases, for people: for example "dit@host:1234".
+            lost_margin_s: a lease counts as lost this long before it expires.
+        """
+        self._stub = lease_pb2_grpc.LeaseServiceStub(channel)
+        self._target = f"orchestrator at {target}"
+        self._holder = holder
+        self._lost_margin_s = lost_margin_s
+
+    @asynccontextmanager
+    async def hold(
+        self,
+        device: str,
+        vram_bytes: int,
+        *,
+        on_waiting: Callable[[int], None],
+        timeout_s: float | None = None,
+    ) -> AsyncIterator[HeldLease]:
+        """Waits in line for `device`, and holds it for as long as the context lasts.
+
+        Leave the context only once nothing of yours runs on the device any more: the release on exit says
+        so to the ledger. It happens also when the body fails or is cancelled, unless the lease is lost.
+
+        Args:
+            device: "cpu" or "cuda:N".
+            vram_bytes: bytes wanted on the device.
+            on_waiting: called with the place in line, at once and whenever it changes; 1 is next.
+            timeout_s: the longest wait in line; None waits for as long as it takes.
+
+        Raises:
+            ServiceUnreachableError: the ledger does not answer.
+            DeadlineExceededError: `timeout_s` passed.
+            InvalidArgumentError: the ledger refuses `device` or `vram_bytes`.
+            QueueFullError: too many wait already.
+            LeaseLostError: the lease was lost before it could be renewed once.
+        """
+        granted = await self._acquire(device, vram_bytes, on_waiting, timeout_s)
+        lease = HeldLease(granted.lease)
+        renewed = asyncio.Event()
+        keepalive = asyncio.create_task(self._keep_alive(lease, granted, renewed))
+        try:
+            # Work starts once the ledger sees the stream, whose end tells it that we are gone.
+            await _first(renewed, lease.lost)
+            lease.raise_if_lost()
+            yield lease
+        finally:
+            await finish(self._leave(lease, keepalive))
+
+    async def _acquire(
+        self, device: str, vram_bytes: int, on_waiting: Callable[[int], None], timeout_s: float | None
+    ) -> pb.LeaseGranted:
+        request = pb.AcquireLeaseRequest(device=device, holder=self._holder, vram_bytes=vram_bytes)
+        call = self._stub.AcquireLease(request, timeout=timeout_s, metadata=outgoing_metadata())
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S) as connecting:
+                while isinstance(response := await call.read(), pb.AcquireLeaseResponse):
+                    connecting.reschedule(None)
+                    if response.HasField("granted"):
+                        return response.granted
+                    on_waiting(response.waiting.position)
+        except TimeoutError as error:
+            raise ServiceUnreachableError(
+                f"{self._target} does not answer: no response within {CONNECT_TIMEOUT_S:g} s",
+                metadata={"target": self._target},
+                retry_delay_s=1.0,
+            ) from error
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise DeadlineExceededError(
+                    f"no lease on {device} within {timeout_s} s", metadata={"device": device}
+                ) from error
+            raise from_rpc_error(error, target=self._target) from error
+        finally:
+            call.cancel()
+        raise InternalError(f"{self._target} ended the wait for {device} without a grant")
+
+    async def _keep_alive(self, lease: HeldLease, granted: pb.LeaseGranted, renewed: asyncio.Event) -> None:
+        """Renews `lease` until cancelled; ends early, with `lease` lost, when that does not work."""
+        patience_s = granted.ttl.ToNanoseconds() / 1e9 - self._lost_margin_s
+        interval_s = granted.renew_interval.ToNanoseconds() / 1e9
+        why = "its keepalive failed"
+        try:
+            async with asyncio.timeout(patience_s) as patience:
+
+                def on_renewed(sent_at: float) -> None:
+                    patience.reschedule(sent_at + patience_s)
+                    renewed.set()
+
+                while True:
+                    await self._renew_until_broken(lease, interval_s, on_renewed)
+                    await asyncio.sleep(REOPEN_INTERVAL_S)
+        except TimeoutError:
+            why = f"{self._target} confirmed no renewal for {patience_s:g} s"
+        except LeaseLostError as error:
+            why = error.message
+        finally:
+            if not lease.lost.is_set():
+                log.warning("lost: %s", why, extra=_fields(lease))
+                lease.lose(why)
+
+    async def _renew_until_broken(
+        self, lease: HeldLease, interval_s: float, on_renewed: Callable[[float], None]
+    ) -> None:
+        """Renews `lease` at once and then every `interval_s`, until the stream ends.
+
+        Raises:
+            LeaseLostError: the ledger says that the lease is no longer ours.
+        """
+        request = pb.KeepLeaseAliveRequest(lease_id=lease.lease_id, fencing_token=lease.fencing_token)
+        clock = asyncio.get_running_loop().time
+        call = self._stub.KeepLeaseAlive(metadata=outgoing_metadata())
+        ended = asyncio.Event()
+        call.add_done_callback(lambda _: ended.set())
+        try:
+            while True:
+                sent_at = clock()
+                await call.write(request)
+                if await call.read() is grpc.aio.EOF:
+                    return
+                on_renewed(sent_at)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(interval_s):
+                        await ended.wait()
+                if call.done():
+                    await call.read()  # raises what ended the stream
+                    return
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _LOST_CODES:
+                raise LeaseLostError(error.details() or error.code().name) from error
+            log.warning("the keepalive stream broke: %s", error.details(), extra=_fields(lease))
+        finally:
+            call.cancel()
+
+    async def _leave(self, lease: HeldLease, keepalive: asyncio.Task[None]) -> None:
+        if not lease.lost.is_set():
+            lease.lose("it was released")
+            # The stream outlives the release: its end without one would put the device in quarantine.
+            request = pb.ReleaseLeaseRequest(lease_id=lease.lease_id, fencing_token=lease.fencing_token)
+            try:
+                await self._stub.ReleaseLease(
+                    request, timeout=RELEASE_TIMEOUT_S, metadata=outgoing_metadata()
+                )
+            except grpc.aio.AioRpcError as error:
+                log.warning("the release failed: %s", error.details(), extra=_fields(lease))
+        keepalive.cancel()
+        await asyncio.wait([keepalive])
+
+
+async def _first(*events: asyncio.Event) -> None:
+    """Returns once one of `events` is set."""
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+def _fields(lease: HeldLease) -> dict[str, object]:
+    return {"lease_id": lease.lease_id, "fencing_token": lease.fencing_token, "device": lease.device}

@@ -1,0 +1,114 @@
+"""The preload process: imports torch, maps the weights once, and forks a worker whenever it is asked.
+
+`python -m services.runtime.preload CONTROL_FD CONFIG_JSON`, started by `WorkerHost`. It never touches the
+device, starts no thread, and dies with the service that started it. The standard library's forkserver
+is not used because it drops errors of the preload, says nothing when it is ready or when a child dies,
+and exists once per process.
+
+Over the control socket it receives "fork" messages, each with one end of the new worker's socket, and
+sends "ready" or "error" once, then "forked" and "exited" for every worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import torch
+
+from acestage.checkpoints import open_checkpoint
+from acestage.errors import AcestageError
+from services.runtime.devices import resolve_dtype
+from services.runtime.messages import Message, error_message, pack
+from services.runtime.parent_death import die_with_parent
+from services.runtime.preload_protocol import FORK
+from services.runtime.stage_config import StageConfig
+from services.runtime.stage_worker import StageWorker
+from services.runtime.worker import work
+
+
+def main() -> None:
+    # OpenMP threads started here would hang every forked worker.
+    torch.set_num_threads(1)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    config = StageConfig.from_json(sys.argv[2])
+    die_with_parent(os.getppid(), signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        worker, dtype = _load(config)
+    except AcestageError as error:
+        control.sendall(pack(error_message(error)))
+        sys.exit(1)
+    gc.freeze()
+    weights_bytes = _weights_bytes(worker, dtype)
+    control.sendall(pack(Message("ready", {"dtype": dtype, "weights_bytes": weights_bytes})))
+    _serve(control, worker, config, dtype)
+
+
+def _load(config: StageConfig) -> tuple[StageWorker, str]:
+    checkpoint = open_checkpoint(
+        config.checkpoint, checkpoints_dir=Path(config.checkpoints_dir), variant=config.variant
+    )
+    worker: StageWorker = importlib.import_module(f"services.{config.stage}.worker").load(checkpoint)
+    stored = next(worker.modules()[0].parameters()).dtype
+    return worker, resolve_dtype(config.dtype, config.device, str(stored).removeprefix("torch."))
+
+
+def _weights_bytes(worker: StageWorker, dtype: str) -> int:
+    item_bytes = getattr(torch, dtype).itemsize
+    return sum(p.numel() * item_bytes for module in worker.modules() for p in module.parameters())
+
+
+def _serve(control: socket.socket, worker: StageWorker, config: StageConfig, dtype: str) -> None:
+    wakeup_read, wakeup_write = os.pipe()
+    os.set_blocking(wakeup_read, False)
+    os.set_blocking(wakeup_write, False)
+    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    selector = selectors.DefaultSelector()
+    selector.register(control, selectors.EVENT_READ)
+    selector.register(wakeup_read, selectors.EVENT_READ)
+    while True:
+        ready = {key.fileobj for key, _ in selector.select()}
+        if wakeup_read in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wakeup_read, 4096)
+            _report_exits(control)
+        if control in ready:
+            data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
+            if data != FORK:
+                return  # the service closed its end
+            parent_pid = os.getpid()
+            pid = os.fork()
+            if pid == 0:
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                selector.close()
+                control.close()
+                os.close(wakeup_read)
+                os.close(wakeup_write)
+                work(socket.socket(fileno=descriptors[0]), worker, config, dtype, parent_pid)
+            os.close(descriptors[0])
+            control.sendall(pack(Message("forked", {"pid": pid})))
+
+
+def _report_exits(control: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            return
+        control.sendall(pack(Message("exited", {"pid": pid, "code": os.waitstatus_to_exitcode(status)})))
+
+
+if __name__ == "__main__":
+    main()

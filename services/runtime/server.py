@@ -1,0 +1,106 @@
+"""The aio server that every service starts: interceptor, health, reflection, signals, clean end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from acestage.errors import FailedPreconditionError
+from services.runtime.channels import SERVER_OPTIONS
+from services.runtime.interceptors import ErrorInterceptor
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 3.0
+"""Calls in progress may finish for this long after SIGTERM; then they are cancelled."""
+
+_STATUS = {
+    True: health_pb2.HealthCheckResponse.SERVING,
+    False: health_pb2.HealthCheckResponse.NOT_SERVING,
+}
+
+
+class Server:
+    """A gRPC server with health and reflection for the services named.
+
+    Args:
+        service: the process's name for people, for example "dit".
+        service_names: full names of the gRPC services it hosts.
+        host: address to bind.
+        port: port to bind; 0 takes a free one, which `start` returns.
+    """
+
+    def __init__(self, service: str, service_names: Sequence[str], *, host: str, port: int) -> None:
+        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(service)], options=SERVER_OPTIONS)
+        self._service_names = service_names
+        self._address = f"{host}:{port}"
+        self._health = HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
+        reflection.enable_server_reflection(
+            [
+                *service_names,
+                health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+                reflection.SERVICE_NAME,
+            ],
+            self.grpc,
+        )
+
+    async def set_serving(self, is_serving: bool) -> None:
+        """Sets the health of the server and of each of its services."""
+        for name in ("", *self._service_names):
+            await self._health.set(name, _STATUS[is_serving])
+
+    async def start(self) -> int:
+        """Binds and starts; health says NOT_SERVING until `set_serving`. Returns the port.
+
+        Raises:
+            FailedPreconditionError: the address cannot be bound.
+        """
+        await self.set_serving(False)
+        try:
+            port = self.grpc.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise FailedPreconditionError(
+                f"port: cannot bind {self._address}; is it in use? ({error})"
+            ) from error
+        await self.grpc.start()
+        log.info("listening", extra={"address": f"{self._address.rpartition(':')[0]}:{port}"})
+        return port
+
+    async def stop(self) -> None:
+        await self._health.enter_graceful_shutdown()
+        await self.grpc.stop(STOP_GRACE_S)
+
+
+async def until_stopped() -> None:
+    """Returns at the first SIGTERM or SIGINT; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+
+    def stop() -> None:
+        stopped.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    await stopped.wait()
+
+
+def run_service(main: Callable[[], Any]) -> None:
+    """Runs an async main function; an error of the configuration ends the process with its message."""
+    try:
+        asyncio.run(main())
+    except FailedPreconditionError as error:
+        sys.exit(f"{error.reason}: {error.message}")

@@ -1,0 +1,57 @@
+"""What the processes of a stage must know, as one value that travels from the service to its preload."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from acestage.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class StageConfig:
+    """The part of the settings that the preload and the workers of a stage use.
+
+    Attributes:
+        stage: "text_encoder", "dit" or "vae".
+        checkpoint: folder or name.
+        checkpoints_dir: where a name is looked up.
+        variant: which model of an original-layout folder.
+        device: resolved: "cpu" or "cuda:N".
+        dtype: "auto" or a data type name.
+        run_dir: folder of the device locks.
+        threads: CPU threads of a worker; None takes all CPUs that the process may use.
+        lock_timeout_s: how long a worker waits for the device's lock.
+    """
+
+    stage: str
+    checkpoint: str
+    checkpoints_dir: str
+    variant: str | None
+    device: str
+    dtype: str
+    run_dir: str
+    threads: int | None = None
+    lock_timeout_s: float = 30.0
+
+    @classmethod
+    def from_settings(cls, stage: str, settings: Settings, device: str) -> StageConfig:
+        return cls(
+            stage=stage,
+            checkpoint=settings.checkpoint,
+            checkpoints_dir=str(settings.checkpoints_dir),
+            variant=settings.variant,
+            device=device,
+            dtype=settings.dtype,
+            run_dir=str(Path(settings.run_dir)),
+            threads=settings.threads,
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> StageConfig:
+        return cls(**json.loads(text))

@@ -1,0 +1,82 @@
+"""Stage events as protobuf, for the servicers of all stages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import grpc.aio
+from google.protobuf import duration_pb2, timestamp_pb2
+
+from acestage.protos.stage.v1 import stage_pb2
+from services.runtime.messages import Message
+from services.runtime.stage_runner import Queued, Report, StageRunner, Started
+
+ResponseT = TypeVar("ResponseT")
+
+
+async def relay(
+    runner: StageRunner,
+    job: Message,
+    context: grpc.aio.ServicerContext[Any, ResponseT],
+    response_type: Callable[..., ResponseT],
+    results: Callable[[Message], Iterable[ResponseT]],
+) -> None:
+    """Runs `job` and writes its events to the call.
+
+    Args:
+        runner: runs the job.
+        job: what the worker is to do.
+        context: the call. When it is cancelled the work stops, and the device is free before this returns.
+        response_type: a stage's response message: a `oneof` with `queued`, `started` and `report`.
+        results: the responses for a message of the worker.
+    """
+    async with contextlib.aclosing(runner.run(job)) as events:
+        async for event in events:
+            match event:
+                case Queued():
+                    await context.write(response_type(queued=queued_to_pb(event)))
+                case Started():
+                    await context.write(response_type(started=started_to_pb(event)))
+                case Report():
+                    await context.write(response_type(report=report_to_pb(event)))
+                case Message():
+                    for response in results(event):
+                        await context.write(response)
+
+
+def queued_to_pb(event: Queued) -> stage_pb2.StageQueued:
+    return stage_pb2.StageQueued(position=event.position)
+
+
+def started_to_pb(event: Started) -> stage_pb2.StageStarted:
+    return stage_pb2.StageStarted(
+        lease_id=event.lease_id,
+        fencing_token=event.fencing_token,
+        device=event.device,
+        dtype=event.dtype,
+        lease_wait=duration(event.lease_wait_s),
+    )
+
+
+def report_to_pb(event: Report) -> stage_pb2.StageReport:
+    granted, released = timestamp_pb2.Timestamp(), timestamp_pb2.Timestamp()
+    granted.FromDatetime(event.granted_at)
+    released.FromDatetime(event.released_at)
+    return stage_pb2.StageReport(
+        lease_id=event.lease_id,
+        fencing_token=event.fencing_token,
+        lease_grant_time=granted,
+        lease_release_time=released,
+        load_time=duration(event.load_s),
+        compute_time=duration(event.compute_s),
+        processes=[memory.to_pb() for memory in event.processes],
+        peak_device_bytes=event.peak_device_bytes,
+    )
+
+
+def duration(seconds: float) -> duration_pb2.Duration:
+    message = duration_pb2.Duration()
+    message.FromNanoseconds(round(seconds * 1e9))
+    return message

@@ -1,0 +1,130 @@
+"""Starts one stage: its worker host, its lease client, its gRPC services."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc.aio
+
+from acestage.checkpoints import ModelFacts, open_checkpoint
+from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
+from acestage.settings import DEFAULT_PORTS, Settings
+from services.runtime import flags, logs
+from services.runtime.channels import open_channel
+from services.runtime.devices import resolve_device
+from services.runtime.lease_client import LeaseClient
+from services.runtime.parent_death import die_with_parent
+from services.runtime.server import Server, run_service, until_stopped
+from services.runtime.stage_config import StageConfig
+from services.runtime.stage_runner import StageRunner
+from services.runtime.worker_host import WorkerHost
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StageDefinition:
+    """What makes a stage.
+
+    Attributes:
+        name: "text_encoder", "dit" or "vae".
+        service_name: full name of its gRPC service.
+        add_servicer: registers its servicer, given the runner and the model, on a server.
+    """
+
+    name: str
+    service_name: str
+    add_servicer: Callable[[StageRunner, ModelFacts, grpc.aio.Server], None]
+
+
+def main(definition: StageDefinition, description: str) -> None:
+    """The command line of a stage: `python -m services.<stage>`."""
+    settings, parent_pid = flags.parse(definition.name, description)
+    if parent_pid is not None:
+        die_with_parent(parent_pid, signal.SIGTERM)
+    logs.configure(definition.name, settings.log_level)
+    run_service(lambda: serve(definition, settings))
+
+
+async def serve(definition: StageDefinition, settings: Settings) -> None:
+    """Serves the stage until SIGTERM or SIGINT.
+
+    Raises:
+        FailedPreconditionError: the checkpoint is not usable, the device does not exist, or the port is
+            taken.
+    """
+    checkpoint = open_checkpoint(
+        settings.checkpoint, checkpoints_dir=Path(settings.checkpoints_dir), variant=settings.variant
+    )
+    device = resolve_device(settings.device)
+    config = StageConfig.from_settings(definition.name, settings, device)
+
+    async def on_ready_change(is_ready: bool) -> None:
+        await server.set_serving(is_ready)
+
+    port = settings.port if settings.port is not None else DEFAULT_PORTS[definition.name]
+    async with WorkerHost(config, on_ready_change) as host, open_channel(settings.orchestrator) as channel:
+        names = (definition.service_name, stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name)
+        server = Server(definition.name, names, host=settings.host, port=port)
+        holder = f"{definition.name}@{socket.gethostname()}:{os.getpid()}"
+        leases = LeaseClient(channel, settings.orchestrator, holder)
+        runner = StageRunner(
+            definition.name, device, host, leases, progress_timeout_s=settings.progress_timeout_s
+        )
+        definition.add_servicer(runner, checkpoint.model, server.grpc)
+        stage_pb2_grpc.add_StageServiceServicer_to_server(StageInfo(runner, checkpoint.model), server.grpc)
+        await server.start()
+        try:
+            facts = await host.ready()
+            log.info(
+                "ready: %s, %s, %.0f MiB of weights",
+                checkpoint.name,
+                facts.dtype,
+                facts.weights_bytes / 2**20,
+                extra={"device": device, "stage": definition.name},
+            )
+            await until_stopped()
+        finally:
+            await server.stop()
+
+
+class StageInfo(stage_pb2_grpc.StageServiceServicer):
+    """Says what the stage runs, from what is known without touching the device."""
+
+    def __init__(self, runner: StageRunner, model: ModelFacts) -> None:
+        self._runner = runner
+        self._model = model
+
+    async def GetStageInfo(
+        self,
+        request: stage_pb2.GetStageInfoRequest,
+        context: grpc.aio.ServicerContext[stage_pb2.GetStageInfoRequest, stage_pb2.GetStageInfoResponse],
+    ) -> stage_pb2.GetStageInfoResponse:
+        facts = await self._runner.host.ready()
+        return stage_pb2.GetStageInfoResponse(
+            stage=self._runner.stage,
+            model=model_to_pb(self._model),
+            device=self._runner.device,
+            dtype=facts.dtype,
+            weights_bytes=facts.weights_bytes,
+            active_job_count=self._runner.active_job_count,
+            processes=[memory.to_pb() for memory in self._runner.host.memory()],
+        )
+
+
+def model_to_pb(model: ModelFacts) -> stage_pb2.Model:
+    return stage_pb2.Model(
+        name=model.name,
+        is_turbo=model.is_turbo,
+        latent_channel_count=model.latent_channel_count,
+        latent_frame_rate_hz=model.latent_frame_rate_hz,
+        sample_rate_hz=model.sample_rate_hz,
+        hop_sample_count=model.hop_sample_count,
+        is_untrained=model.is_untrained,
+    )

@@ -1,0 +1,33 @@
+"""What a stage gives the runtime: an object that lives in its preload and is used in forked workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+
+from services.runtime.messages import Message
+
+
+class StageWorker(Protocol):
+    """A stage's model, mapped in the preload process, and its work, done in a worker process.
+
+    Each stage has a module `services.<stage>.worker` with a function
+    `load(checkpoint: Checkpoint) -> StageWorker`.
+    """
+
+    def modules(self) -> list[torch.nn.Module]:
+        """The modules whose weights the device must hold."""
+        ...
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves the weights to the device in `dtype`. Called once, in a worker."""
+        ...
+
+    def run(self, request: Message) -> Iterator[Message]:
+        """Does the work that `request` asks for, with a message for each step, tile or result.
+
+        The worker looks between two messages whether the work was cancelled.
+        """
+        ...

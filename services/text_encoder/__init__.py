@@ -1,0 +1,1 @@
+"""The text encoder stage: caption, lyrics and metadata become conditioning."""

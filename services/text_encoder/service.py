@@ -1,0 +1,74 @@
+"""The gRPC face of the text encoder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import grpc.aio
+
+from acestage import tensors
+from acestage.checkpoints import ModelFacts
+from acestage.checks import Checks
+from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
+from acestage.protos.text_encoder.v1 import text_encoder_pb2_grpc
+from services.runtime.messages import Message
+from services.runtime.stage_events import relay
+from services.runtime.stage_runner import StageRunner
+from services.text_encoder.prompt import Prompt
+
+MAX_CAPTION_CHARACTERS = 10_000
+MAX_LYRICS_CHARACTERS = 50_000
+MAX_FRAMES = 25 * 3600
+
+Context = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
+
+
+class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
+    def __init__(self, runner: StageRunner) -> None:
+        self._runner = runner
+
+    async def Encode(self, request: pb.EncodeRequest, context: Context) -> None:  # type: ignore[override]
+        job = job_from_pb(request)
+        await relay(self._runner, job, context, pb.EncodeResponse, _results)
+
+
+def add_servicer(runner: StageRunner, model: ModelFacts, server: grpc.aio.Server) -> None:
+    text_encoder_pb2_grpc.add_TextEncoderServiceServicer_to_server(TextEncoderServicer(runner), server)
+
+
+def job_from_pb(request: pb.EncodeRequest) -> Message:
+    """The worker's job; raises `InvalidArgumentError` with every wrong field."""
+    checks = Checks()
+    caption, lyrics = len(request.caption), len(request.lyrics)
+    checks.require(bool(request.caption.strip()), "caption", "is empty")
+    checks.require(
+        caption <= MAX_CAPTION_CHARACTERS,
+        "caption",
+        f"has {caption} characters; accepted: up to {MAX_CAPTION_CHARACTERS}",
+    )
+    checks.require(
+        lyrics <= MAX_LYRICS_CHARACTERS,
+        "lyrics",
+        f"has {lyrics} characters; accepted: up to {MAX_LYRICS_CHARACTERS}",
+    )
+    checks.within(request.frame_count, "frame_count", 1, MAX_FRAMES)
+    checks.within(request.duration_s, "duration_s", 1, MAX_FRAMES)
+    checks.done()
+    prompt = Prompt(
+        caption=request.caption,
+        lyrics=request.lyrics,
+        language=request.language or "en",
+        duration_s=request.duration_s,
+        bpm=request.bpm if request.HasField("bpm") else None,
+        key_scale=request.key_scale,
+        time_signature=request.time_signature,
+        instruction=request.instruction,
+    )
+    return Message("encode", {"prompt": dataclasses.asdict(prompt), "frame_count": request.frame_count})
+
+
+def _results(message: Message) -> Iterator[pb.EncodeResponse]:
+    for tensor in message.tensors:
+        for chunk in tensors.encode(tensor):
+            yield pb.EncodeResponse(tensor=chunk)

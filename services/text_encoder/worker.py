@@ -1,0 +1,44 @@
+"""What the text encoder does in its worker process: messages to engine calls and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.loading import load_condition_encoder, load_text_encoder, load_tokenizer
+from acestage.tensors import WireTensor
+from services.runtime.messages import Message
+from services.text_encoder.engine import TextEncoderEngine
+from services.text_encoder.prompt import Prompt
+
+OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents")
+
+
+def load(checkpoint: Checkpoint) -> TextEncoderWorker:
+    """Maps the weights of Qwen3 and of the condition encoder."""
+    engine = TextEncoderEngine(
+        load_tokenizer(checkpoint),
+        load_text_encoder(checkpoint),
+        load_condition_encoder(checkpoint),
+        latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
+    )
+    return TextEncoderWorker(engine)
+
+
+class TextEncoderWorker:
+    def __init__(self, engine: TextEncoderEngine) -> None:
+        self._engine = engine
+
+    def modules(self) -> list[torch.nn.Module]:
+        return [self._engine.text_encoder, self._engine.condition_encoder]
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        for module in self.modules():
+            module.to(device, dtype)
+
+    def run(self, request: Message) -> Iterator[Message]:
+        encoded = self._engine.encode(Prompt(**request.fields["prompt"]), request.fields["frame_count"])
+        tensors = tuple(WireTensor.from_torch(name, getattr(encoded, name)) for name in OUTPUTS)
+        yield Message("conditioning", tensors=tensors)

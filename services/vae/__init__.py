@@ -1,0 +1,1 @@
+"""The VAE stage: latents become audio, tile by tile."""

@@ -1,0 +1,66 @@
+"""The gRPC face of the VAE."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import grpc.aio
+
+from acestage import tensors
+from acestage.checkpoints import ModelFacts
+from acestage.checks import Checks
+from acestage.protos.vae.v1 import vae_pb2 as pb
+from acestage.protos.vae.v1 import vae_pb2_grpc
+from services.runtime import tensor_requests
+from services.runtime.messages import Message
+from services.runtime.stage_events import relay
+from services.runtime.stage_runner import StageRunner
+
+MAX_TILE_FRAMES = 25 * 600
+
+Context = grpc.aio.ServicerContext[pb.DecodeRequest, pb.DecodeResponse]
+
+
+class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
+    def __init__(self, runner: StageRunner, model: ModelFacts) -> None:
+        self._runner = runner
+        self._model = model
+
+    async def Decode(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.DecodeRequest], context: Context
+    ) -> None:
+        parameters, received = await tensor_requests.read(request_iterator)
+        checks = Checks()
+        checks.within(parameters.tile_frame_count, "parameters.tile_frame_count", 0, MAX_TILE_FRAMES)
+        checks.done()
+        latents = tensors.require(received, "latents", None, None, self._model.latent_channel_count)
+        tensors.refuse_others(received, "latents")
+        job = Message("decode", {"tile_frame_count": parameters.tile_frame_count}, (latents,))
+        await relay(self._runner, job, context, pb.DecodeResponse, self._results)
+
+    def _results(self, message: Message) -> Iterator[pb.DecodeResponse]:
+        for chunk in audio_chunks(message, self._model.sample_rate_hz):
+            yield pb.DecodeResponse(audio=chunk)
+        tile, tile_count = message.fields["tile"], message.fields["tile_count"]
+        yield pb.DecodeResponse(tile=pb.TileCompleted(tile=tile, tile_count=tile_count))
+
+
+def add_servicer(runner: StageRunner, model: ModelFacts, server: grpc.aio.Server) -> None:
+    vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(runner, model), server)
+
+
+def audio_chunks(tile: Message, sample_rate_hz: int) -> Iterator[pb.AudioChunk]:
+    """The audio of a tile in messages of at most 1 MiB, each of whole samples."""
+    audio = tile.tensors[0]
+    channel_count = audio.shape[1]
+    sample_bytes = tensors.ITEM_BYTES[audio.dtype] * channel_count
+    step = tensors.CHUNK_BYTES // sample_bytes * sample_bytes
+    data = memoryview(audio.data)
+    for start in range(0, len(data), step):
+        yield pb.AudioChunk(
+            item_index=tile.fields["item_index"],
+            start_sample=tile.fields["start_sample"] + start // sample_bytes,
+            samples=bytes(data[start : start + step]),
+            channel_count=channel_count,
+            sample_rate_hz=sample_rate_hz,
+        )

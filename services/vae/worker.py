@@ -1,0 +1,40 @@
+"""What the VAE does in its worker process: messages to engine calls and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.loading import load_decoder
+from acestage.tensors import WireTensor
+from services.runtime.messages import Message
+from services.vae.engine import VaeEngine
+
+
+def load(checkpoint: Checkpoint) -> VaeWorker:
+    """Maps the decoder's weights."""
+    return VaeWorker(VaeEngine(load_decoder(checkpoint)))
+
+
+class VaeWorker:
+    def __init__(self, engine: VaeEngine) -> None:
+        self._engine = engine
+
+    def modules(self) -> list[torch.nn.Module]:
+        return [self._engine.decoder]
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        self._engine.decoder.to(device, dtype)
+
+    def run(self, request: Message) -> Iterator[Message]:
+        latents = request.tensor_map()["latents"].to_torch()
+        for tile in self._engine.decode(latents, request.fields["tile_frame_count"]):
+            fields = {
+                "item_index": tile.item_index,
+                "start_sample": tile.start_sample,
+                "tile": tile.tile,
+                "tile_count": tile.tile_count,
+            }
+            yield Message("tile", fields, (WireTensor.from_torch("audio", tile.audio),))

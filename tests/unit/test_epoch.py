@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from acestage.errors import FailedPreconditionError
+from services.orchestrator.epoch import EPOCH_FILE, next_epoch
+from services.orchestrator.lessor import MAX_EPOCH
+
+
+def test_every_start_gets_a_greater_epoch(tmp_path: Path) -> None:
+    assert [next_epoch(tmp_path) for _ in range(3)] == [1, 2, 3]
+
+
+def test_the_run_dir_is_created_for_its_owner_alone(tmp_path: Path) -> None:
+    run_dir = tmp_path / "a" / "run"
+
+    next_epoch(run_dir)
+
+    assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
+    assert stat.S_IMODE((run_dir / EPOCH_FILE).stat().st_mode) == 0o600
+    assert [path.name for path in run_dir.iterdir()] == [EPOCH_FILE]
+
+
+def test_ledgers_that_start_together_get_different_epochs(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        epochs = list(pool.map(next_epoch, [tmp_path] * 16))
+
+    assert sorted(epochs) == list(range(1, 17))
+
+
+def test_what_a_crash_left_behind_is_overwritten(tmp_path: Path) -> None:
+    next_epoch(tmp_path)
+    (tmp_path / EPOCH_FILE).with_suffix(".tmp").write_text("99 and then the power fai")
+
+    assert next_epoch(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"seven", b"-1", b"1.5", b"0", b"1 2", b"\xb2", str(MAX_EPOCH).encode()]
+)
+def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / EPOCH_FILE
+    path.write_bytes(content)
+
+    with pytest.raises(FailedPreconditionError, match=str(path)):
+        next_epoch(tmp_path)
+
+    assert path.read_bytes() == content
