@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 
 from acestage.errors import FieldViolation, InvalidArgumentError
 
@@ -22,6 +24,13 @@ class Checks:
         """`value` must be a number in [least, most]."""
         is_fine = math.isfinite(value) and least <= value <= most
         self.require(is_fine, field, f"is {value:g}; accepted: {least:g} to {most:g}")
+
+    def timesteps(self, values: Sequence[float], field: str, most_count: int) -> None:
+        """`values` must fall, within (0, 1]; none at all is fine."""
+        falls = all(before > after for before, after in itertools.pairwise(values))
+        is_fine = falls and all(0.0 < value <= 1.0 for value in values) and len(values) <= most_count
+        shown = ", ".join(f"{value:g}" for value in values[:20])
+        self.require(is_fine, field, f"are {shown}; accepted: up to {most_count} falling values in (0, 1]")
 
     def done(self) -> None:
         if self._violations:

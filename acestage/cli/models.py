@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from acestage.cli.flags import load_settings
 
 app = typer.Typer(help="Pull, list and verify checkpoints.", no_args_is_help=True)
-
-_GIB = 2**30
 
 
 @app.command()
@@ -40,7 +39,7 @@ def list_models(
     table = Table("model", "layout", "size", "path")
     for model in list_local(settings.checkpoints_dir):
         layout = model.layout or f"not usable: {model.problem}"
-        table.add_row(model.name, layout, f"{model.byte_count / _GIB:.2f} GiB", str(model.path))
+        table.add_row(model.name, layout, decimal(model.byte_count), str(model.path))
     console = Console()
     console.print(table)
     console.print("Can be pulled: " + ", ".join(REPOSITORIES), soft_wrap=True)
@@ -59,7 +58,7 @@ def verify(
     checkpoint = open_checkpoint(path, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant)
     table = Table("component", "files", "tensors", "size", "types")
     for part in verify_checkpoint(checkpoint):
-        size = f"{part.byte_count / _GIB:.2f} GiB"
+        size = decimal(part.byte_count)
         table.add_row(
             part.component, str(part.file_count), str(part.tensor_count), size, ", ".join(part.dtypes)
         )

@@ -78,4 +78,3 @@ def _gain(key: str, shapes: Shapes) -> float:
     if ".res_unit" in key and ".conv2." in key:
         return 0.4
     return _OUTPUT_GAIN if key.startswith("decoder.conv2.") else 1.0
-

@@ -54,15 +54,8 @@ def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
     checks = Checks()
     checks.within(len(parameters.seeds), "parameters.seeds", 1, MAX_ITEMS)
     timesteps = tuple(parameters.timesteps)
-    if timesteps:
-        falls = all(a > b for a, b in zip((*timesteps, 0.0), (*timesteps[1:], 0.0), strict=True) if a)
-        is_fine = (
-            len(timesteps) <= MAX_STEPS and timesteps[0] <= 1.0 and falls and all(t > 0 for t in timesteps)
-        )
-        checks.require(
-            is_fine, "parameters.timesteps", f"are {list(timesteps)[:20]}; accepted: falling values in (0, 1]"
-        )
-    else:
+    checks.timesteps(timesteps, "parameters.timesteps", MAX_STEPS)
+    if not timesteps:
         checks.within(parameters.step_count, "parameters.step_count", 1, MAX_STEPS)
         checks.within(parameters.shift, "parameters.shift", 1e-6, 100)
     start, end = parameters.cfg_interval_start, parameters.cfg_interval_end

@@ -13,6 +13,7 @@ from acestage.tensors import WireTensor
 from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.parameters import DenoiseParameters
 from services.runtime.messages import Message
+from services.runtime.placement import place
 
 
 def load(checkpoint: Checkpoint) -> DitWorker:
@@ -28,7 +29,7 @@ class DitWorker:
         return [self._engine.transformer]
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._engine.transformer.to(device, dtype)
+        place(self._engine.transformer, device, dtype)
 
     def run(self, request: Message) -> Iterator[Message]:
         tensors = {name: tensor.to_torch() for name, tensor in request.tensor_map().items()}

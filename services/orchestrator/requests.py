@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import secrets
 from dataclasses import dataclass
@@ -130,14 +129,9 @@ def check(request: pb.GenerateRequest) -> None:
         value = getattr(request, field).strip()
         checks.require(not value or value in accepted, field, f"is {value[:50]!r}; accepted: {words}")
     timesteps = _timesteps(request)
-    falls = all(a > b for a, b in itertools.pairwise(timesteps))
-    is_fine = falls and all(0.0 < t <= 1.0 for t in timesteps) and len(timesteps) <= STEPS[1]
-    checks.require(
-        is_fine and (bool(timesteps) or not request.timesteps),
-        "timesteps",
-        f"are {list(request.timesteps)[:20]}; accepted: up to {STEPS[1]} falling values in (0, 1] "
-        "and, if you like, a 0 at the end",
-    )
+    checks.timesteps(timesteps, "timesteps", STEPS[1])
+    is_empty = bool(request.timesteps) and not timesteps
+    checks.require(not is_empty, "timesteps", "are 0 alone; accepted: falling values in (0, 1]")
     checks.done()
 
 

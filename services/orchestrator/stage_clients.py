@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from acestage import tensors
+from acestage.errors import DeadlineExceededError, ServiceUnreachableError
 from acestage.protos.dit.v1 import dit_pb2, dit_pb2_grpc
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
@@ -56,11 +57,20 @@ class StageClient:
         self._info = stage_pb2_grpc.StageServiceStub(channel)
 
     async def info(self, timeout_s: float = INFO_TIMEOUT_S) -> stage_pb2.GetStageInfoResponse:
-        """What the stage runs. Raises what `from_rpc_error` gives where it does not answer."""
+        """What the stage runs; waits a moment for a stage that starts again."""
         try:
-            return await self._info.GetStageInfo(stage_pb2.GetStageInfoRequest(), timeout=timeout_s)
+            return await self._info.GetStageInfo(
+                stage_pb2.GetStageInfoRequest(), timeout=timeout_s, wait_for_ready=True
+            )
         except grpc.RpcError as error:
-            raise from_rpc_error(error, target=self._name) from error
+            found = from_rpc_error(error, target=self._name)
+            if not isinstance(found, DeadlineExceededError):
+                raise found from error
+            raise ServiceUnreachableError(
+                f"{self._name} does not answer within {timeout_s:g} s",
+                metadata={"target": self._name},
+                retry_delay_s=timeout_s,
+            ) from error
 
     async def events(self, call: Call[ResponseT]) -> AsyncIterator[ResponseT]:
         """The responses of `call`, with errors of our tree."""

@@ -141,7 +141,9 @@ class LeaseClient:
         self, device: str, vram_bytes: int, on_waiting: Callable[[int], None], timeout_s: float | None
     ) -> pb.LeaseGranted:
         request = pb.AcquireLeaseRequest(device=device, holder=self._holder, vram_bytes=vram_bytes)
-        call = self._stub.AcquireLease(request, timeout=timeout_s, metadata=outgoing_metadata())
+        call = self._stub.AcquireLease(
+            request, timeout=timeout_s, metadata=outgoing_metadata(), wait_for_ready=True
+        )
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S) as connecting:
                 while isinstance(response := await call.read(), pb.AcquireLeaseResponse):

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from acestage import errors
+from services.runtime.finishing import finish
 from services.runtime.messages import Message, pack, receive_async, to_error
 from services.runtime.preload_protocol import FORK
 from services.runtime.process_memory import ProcessMemory, measure
@@ -101,7 +102,7 @@ class WorkerHost:
         self._process: asyncio.subprocess.Process | None = None
         self._control: socket.socket | None = None
         self._facts: asyncio.Future[PreloadFacts] = asyncio.get_running_loop().create_future()
-        self._forks: asyncio.Queue[int] = asyncio.Queue()
+        self._forks: asyncio.Queue[tuple[int, asyncio.Future[int]]] = asyncio.Queue()
         self._fork_lock = asyncio.Lock()
         self._exits: dict[int, asyncio.Future[int]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -145,14 +146,18 @@ class WorkerHost:
         async with self._fork_lock:
             try:
                 socket.send_fds(self._control, [FORK], [theirs.fileno()])
-                pid = await asyncio.wait_for(self._forks.get(), FORK_TIMEOUT_S)
+                # Not to be cut short: the next caller would take this answer for its own.
+                pid, exited = await finish(asyncio.wait_for(self._forks.get(), FORK_TIMEOUT_S))
             except (OSError, TimeoutError) as error:
                 ours.close()
                 raise self._crashed("its preload process does not fork") from error
+            except asyncio.CancelledError:
+                ours.close()  # the worker, which has no request yet, ends with its socket
+                raise
             finally:
                 theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)
-        return Worker(pid, reader, writer, self._exits[pid])
+        return Worker(pid, reader, writer, exited)
 
     def memory(self) -> list[ProcessMemory]:
         """Memory of this service and of its preload."""
@@ -185,10 +190,9 @@ class WorkerHost:
             error = await self._watch(reader)
             was_ready = was_ready or self.facts() is not None
             await self._on_ready_change(False)
-            for exited in self._exits.values():
-                if not exited.done():
-                    exited.set_result(-signal.SIGKILL)  # PR_SET_PDEATHSIG
-            self._exits.clear()
+            while self._exits:
+                _, exited = self._exits.popitem()
+                exited.set_result(-signal.SIGKILL)  # PR_SET_PDEATHSIG
             if not was_ready:
                 self._facts.set_exception(error)
                 return  # trying again would not help
@@ -206,12 +210,10 @@ class WorkerHost:
                 self._facts.set_result(PreloadFacts(fields["dtype"], fields["weights_bytes"]))
                 await self._on_ready_change(True)
             elif message.kind == "forked":
-                self._exits[fields["pid"]] = asyncio.get_running_loop().create_future()
-                self._forks.put_nowait(fields["pid"])
+                exited = self._exits[fields["pid"]] = asyncio.get_running_loop().create_future()
+                self._forks.put_nowait((fields["pid"], exited))
             elif message.kind == "exited":
-                exited = self._exits.pop(fields["pid"], None)
-                if exited is not None and not exited.done():
-                    exited.set_result(fields["code"])
+                self._exits.pop(fields["pid"]).set_result(fields["code"])
             elif message.kind == "error":
                 return to_error(message)
         assert self._process is not None

@@ -10,6 +10,7 @@ from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.loading import load_condition_encoder, load_text_encoder, load_tokenizer
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
+from services.runtime.placement import place
 from services.text_encoder.engine import TextEncoderEngine
 from services.text_encoder.prompt import Prompt
 
@@ -36,7 +37,7 @@ class TextEncoderWorker:
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         for module in self.modules():
-            module.to(device, dtype)
+            place(module, device, dtype)
 
     def run(self, request: Message) -> Iterator[Message]:
         encoded = self._engine.encode(Prompt(**request.fields["prompt"]), request.fields["frame_count"])

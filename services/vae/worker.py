@@ -10,6 +10,7 @@ from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.loading import load_decoder
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
+from services.runtime.placement import place
 from services.vae.engine import VaeEngine
 
 
@@ -26,7 +27,7 @@ class VaeWorker:
         return [self._engine.decoder]
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        self._engine.decoder.to(device, dtype)
+        place(self._engine.decoder, device, dtype)
 
     def run(self, request: Message) -> Iterator[Message]:
         latents = request.tensor_map()["latents"].to_torch()

@@ -1,0 +1,23 @@
+"""Checkpoints of ACE-Step 1.5 on this machine: found, described, checked, downloaded and listed.
+
+Nothing here imports torch; `acestage.checkpoints.loading`, for the engines, does.
+"""
+
+from acestage.checkpoints.checkpoint import Checkpoint, Component, Layout, ModelFacts
+from acestage.checkpoints.hub import pull
+from acestage.checkpoints.listing import LocalCheckpoint, list_local
+from acestage.checkpoints.opening import open_checkpoint
+from acestage.checkpoints.repositories import REPOSITORIES, Repository
+
+__all__ = [
+    "REPOSITORIES",
+    "Checkpoint",
+    "Component",
+    "Layout",
+    "LocalCheckpoint",
+    "ModelFacts",
+    "Repository",
+    "list_local",
+    "open_checkpoint",
+    "pull",
+]

@@ -1,0 +1,213 @@
+"""Loads the components of a checkpoint as modules whose weights are mapped files, not memory of their own.
+
+Every loader checks keys and shapes of the whole component before it maps a weight, keeps the data types of
+the files, and returns a module in eval mode on the CPU. Pages of a mapped weight can be shared by processes
+and dropped by the kernel. Imports torch, diffusers and transformers.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
+
+from safetensors import safe_open
+from transformers import AutoTokenizer
+
+from acestage.checkpoints.checkpoint import Checkpoint, Component
+from acestage.checkpoints.component_names import (
+    AUDIO_TOKEN_DETOKENIZER,
+    AUDIO_TOKENIZER,
+    CONDITION_ENCODER,
+    TEXT_ENCODER,
+    TRANSFORMER,
+    VAE,
+)
+from acestage.checkpoints.headers import StoredTensor
+from acestage.checkpoints.modules import build_module
+from acestage.checkpoints.silence import read_silence_latent
+from acestage.checkpoints.stored import check_tensors, stored_tensors
+from acestage.errors import CheckpointError, InternalError
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import AceStepTransformer1DModel
+    from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
+    from diffusers.pipelines.ace_step.modeling_ace_step import (
+        AceStepAudioTokenDetokenizer,
+        AceStepAudioTokenizer,
+        AceStepConditionEncoder,
+    )
+    from transformers import PreTrainedTokenizerFast, Qwen3Model
+
+_SILENCE_LATENT = "silence_latent"
+_DECODER = "decoder."
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentSummary:
+    """What a component has in its files.
+
+    Attributes:
+        component: its name.
+        file_count: safetensors files that hold its tensors.
+        tensor_count: tensors of it in them.
+        byte_count: of these tensors.
+        dtypes: their data types, such as `BF16`, sorted.
+    """
+
+    component: str
+    file_count: int
+    tensor_count: int
+    byte_count: int
+    dtypes: tuple[str, ...]
+
+
+def load_transformer(checkpoint: Checkpoint) -> AceStepTransformer1DModel:
+    """The diffusion transformer.
+
+    Raises:
+        CheckpointError: its files are missing, damaged, or not those of its configuration.
+    """
+    return _load(checkpoint.component(TRANSFORMER))
+
+
+def load_condition_encoder(checkpoint: Checkpoint) -> AceStepConditionEncoder:
+    """The condition encoder; its buffer `silence_latent` is `[1, frames, channels]`.
+
+    Raises:
+        CheckpointError: its files are missing, damaged, or not those of its configuration.
+    """
+    return _load(checkpoint.component(CONDITION_ENCODER))
+
+
+def load_text_encoder(checkpoint: Checkpoint) -> Qwen3Model:
+    """The text encoder, without a language model head.
+
+    Raises:
+        CheckpointError: its files are missing, damaged, or not those of its configuration.
+    """
+    return _load(checkpoint.component(TEXT_ENCODER))
+
+
+def load_audio_tokenizer(checkpoint: Checkpoint) -> AceStepAudioTokenizer:
+    """The model that turns latents into audio codes; not every checkpoint has it.
+
+    Raises:
+        CheckpointError: its files are missing, damaged, or not those of its configuration.
+    """
+    return _load(checkpoint.component(AUDIO_TOKENIZER))
+
+
+def load_audio_token_detokenizer(checkpoint: Checkpoint) -> AceStepAudioTokenDetokenizer:
+    """The model that turns audio codes into latents; not every checkpoint has it.
+
+    Raises:
+        CheckpointError: its files are missing, damaged, or not those of its configuration.
+    """
+    return _load(checkpoint.component(AUDIO_TOKEN_DETOKENIZER))
+
+
+def load_decoder(checkpoint: Checkpoint) -> OobleckDecoder:
+    """The decoder of the VAE, with its weight norm in place.
+
+    All keys of the VAE are checked, but only the decoder's weights are mapped. The `weight` of its
+    convolutions, which weight norm computes from `weight_g` and `weight_v` before each pass, stays on the
+    meta device until the first one.
+
+    Raises:
+        CheckpointError: the VAE's files are missing, damaged, or not those of its configuration.
+    """
+    component = checkpoint.component(VAE)
+    vae = build_module(component)
+    tensors = _checked_tensors(component, vae)
+    decoder = cast("torch.nn.Module", vae.decoder)
+    _assign(
+        decoder,
+        _map({key.removeprefix(_DECODER): t for key, t in tensors.items() if key.startswith(_DECODER)}),
+    )
+    return decoder
+
+
+def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
+    """The text tokenizer; never reads from the network.
+
+    Raises:
+        CheckpointError: its files are missing or damaged.
+    """
+    path = checkpoint.tokenizer_path
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, LookupError) as error:
+        raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
+
+
+def verify(checkpoint: Checkpoint) -> list[ComponentSummary]:
+    """Checks the keys, shapes and data types of all components that are there, reading headers only.
+
+    Raises:
+        CheckpointError: of the first component that is wrong.
+    """
+    summaries = []
+    for component in checkpoint.components:
+        module = build_module(component)
+        tensors = _checked_tensors(component, module).values()
+        if component.silence_latent is not None:
+            _read_silence_latent(component, module)
+        summaries.append(
+            ComponentSummary(
+                component.name,
+                len({tensor.file for tensor in tensors}),
+                len(tensors),
+                sum(tensor.byte_count for tensor in tensors),
+                tuple(sorted({tensor.dtype for tensor in tensors})),
+            )
+        )
+    return summaries
+
+
+# The classes of diffusers and transformers have no types, so what a loader returns is checked by tests.
+def _load(component: Component) -> Any:
+    module = build_module(component)
+    state = _map(_checked_tensors(component, module))
+    if component.silence_latent is not None:
+        state[_SILENCE_LATENT] = _read_silence_latent(component, module)
+    _assign(module, state)
+    return module
+
+
+def _checked_tensors(component: Component, module: torch.nn.Module) -> dict[str, StoredTensor]:
+    expected = {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
+    if component.silence_latent is not None:
+        del expected[_SILENCE_LATENT]
+    tensors = stored_tensors(component)
+    check_tensors(component, tensors, expected)
+    return tensors
+
+
+def _read_silence_latent(component: Component, module: torch.nn.Module) -> torch.Tensor:
+    assert component.silence_latent is not None
+    return read_silence_latent(component.silence_latent, tuple(module.get_buffer(_SILENCE_LATENT).shape))
+
+
+def _map(tensors: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:
+    by_file = defaultdict(list)
+    for key, tensor in tensors.items():
+        by_file[tensor.file].append((key, tensor.key))
+    mapped: dict[str, torch.Tensor] = {}
+    for path, keys in by_file.items():
+        # On the CPU this gives views of a private mapping of the file.
+        with safe_open(path, framework="pt", device="cpu") as file:
+            mapped.update((key, file.get_tensor(file_key)) for key, file_key in keys)
+    return mapped
+
+
+def _assign(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    module.load_state_dict(state, assign=True, strict=True)
+    left = [
+        name for name, tensor in chain(module.named_parameters(), module.named_buffers()) if tensor.is_meta
+    ]
+    if left:
+        raise InternalError(f"{type(module).__name__}: not loaded from any file: {', '.join(left)}")

@@ -1,0 +1,39 @@
+"""Fixtures that many tests share: checkpoints with random weights, and running services."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.random_checkpoint import write_checkpoint
+from tests.running_stack import RunningStack
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny checkpoints by "variant/layout"; a variant has the same weights in both layouts."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    found: dict[str, Path] = {}
+    for layout in ("diffusers", "original"):
+        for variant in ("turbo", "base"):
+            folder = root / f"{variant}-{layout}"
+            found[f"{variant}/{layout}"] = write_checkpoint(folder, variant=variant, layout=layout, seed=11)
+        xl = root / f"xl-{layout}"
+        found[f"xl/{layout}"] = write_checkpoint(xl, size="tiny-xl", variant="base", layout=layout, seed=12)
+    return found
+
+
+@pytest.fixture(scope="session")
+def turbo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """`acestage up` with the embedded model, shared by tests that leave it as they found it."""
+    with RunningStack.start("tiny-turbo", tmp_path_factory.mktemp("turbo-stack")) as stack:
+        yield stack
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path) -> Iterator[RunningStack]:
+    """`acestage up` for a test that kills or fills it."""
+    with RunningStack.start("tiny-turbo", tmp_path / "stack") as stack:
+        yield stack

@@ -1,0 +1,57 @@
+"""The reference: `diffusers.AceStepPipeline`, float32 on the CPU."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from diffusers import AceStepPipeline
+
+from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
+
+TOLERANCE = 1e-4
+"""Of full scale, in every sample."""
+
+
+def load_reference(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # diffusers builds its VAE on the old weight_norm
+        pipeline = AceStepPipeline.from_pretrained(path, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def reference_audio(pipeline: Any, request: GenerateRequest) -> npt.NDArray[np.float32]:
+    """What the pipeline makes of `request`, [items, samples, channels]; the seed must be set."""
+    batch_size = request.batch_size if request.HasField("batch_size") else 1
+    generators = [torch.Generator("cpu").manual_seed(request.seed + index) for index in range(batch_size)]
+    options: dict[str, Any] = {
+        "audio_duration": request.duration_s,
+        "num_inference_steps": request.step_count,
+        "shift": request.shift if request.HasField("shift") else 3.0,
+        "guidance_scale": request.guidance_scale if request.HasField("guidance_scale") else 7.0,
+        "cfg_interval_start": request.cfg_interval_start,
+        "cfg_interval_end": request.cfg_interval_end if request.HasField("cfg_interval_end") else 1.0,
+        "timesteps": list(request.timesteps) or None,
+        "bpm": request.bpm if request.HasField("bpm") else None,
+        "keyscale": request.key_scale or None,
+        "timesignature": request.time_signature or None,
+        "instruction": request.instruction or None,
+        "vocal_language": request.language or "en",
+    }
+    # A single take uses the plain form of the pipeline's arguments.
+    caption: Any = request.caption if batch_size == 1 else [request.caption] * batch_size
+    lyrics: Any = request.lyrics if batch_size == 1 else [request.lyrics] * batch_size
+    generator: Any = generators[0] if batch_size == 1 else generators
+    audio = pipeline(prompt=caption, lyrics=lyrics, generator=generator, **options).audios
+    return np.asarray(audio.numpy()).transpose(0, 2, 1)
+
+
+def assert_same_audio(ours: npt.NDArray[np.float32], reference: npt.NDArray[np.float32]) -> None:
+    assert ours.shape == reference.shape
+    assert np.abs(reference).max() > 0.5, "the reference is silent: nothing would be compared"
+    assert np.abs(ours - reference).max() <= TOLERANCE

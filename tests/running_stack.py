@@ -1,0 +1,123 @@
+"""`acestage up` as a child process of the tests, on free ports and with a run folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from acestage import Client
+from acestage.errors import AcestageError
+from acestage.local_stack import free_ports
+
+START_TIMEOUT_S = 120.0
+THREADS = 1
+"""Of a worker: the embedded model is too small to gain from more. Sums depend on it in their last bits."""
+
+
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:
+    """Polls `condition`; fails the test where it does not come true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"still not so after {timeout_s:.0f} s: {what}"
+        threading.Event().wait(0.05)
+
+
+@dataclass
+class RunningStack:
+    """Services that run.
+
+    Attributes:
+        process: `acestage up`.
+        ports: the port of each service.
+        log_path: what all of them logged.
+    """
+
+    process: subprocess.Popen[bytes]
+    ports: dict[str, int]
+    log_path: Path
+
+    @classmethod
+    @contextlib.contextmanager
+    def start(cls, checkpoint: str | Path, folder: Path, **environment: str) -> Iterator[RunningStack]:
+        """Starts the services and waits until they serve; ends them, and checks that none is left."""
+        folder.mkdir(parents=True, exist_ok=True)
+        ports = free_ports()
+        flags = [f"--{name.replace('_', '-')}-port={port}" for name, port in ports.items()]
+        command = [sys.executable, "-m", "acestage", "up", f"--checkpoint={checkpoint}", *flags]
+        variables = {
+            "ACESTAGE_RUN_DIR": str(folder / "run"),
+            "ACESTAGE_DEVICE": "cpu",
+            "ACESTAGE_THREADS": str(THREADS),
+        }
+        log_path = folder / "up.log"
+        with log_path.open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--device=cpu"], stdout=log, stderr=log, env=os.environ | variables | environment
+            )
+        stack = cls(process, ports, log_path)
+        try:
+            wait_until(
+                lambda: stack.is_up() or process.poll() is not None, "services are up", START_TIMEOUT_S
+            )
+            assert process.poll() is None, stack.log()
+            yield stack
+        finally:
+            stack.stop()
+
+    @property
+    def target(self) -> str:
+        return self.address("orchestrator")
+
+    def address(self, service: str) -> str:
+        return f"127.0.0.1:{self.ports[service]}"
+
+    def client(self) -> Client:
+        return Client(self.target)
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def is_up(self) -> bool:
+        return "Up. The orchestrator answers" in self.log()
+
+    def is_serving(self) -> bool:
+        """Whether the orchestrator and all stages answer."""
+        try:
+            with self.client() as client:
+                return all(stage.is_serving for stage in client.status(timeout_s=2.0).stages)
+        except AcestageError:
+            return False
+
+    def family(self) -> list[psutil.Process]:
+        """`up` and all processes below it that live."""
+        try:
+            root = psutil.Process(self.process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def find(self, *words: str) -> psutil.Process:
+        """The one process below `up` whose command line has all of `words`."""
+        (found,) = [p for p in self.family() if all(word in " ".join(p.cmdline()) for word in words)]
+        return found
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Sends `number` to `up` and checks that it and everything below it is gone soon."""
+        family = self.family()
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        self.process.wait(30)
+        _, alive = psutil.wait_procs(family, timeout=15)
+        for process in alive:
+            process.kill()
+        assert not alive, f"left behind: {[p.cmdline() for p in alive]}\n{self.log()}"
