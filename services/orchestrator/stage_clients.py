@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -30,6 +31,8 @@ class Call(Protocol[ResponseT]):
     """A streaming call of grpc.aio."""
 
     def __aiter__(self) -> AsyncIterator[ResponseT]: ...
+
+    def cancel(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,15 @@ class StageClient:
                 retry_delay_s=timeout_s,
             ) from error
 
-    async def events(self, call: Call[ResponseT]) -> AsyncIterator[ResponseT]:
-        """The responses of `call`, with errors of our tree."""
+    @contextlib.asynccontextmanager
+    async def responses(self, call: Call[ResponseT]) -> AsyncIterator[AsyncIterator[ResponseT]]:
+        """The responses of `call`; leaving the context cancels it, and errors are those of our tree."""
         try:
-            async for response in call:
-                yield response
+            yield aiter(call)
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=self._name) from error
+        finally:
+            call.cancel()
 
     @property
     def _name(self) -> str:
@@ -96,11 +101,12 @@ class TextEncoderClient(StageClient):
         stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._channel)
         call = stub.Encode(request, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         decoder = tensors.TensorDecoder()
-        async for response in self.events(call):
-            if response.WhichOneof("event") == "tensor":
-                decoder.feed(response.tensor)
-            else:
-                on_event(response)
+        async with self.responses(call) as responses:
+            async for response in responses:
+                if response.WhichOneof("event") == "tensor":
+                    decoder.feed(response.tensor)
+                else:
+                    on_event(response)
         return decoder.finish()
 
 
@@ -122,11 +128,12 @@ class DitClient(StageClient):
 
         call = stub.Denoise(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         decoder = tensors.TensorDecoder()
-        async for response in self.events(call):
-            if response.WhichOneof("event") == "tensor":
-                decoder.feed(response.tensor)
-            else:
-                on_event(response)
+        async with self.responses(call) as responses:
+            async for response in responses:
+                if response.WhichOneof("event") == "tensor":
+                    decoder.feed(response.tensor)
+                else:
+                    on_event(response)
         return tensors.require(decoder.finish(), "latents", None, None, None)
 
 
@@ -143,8 +150,9 @@ class VaeClient(StageClient):
                 yield vae_pb2.DecodeRequest(tensor=chunk)
 
         call = stub.Decode(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
-        async for response in self.events(call):
-            yield response
+        async with self.responses(call) as responses:
+            async for response in responses:
+                yield response
 
 
 def _chunks(items: Iterable[WireTensor]) -> Iterator[TensorChunk]:

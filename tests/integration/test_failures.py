@@ -15,7 +15,14 @@ import pytest
 
 from acestage import AsyncClient, Client
 from acestage.errors import AcestageError, ServiceUnreachableError, UnavailableError, WorkerCrashedError
-from acestage.generation import AudioChunk, JobQueued, StageProgress, StageStarted
+from acestage.generation import (
+    AudioChunk,
+    Generation,
+    GenerationEvent,
+    JobQueued,
+    StageProgress,
+    StageStarted,
+)
 from acestage.local_stack import free_ports
 from tests.integration.test_bad_requests import chunks_of, conditioning, denoise
 from tests.running_stack import RunningStack, wait_until
@@ -81,23 +88,27 @@ def test_a_client_that_dies_takes_its_job_along(turbo_stack: RunningStack) -> No
 
 
 def test_a_queued_job_that_is_cancelled_leaves_the_queue(turbo_stack: RunningStack) -> None:
+    async def start(client: AsyncClient) -> asyncio.Task[Generation]:
+        """A long job; returns once the orchestrator has queued it."""
+        queued = asyncio.Event()
+
+        def on_event(event: GenerationEvent) -> None:
+            if isinstance(event, JobQueued):
+                queued.set()
+
+        job = asyncio.create_task(client.generate("piano", on_event=on_event, **LONG))  # type: ignore[arg-type]
+        await queued.wait()
+        return job
+
     async def scenario() -> None:
         async with AsyncClient(turbo_stack.target) as client:
-            first = asyncio.create_task(client.generate("piano", **LONG))  # type: ignore[arg-type]
-            queued = asyncio.Event()
-            second = asyncio.create_task(
-                client.generate(
-                    "drums",
-                    duration_s=10,
-                    on_event=lambda e: queued.set() if isinstance(e, JobQueued) and e.position else None,
-                )
-            )
-            await queued.wait()
-            assert (await client.status()).queue.queued_count == 1
-            second.cancel()
-            await asyncio.wait([second])
-            assert second.cancelled()
-            first.cancel()
+            first, second = await start(client), await start(client)
+            queue = (await client.status()).queue
+            assert (queue.running_count, queue.queued_count) == (1, 1)
+            for job in (second, first):
+                job.cancel()
+                await asyncio.wait([job])
+                assert job.cancelled()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
     wait_until(lambda: is_idle(turbo_stack), "both jobs are gone", 10)
