@@ -32,8 +32,8 @@ def turbo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSta
         yield stack
 
 
-@pytest.fixture
-def own_stack(tmp_path: Path) -> Iterator[RunningStack]:
-    """`acestage up` for a test that kills or fills it."""
-    with RunningStack.start("tiny-turbo", tmp_path / "stack") as stack:
+@pytest.fixture(scope="session")
+def battered_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """`acestage up` for tests that kill parts of it, and check that all of it recovers."""
+    with RunningStack.start("tiny-turbo", tmp_path_factory.mktemp("battered-stack")) as stack:
         yield stack

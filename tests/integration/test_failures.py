@@ -159,32 +159,32 @@ def during_denoising(stack: RunningStack, action: str) -> AcestageError:
     return errors[0]
 
 
-def test_a_killed_worker_is_named_and_the_next_song_plays(own_stack: RunningStack) -> None:
-    error = during_denoising(own_stack, "kill worker")
+def test_a_killed_worker_is_named_and_the_next_song_plays(battered_stack: RunningStack) -> None:
+    error = during_denoising(battered_stack, "kill worker")
     assert isinstance(error, WorkerCrashedError)
     assert "dit" in error.message
     assert "signal 9" in error.message
-    wait_until(lambda: is_idle(own_stack), "nothing is held", 20)
-    assert_next_song_plays(own_stack)
+    wait_until(lambda: is_idle(battered_stack), "nothing is held", 20)
+    assert_next_song_plays(battered_stack)
 
 
-def test_a_killed_preload_is_started_again(own_stack: RunningStack) -> None:
-    error = during_denoising(own_stack, "kill preload")
+def test_a_killed_preload_is_started_again(battered_stack: RunningStack) -> None:
+    error = during_denoising(battered_stack, "kill preload")
     assert isinstance(error, WorkerCrashedError)
-    wait_until(own_stack.is_serving, "the stage serves again", 60)
-    wait_until(lambda: is_idle(own_stack), "nothing is held", 20)
-    assert_next_song_plays(own_stack)
+    wait_until(battered_stack.is_serving, "the stage serves again", 60)
+    wait_until(lambda: is_idle(battered_stack), "nothing is held", 20)
+    assert_next_song_plays(battered_stack)
 
 
 @pytest.mark.parametrize("action", ["kill dit", "stop dit", "kill orchestrator"])
 def test_a_dead_service_is_started_again_and_leaves_nothing_behind(
-    own_stack: RunningStack, action: str
+    battered_stack: RunningStack, action: str
 ) -> None:
-    error = during_denoising(own_stack, action)
+    error = during_denoising(battered_stack, action)
     assert isinstance(error, UnavailableError) or error.code.name == "CANCELLED", error
-    wait_until(own_stack.is_serving, "everything serves again", 60)
-    wait_until(lambda: is_idle(own_stack), "nothing is held", 20)
-    assert_next_song_plays(own_stack)
+    wait_until(battered_stack.is_serving, "everything serves again", 60)
+    wait_until(lambda: is_idle(battered_stack), "nothing is held", 20)
+    assert_next_song_plays(battered_stack)
 
 
 def test_a_stage_without_a_ledger_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,301 @@
+"""The Compose files: what they promise, and a song through the very commands that they name.
+
+No container engine is needed: each service of the profile without GPU runs as a child process, with the
+entry point, command, environment and health check from the files. Only what a container has for itself is
+replaced: host names, ports and mounted folders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+import yaml
+from grpc_health.v1 import health, health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckResponse
+from pydantic import AliasChoices
+
+from acestage import Client
+from acestage.cli.flags import load_settings
+from acestage.generation import STAGES
+from acestage.local_stack import free_ports
+from acestage.settings import DEFAULT_PORTS, Settings
+from services.runtime.server import STOP_GRACE_S
+from services.runtime.stage_runner import CANCEL_GRACE_S
+
+ROOT = Path(__file__).resolve().parents[2]
+MAIN_FILE = ROOT / "docker-compose.yml"
+CPU_FILE = ROOT / "docker-compose.cpu.yml"
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 20.0
+
+Config = dict[str, Any]
+
+
+class Reset:
+    """Stands for `!reset`, with which an override file removes what the files before it say."""
+
+
+class ComposeLoader(yaml.SafeLoader):
+    """YAML with Compose's own tag."""
+
+
+ComposeLoader.add_constructor("!reset", lambda loader, node: Reset())
+
+
+def load(*files: Path) -> Config:
+    """The services that `files` define together, a later file over the earlier ones."""
+    services: Config = {}
+    for file in files:
+        text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", file.read_text())
+        assert "$" not in text, f"{file.name}: a variable without a default"
+        services = merged(services, yaml.load(text, ComposeLoader)["services"])
+    return services
+
+
+def merged(base: Config, override: Config) -> Config:
+    """`base` with the values of `override`; mappings are merged, all else is replaced."""
+    result = dict(base)
+    for key, value in override.items():
+        if isinstance(value, Reset):
+            result.pop(key, None)
+        elif isinstance(value, dict):
+            result[key] = merged(base.get(key, {}), value)
+        else:
+            result[key] = value
+    return result
+
+
+def entry_point() -> list[str]:
+    """The image's entry point."""
+    (line,) = re.findall(r"^ENTRYPOINT (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    command: list[str] = json.loads(line)
+    return command
+
+
+def aliases() -> dict[str, list[str]]:
+    """The names of each setting in the environment; the first is ours."""
+    found = {}
+    for name, field in Settings.model_fields.items():
+        assert isinstance(field.validation_alias, AliasChoices)
+        found[name] = [str(choice) for choice in field.validation_alias.choices]
+    return found
+
+
+@pytest.fixture(params=["gpu", "cpu"])
+def services(request: pytest.FixtureRequest) -> Config:
+    """The services of each profile."""
+    return load(MAIN_FILE) if request.param == "gpu" else load(MAIN_FILE, CPU_FILE)
+
+
+def test_there_is_a_service_for_the_orchestrator_and_one_a_stage(services: Config) -> None:
+    assert list(services) == ["orchestrator", *STAGES]
+    for name, service in services.items():
+        assert service["command"] == [f"services.{name}"]
+
+
+def test_every_service_reaps_orphans_is_checked_and_comes_back(services: Config) -> None:
+    for service in services.values():
+        assert service["init"] is True
+        assert service["healthcheck"]["test"][:1] == ["CMD"]
+        assert service["restart"] == "unless-stopped"
+        assert int(service["stop_grace_period"].removesuffix("s")) > STOP_GRACE_S + CANCEL_GRACE_S
+
+
+def test_every_service_can_have_replicas(services: Config) -> None:
+    for name, service in services.items():
+        assert not service.keys() & {"container_name", "hostname", "network_mode", "pid", "ipc"}
+        published = ["127.0.0.1:50050:50050"] if name == "orchestrator" else None
+        assert service.get("ports") == published
+
+
+def test_the_orchestrator_reaches_all_replicas_of_a_stage(services: Config) -> None:
+    environment = services["orchestrator"]["environment"]
+    for stage in STAGES:
+        assert environment[f"ACESTAGE_{stage.upper()}"] == f"dns:///{stage}:{DEFAULT_PORTS[stage]}"
+
+
+def test_all_services_share_the_run_folder_and_none_can_change_a_checkpoint(services: Config) -> None:
+    for name, service in services.items():
+        run, *others = service["volumes"]
+        assert run == f"run:{service['environment']['ACESTAGE_RUN_DIR']}"
+        assert [other["read_only"] for other in others] == ([] if name == "orchestrator" else [True])
+
+
+def test_containers_are_given_every_setting_and_nothing_unknown(services: Config) -> None:
+    given = {variable for service in services.values() for variable in service["environment"]}
+    assert given == {names[0] for names in aliases().values()}
+
+
+def test_stages_reserve_the_gpu() -> None:
+    services = load(MAIN_FILE)
+    assert "deploy" not in services["orchestrator"]
+    for stage in STAGES:
+        (device,) = services[stage]["deploy"]["resources"]["reservations"]["devices"]
+        assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+
+
+def test_the_profile_without_gpu_reserves_none() -> None:
+    services = load(MAIN_FILE, CPU_FILE)
+    for name, service in services.items():
+        assert not service.keys() & {"deploy", "gpus", "runtime"}
+        assert service["image"] == "acestage:cpu"
+        assert service["environment"].get("ACESTAGE_DEVICE") == (None if name == "orchestrator" else "cpu")
+
+
+def test_the_example_of_env_names_every_setting_and_its_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith(("ACESTAGE_", "ACESTEP_")):
+            monkeypatch.delenv(name)
+    lines = [line[2:] for line in (ROOT / ".env.example").read_text().splitlines() if "=" in line]
+    by_variable = {line.partition("=")[0]: line for line in lines}
+    assert len(by_variable) == len(lines)
+    assert sorted(by_variable) == sorted(names[0] for names in aliases().values())
+
+    default = load_settings()
+    (tmp_path / ".env").write_text("\n".join(lines))
+    given = load_settings()
+    for name, names in aliases().items():
+        if "# Example; " not in by_variable[names[0]]:
+            assert getattr(given, name) == getattr(default, name), name
+
+
+@contextlib.contextmanager
+def server_that_says(status: int) -> Iterator[str]:
+    """The address of a server whose health is `status`."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    servicer = health.HealthServicer()
+    servicer.set("", status)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(grace=None).wait()
+
+
+def probe(target: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "services.runtime.health_probe", target]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def test_the_probe_passes_a_service_that_serves() -> None:
+    with server_that_says(HealthCheckResponse.SERVING) as target:
+        assert (done := probe(target)).returncode == 0, done.stderr
+
+
+def test_the_probe_fails_a_service_that_does_not_serve() -> None:
+    with server_that_says(HealthCheckResponse.NOT_SERVING) as target:
+        done = probe(target)
+    assert (done.returncode, done.stderr) == (1, "NOT_SERVING\n")
+
+
+def test_the_probe_fails_where_nobody_answers() -> None:
+    with server_that_says(HealthCheckResponse.SERVING) as target:
+        pass
+    done = probe(target)
+    assert done.returncode == 1
+    assert done.stderr.startswith("UNAVAILABLE: ")
+
+
+@dataclass
+class Container:
+    """A service of the files as a child process."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    health_command: list[str]
+    environment: dict[str, str]
+
+    def is_healthy(self) -> bool:
+        """Runs the health check; it takes a while, so a loop around it needs no pause."""
+        probe = subprocess.run(self.health_command, env=self.environment, capture_output=True, timeout=30)
+        return probe.returncode == 0
+
+    def wait_until_healthy(self, deadline: float) -> None:
+        while not self.is_healthy():
+            assert self.process.poll() is None, f"{self.name} ended with exit code {self.process.returncode}"
+            assert time.monotonic() < deadline, f"{self.name} is not healthy after {START_TIMEOUT_S:.0f} s"
+
+
+class Substitution:
+    """What differs from a container: this machine's names and ports for its own, `folder` for its mounts."""
+
+    def __init__(self, ports: dict[str, int], folder: Path) -> None:
+        self._parts: dict[str, str] = {}
+        for name, port in ports.items():
+            inside = DEFAULT_PORTS[name]
+            self._parts[f"{name}:{inside}"] = self._parts[f"127.0.0.1:{inside}"] = f"127.0.0.1:{port}"
+            self._parts[f"{inside}"] = f"{port}"
+        self._parts |= {path: str(folder) + path for path in ("/run/acestage", "/checkpoints")}
+        self._pattern = re.compile("|".join(map(re.escape, self._parts)))
+
+    def __call__(self, text: str) -> str:
+        return self._pattern.sub(lambda match: self._parts[match.group()], text)
+
+
+@contextlib.contextmanager
+def run_services(services: Config, ports: dict[str, int], folder: Path) -> Iterator[list[Container]]:
+    """Starts `services` and waits until all are healthy; kills what still lives at the end."""
+    substitute = Substitution(ports, folder)
+    # As in the image: the package is installed, "python" is its interpreter, and nothing else is set.
+    search_path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    containers: list[Container] = []
+    with contextlib.ExitStack() as stack:
+        for name, service in services.items():
+            command = [*entry_point(), *service["command"]]
+            given = service["environment"].items()
+            environment = search_path | {key: substitute(value) for key, value in given if value is not None}
+            _, *health_command = map(substitute, service["healthcheck"]["test"])
+            process = stack.enter_context(subprocess.Popen(command, env=environment, cwd=folder))
+            stack.callback(process.kill)
+            containers.append(Container(name, process, health_command, environment))
+        deadline = time.monotonic() + START_TIMEOUT_S
+        for container in containers:
+            container.wait_until_healthy(deadline)
+        yield containers
+
+
+def test_the_profile_without_gpu_generates_a_song_and_stops_cleanly(tmp_path: Path) -> None:
+    ports = free_ports()
+    with run_services(load(MAIN_FILE, CPU_FILE), ports, tmp_path) as containers:
+        with Client(f"127.0.0.1:{ports['orchestrator']}") as client:
+            generation = client.generate("warm piano", duration_s=10.0, seed=7, timeout_s=120.0)
+
+        (track,) = generation.tracks
+        assert generation.settings.model.name == "tiny-turbo"
+        assert track.sample_rate_hz == 48_000
+        assert track.audio.shape == (480_000, 2)
+        assert np.isfinite(track.audio).all()
+        assert track.rms > 1e-4
+        assert {path.name for path in (tmp_path / "run/acestage").iterdir()} == {"ledger-epoch", "cpu.lock"}
+
+        processes = [psutil.Process(container.process.pid) for container in containers]
+        below = [child for process in processes for child in process.children(recursive=True)]
+        assert len(below) >= len(STAGES)
+        for container in containers:
+            container.process.send_signal(signal.SIGTERM)
+        codes = {container.name: container.process.wait(STOP_TIMEOUT_S) for container in containers}
+        _, left = psutil.wait_procs(below, timeout=STOP_TIMEOUT_S)
+
+    assert set(codes.values()) <= {0, -signal.SIGTERM}, codes
+    assert not left
