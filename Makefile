@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check protos format clean
+.PHONY: demo test check gpu-check protos format clean
 
 demo: $(READY)
 	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --device cpu -o out/demo.wav
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# On a machine with a CUDA device: what no other machine can check.
+gpu-check: $(READY)
+	$(BIN)/python -m pytest tests/gpu
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -19,11 +19,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from acestage.errors import FailedPreconditionError, UnavailableError
 from acestage.generation import STAGES
-from acestage.settings import Settings
+from acestage.settings import SERVICES, Settings
 
 log = logging.getLogger(__name__)
 
-SERVICES = ("orchestrator", *STAGES)
 STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 _RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,7 +19,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 EMBEDDED_CHECKPOINT = "tiny-turbo"
 """The checkpoint in the package: untrained, a few MB, the default where no other is named."""
 
-DEFAULT_PORTS = {"orchestrator": 50050, "text_encoder": 50051, "dit": 50052, "vae": 50053}
+SERVICES = ("orchestrator", "text_encoder", "dit", "vae")
 
 
 def _default_run_dir() -> Path:
@@ -29,6 +29,11 @@ def _default_run_dir() -> Path:
 
 def _names(*names: str) -> AliasChoices:
     return AliasChoices(*names)
+
+
+def _port(service: str, default: int) -> Any:
+    alias = _names(f"ACESTAGE_{service.upper()}_PORT")
+    return Field(default, ge=1, le=65535, validation_alias=alias, description=f"Port of the {service}.")
 
 
 class Settings(BaseSettings):
@@ -64,8 +69,16 @@ class Settings(BaseSettings):
         "127.0.0.1", validation_alias=_names("ACESTAGE_HOST"), description="Address that servers bind."
     )
     port: int | None = Field(
-        None, ge=0, le=65535, validation_alias=_names("ACESTAGE_PORT"), description="Port of this service."
+        None,
+        ge=0,
+        le=65535,
+        validation_alias=_names("ACESTAGE_PORT"),
+        description="Port of this one service, whichever it is.",
     )
+    orchestrator_port: int = _port("orchestrator", 50050)
+    text_encoder_port: int = _port("text_encoder", 50051)
+    dit_port: int = _port("dit", 50052)
+    vae_port: int = _port("vae", 50053)
     orchestrator: str = Field("127.0.0.1:50050", validation_alias=_names("ACESTAGE_ORCHESTRATOR"))
     text_encoder: str = Field("127.0.0.1:50051", validation_alias=_names("ACESTAGE_TEXT_ENCODER"))
     dit: str = Field("127.0.0.1:50052", validation_alias=_names("ACESTAGE_DIT"))
@@ -103,3 +116,7 @@ class Settings(BaseSettings):
         None, ge=1, validation_alias=_names("ACESTAGE_THREADS"), description="CPU threads of a worker."
     )
     log_level: LogLevel = Field("INFO", validation_alias=_names("ACESTAGE_LOG_LEVEL"))
+
+    def ports(self) -> dict[str, int]:
+        """The port of each service where all run on one machine."""
+        return {service: getattr(self, f"{service}_port") for service in SERVICES}

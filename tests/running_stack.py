@@ -48,7 +48,9 @@ class RunningStack:
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, checkpoint: str | Path, folder: Path, **environment: str) -> Iterator[RunningStack]:
+    def start(
+        cls, checkpoint: str | Path, folder: Path, *, device: str = "cpu", **environment: str
+    ) -> Iterator[RunningStack]:
         """Starts the services and waits until they serve; ends them, and checks that none is left."""
         folder.mkdir(parents=True, exist_ok=True)
         ports = free_ports()
@@ -56,13 +58,15 @@ class RunningStack:
         command = [sys.executable, "-m", "acestage", "up", f"--checkpoint={checkpoint}", *flags]
         variables = {
             "ACESTAGE_RUN_DIR": str(folder / "run"),
-            "ACESTAGE_DEVICE": "cpu",
             "ACESTAGE_THREADS": str(THREADS),
         }
         log_path = folder / "up.log"
         with log_path.open("wb") as log:
             process = subprocess.Popen(
-                [*command, "--device=cpu"], stdout=log, stderr=log, env=os.environ | variables | environment
+                [*command, f"--device={device}"],
+                stdout=log,
+                stderr=log,
+                env=os.environ | variables | environment,
             )
         stack = cls(process, ports, log_path)
         try:

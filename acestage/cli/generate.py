@@ -19,7 +19,7 @@ from rich.console import Console
 from acestage.audio_file import AudioFormat, BitDepth, check_format
 from acestage.cli.flags import load_settings
 from acestage.cli.progress import ProgressView, print_summary
-from acestage.client import DEFAULT_TARGET, AsyncClient
+from acestage.client import AsyncClient
 from acestage.errors import AcestageError, FailedPreconditionError
 from acestage.generation import Generation, GenerationOptions
 from acestage.local_stack import LocalStack, free_ports
@@ -63,9 +63,7 @@ def generate(
         str | None, typer.Option(help="auto, cpu or cuda[:N], for services of this run.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type, for services of this run.")] = None,
-    target: Annotated[
-        str | None, typer.Option(help=f"The orchestrator; {DEFAULT_TARGET} if it runs.")
-    ] = None,
+    target: Annotated[str | None, typer.Option(help="The orchestrator, host:port.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     audio_format: Annotated[Format | None, typer.Option("--format", help="wav, or flac.")] = None,
     bit_depth: Annotated[Depth, typer.Option(help="16, 24, or 32f (wav only).")] = Depth.pcm_16,
@@ -128,7 +126,8 @@ async def _run(
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with AsyncExitStack() as stack:
-        address = target or (DEFAULT_TARGET if _is_listening(DEFAULT_TARGET) else None)
+        settings = load_settings(**own)
+        address = target or (settings.orchestrator if _is_listening(settings.orchestrator) else None)
         chosen = [f"--{name}" for name, value in own.items() if value is not None]
         if address is not None and chosen:
             raise FailedPreconditionError(
@@ -136,7 +135,7 @@ async def _run(
                 "stop them, or leave the flag away"
             )
         if address is None:
-            address = await _start_services(console, load_settings(**own), stack)
+            address = await _start_services(console, settings, stack)
         client = await stack.enter_async_context(AsyncClient(address))
         with ProgressView(console) as view:
             return await client.generate(caption, on_event=view.show, **options)
@@ -145,7 +144,7 @@ async def _run(
 async def _start_services(console: Console, settings: Settings, stack: AsyncExitStack) -> str:
     """Starts the services for this run; returns the orchestrator's address."""
     console.print(
-        f"No services run at {DEFAULT_TARGET}: starting them for this run with {settings.checkpoint} …"
+        f"No services run at {settings.orchestrator}: starting them for this run with {settings.checkpoint} …"
     )
     log_file = stack.enter_context(tempfile.TemporaryFile(prefix="acestage-", suffix=".log"))  # noqa: SIM115
     try:
@@ -158,10 +157,12 @@ async def _start_services(console: Console, settings: Settings, stack: AsyncExit
 
 
 def _is_listening(target: str) -> bool:
-    host, _, port = target.rpartition(":")
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex((host, int(port))) == 0
+    host, _, port = target.removeprefix("dns:///").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def _text(value: str) -> str:

@@ -10,23 +10,25 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from acestage.client import DEFAULT_TARGET, Client
+from acestage.cli.flags import load_settings
+from acestage.client import Client
 from acestage.status import Status
 
 _MIB = 2**20
 
 
 def status(
-    target: Annotated[str, typer.Option(help="The orchestrator, host:port.")] = DEFAULT_TARGET,
+    target: Annotated[str | None, typer.Option(help="The orchestrator, host:port.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show services, models, device, lease holder and queue."""
-    with Client(target) as client:
+    address = target or load_settings().orchestrator
+    with Client(address) as client:
         found = client.status()
     if as_json:
         typer.echo(json.dumps(dataclasses.asdict(found), default=str))
     else:
-        _print(found, target)
+        _print(found, address)
 
 
 def _print(found: Status, target: str) -> None:

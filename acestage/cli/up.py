@@ -12,9 +12,9 @@ from rich.console import Console
 
 from acestage.cli.flags import load_settings
 from acestage.local_stack import LocalStack
-from acestage.settings import DEFAULT_PORTS, Settings
+from acestage.settings import Settings
 
-Port = Annotated[int, typer.Option(min=1, max=65535)]
+Port = Annotated[int | None, typer.Option(help="Port of this service.")]
 
 
 def up(
@@ -25,28 +25,28 @@ def up(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     host: Annotated[str | None, typer.Option(help="Address that the services bind.")] = None,
-    orchestrator_port: Annotated[int, typer.Option(envvar="ACESTAGE_ORCHESTRATOR_PORT")] = DEFAULT_PORTS[
-        "orchestrator"
-    ],
-    text_encoder_port: Annotated[int, typer.Option(envvar="ACESTAGE_TEXT_ENCODER_PORT")] = DEFAULT_PORTS[
-        "text_encoder"
-    ],
-    dit_port: Annotated[int, typer.Option(envvar="ACESTAGE_DIT_PORT")] = DEFAULT_PORTS["dit"],
-    vae_port: Annotated[int, typer.Option(envvar="ACESTAGE_VAE_PORT")] = DEFAULT_PORTS["vae"],
+    orchestrator_port: Port = None,
+    text_encoder_port: Port = None,
+    dit_port: Port = None,
+    vae_port: Port = None,
 ) -> None:
     """Start all services and keep them running. Ctrl-C ends all of them."""
-    settings = load_settings(checkpoint=checkpoint, variant=variant, device=device, dtype=dtype, host=host)
-    ports = {
-        "orchestrator": orchestrator_port,
-        "text_encoder": text_encoder_port,
-        "dit": dit_port,
-        "vae": vae_port,
-    }
+    settings = load_settings(
+        checkpoint=checkpoint,
+        variant=variant,
+        device=device,
+        dtype=dtype,
+        host=host,
+        orchestrator_port=orchestrator_port,
+        text_encoder_port=text_encoder_port,
+        dit_port=dit_port,
+        vae_port=vae_port,
+    )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
-    asyncio.run(_serve(settings, ports))
+    asyncio.run(_serve(settings))
 
 
-async def _serve(settings: Settings, ports: dict[str, int]) -> None:
+async def _serve(settings: Settings) -> None:
     console = Console(stderr=True, highlight=False)
     task = asyncio.current_task()
     assert task is not None
@@ -64,7 +64,7 @@ async def _serve(settings: Settings, ports: dict[str, int]) -> None:
         loop.add_signal_handler(number, stop)
     console.print(f"Starting the services with {settings.checkpoint} …")
     try:
-        async with LocalStack(settings, ports) as stack:
+        async with LocalStack(settings, settings.ports()) as stack:
             is_up = True
             console.print(f"Up. The orchestrator answers at {stack.target}. Press Ctrl-C to stop.")
             await stopped.wait()

@@ -9,7 +9,7 @@ import signal
 
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
-from acestage.settings import DEFAULT_PORTS, Settings
+from acestage.settings import Settings
 from services.orchestrator.epoch import next_epoch
 from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.lease_service import LeaseService
@@ -30,7 +30,7 @@ async def serve(settings: Settings) -> None:
     lessor = Lessor(epoch=next_epoch(settings.run_dir), ttl_s=settings.lease_ttl_s)
     leases = LeaseService(lessor, functools.partial(device_lock.is_free, settings.run_dir))
     names = ("acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService")
-    port = settings.port if settings.port is not None else DEFAULT_PORTS["orchestrator"]
+    port = settings.orchestrator_port if settings.port is None else settings.port
     async with (
         open_channel(settings.text_encoder) as text_encoder,
         open_channel(settings.dit) as dit,

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from acestage.settings import DEFAULT_PORTS, DTypeChoice, LogLevel, Settings
+from acestage.settings import DTypeChoice, LogLevel, Settings
 
 _STAGE_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads", "orchestrator")
 _ORCHESTRATOR_FLAGS = ("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count")
@@ -36,7 +36,7 @@ def parse(service: str, description: str, arguments: list[str] | None = None) ->
         field = Settings.model_fields[name]
         text = field.description or _HELP[name]
         if name == "port":
-            text += f" Default {DEFAULT_PORTS[service]}; 0 takes a free one."
+            text += f" Default {Settings.model_fields[f'{service}_port'].default}; 0 takes a free one."
         parser.add_argument(
             f"--{name.replace('_', '-')}", help=text, default=argparse.SUPPRESS, choices=_CHOICES.get(name)
         )

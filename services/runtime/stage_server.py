@@ -14,7 +14,7 @@ import grpc.aio
 
 from acestage.checkpoints import ModelFacts, open_checkpoint
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
-from acestage.settings import DEFAULT_PORTS, Settings
+from acestage.settings import Settings
 from services.runtime import flags, logs
 from services.runtime.channels import open_channel
 from services.runtime.devices import resolve_device
@@ -68,7 +68,7 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
     async def on_ready_change(is_ready: bool) -> None:
         await server.set_serving(is_ready)
 
-    port = settings.port if settings.port is not None else DEFAULT_PORTS[definition.name]
+    port = settings.ports()[definition.name] if settings.port is None else settings.port
     async with WorkerHost(config, on_ready_change) as host, open_channel(settings.orchestrator) as channel:
         names = (definition.service_name, stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name)
         server = Server(definition.name, names, host=settings.host, port=port)

@@ -34,7 +34,7 @@ from acestage import Client
 from acestage.cli.flags import load_settings
 from acestage.generation import STAGES
 from acestage.local_stack import free_ports
-from acestage.settings import DEFAULT_PORTS, Settings
+from acestage.settings import SERVICES, Settings
 from services.runtime.server import STOP_GRACE_S
 from services.runtime.stage_runner import CANCEL_GRACE_S
 
@@ -81,6 +81,11 @@ def merged(base: Config, override: Config) -> Config:
     return result
 
 
+def address(services: Config, name: str) -> str:
+    """Where a service answers in the network of the containers."""
+    return f"{name}:{services[name]['environment']['ACESTAGE_PORT']}"
+
+
 def entry_point() -> list[str]:
     """The image's entry point."""
     (line,) = re.findall(r"^ENTRYPOINT (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
@@ -104,7 +109,7 @@ def services(request: pytest.FixtureRequest) -> Config:
 
 
 def test_there_is_a_service_for_the_orchestrator_and_one_a_stage(services: Config) -> None:
-    assert list(services) == ["orchestrator", *STAGES]
+    assert tuple(services) == SERVICES
     for name, service in services.items():
         assert service["command"] == [f"services.{name}"]
 
@@ -112,7 +117,8 @@ def test_there_is_a_service_for_the_orchestrator_and_one_a_stage(services: Confi
 def test_every_service_reaps_orphans_is_checked_and_comes_back(services: Config) -> None:
     for service in services.values():
         assert service["init"] is True
-        assert service["healthcheck"]["test"][:1] == ["CMD"]
+        assert service["healthcheck"]["test"][0] == "CMD"
+        assert service["healthcheck"]["test"][-1] == f"127.0.0.1:{service['environment']['ACESTAGE_PORT']}"
         assert service["restart"] == "unless-stopped"
         assert int(service["stop_grace_period"].removesuffix("s")) > STOP_GRACE_S + CANCEL_GRACE_S
 
@@ -124,10 +130,11 @@ def test_every_service_can_have_replicas(services: Config) -> None:
         assert service.get("ports") == published
 
 
-def test_the_orchestrator_reaches_all_replicas_of_a_stage(services: Config) -> None:
-    environment = services["orchestrator"]["environment"]
+def test_stages_reach_the_orchestrator_and_it_reaches_all_their_replicas(services: Config) -> None:
+    orchestrator = services["orchestrator"]["environment"]
     for stage in STAGES:
-        assert environment[f"ACESTAGE_{stage.upper()}"] == f"dns:///{stage}:{DEFAULT_PORTS[stage]}"
+        assert services[stage]["environment"]["ACESTAGE_ORCHESTRATOR"] == address(services, "orchestrator")
+        assert orchestrator[f"ACESTAGE_{stage.upper()}"] == f"dns:///{address(services, stage)}"
 
 
 def test_all_services_share_the_run_folder_and_none_can_change_a_checkpoint(services: Config) -> None:
@@ -139,7 +146,9 @@ def test_all_services_share_the_run_folder_and_none_can_change_a_checkpoint(serv
 
 def test_containers_are_given_every_setting_and_nothing_unknown(services: Config) -> None:
     given = {variable for service in services.values() for variable in service["environment"]}
-    assert given == {names[0] for names in aliases().values()}
+    # A container has one service, so ACESTAGE_PORT is enough.
+    ports_of_one_machine = {f"ACESTAGE_{name.upper()}_PORT" for name in SERVICES}
+    assert given == {names[0] for names in aliases().values()} - ports_of_one_machine
 
 
 def test_stages_reserve_the_gpu() -> None:
@@ -240,12 +249,12 @@ class Container:
 class Substitution:
     """What differs from a container: this machine's names and ports for its own, `folder` for its mounts."""
 
-    def __init__(self, ports: dict[str, int], folder: Path) -> None:
+    def __init__(self, services: Config, ports: dict[str, int], folder: Path) -> None:
         self._parts: dict[str, str] = {}
         for name, port in ports.items():
-            inside = DEFAULT_PORTS[name]
+            inside = services[name]["environment"]["ACESTAGE_PORT"]
             self._parts[f"{name}:{inside}"] = self._parts[f"127.0.0.1:{inside}"] = f"127.0.0.1:{port}"
-            self._parts[f"{inside}"] = f"{port}"
+            self._parts[inside] = f"{port}"
         self._parts |= {path: str(folder) + path for path in ("/run/acestage", "/checkpoints")}
         self._pattern = re.compile("|".join(map(re.escape, self._parts)))
 
@@ -256,7 +265,7 @@ class Substitution:
 @contextlib.contextmanager
 def run_services(services: Config, ports: dict[str, int], folder: Path) -> Iterator[list[Container]]:
     """Starts `services` and waits until all are healthy; kills what still lives at the end."""
-    substitute = Substitution(ports, folder)
+    substitute = Substitution(services, ports, folder)
     # As in the image: the package is installed, "python" is its interpreter, and nothing else is set.
     search_path = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
     containers: list[Container] = []
