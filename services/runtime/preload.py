@@ -25,6 +25,7 @@ import torch
 
 from acestage.checkpoints import open_checkpoint
 from acestage.errors import AcestageError
+from services.runtime import logs
 from services.runtime.devices import resolve_dtype
 from services.runtime.messages import Message, error_message, pack
 from services.runtime.parent_death import die_with_parent
@@ -40,6 +41,7 @@ def main() -> None:
     control = socket.socket(fileno=int(sys.argv[1]))
     config = StageConfig.from_json(sys.argv[2])
     die_with_parent(os.getppid(), signal.SIGKILL)
+    logs.configure(f"{config.stage}/worker", config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         worker, dtype = _load(config)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from acestage.settings import Settings
 
@@ -22,6 +21,7 @@ class StageConfig:
         device: resolved: "cpu" or "cuda:N".
         dtype: "auto" or a data type name.
         run_dir: folder of the device locks.
+        log_level: least severity that is logged.
         threads: CPU threads of a worker; None takes all CPUs that the process may use.
         lock_timeout_s: how long a worker waits for the device's lock.
     """
@@ -33,6 +33,7 @@ class StageConfig:
     device: str
     dtype: str
     run_dir: str
+    log_level: str
     threads: int | None = None
     lock_timeout_s: float = 30.0
 
@@ -45,7 +46,8 @@ class StageConfig:
             variant=settings.variant,
             device=device,
             dtype=settings.dtype,
-            run_dir=str(Path(settings.run_dir)),
+            run_dir=str(settings.run_dir),
+            log_level=settings.log_level,
             threads=settings.threads,
         )
 

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 CANCEL_GRACE_S = 5.0
 """A cancelled worker that is still in the same step after this long is killed."""
 
+LOADING_RETRY_S = 5.0
+
 
 @dataclass(frozen=True, slots=True)
 class Queued:
@@ -100,7 +102,13 @@ class StageRunner:
 
     async def _work(self, request: Message, events: asyncio.Queue[StageEvent | None]) -> None:
         clock = asyncio.get_running_loop().time
-        facts = await self.host.ready()
+        facts = self.host.facts()
+        if facts is None:
+            raise errors.UnavailableError(
+                f"{self.stage}: the model is still being loaded",
+                metadata={"stage": self.stage},
+                retry_delay_s=LOADING_RETRY_S,
+            )
         asked = clock()
         async with self._leases.hold(
             self.device,
@@ -130,7 +138,7 @@ class StageRunner:
             worker.kill()  # the device may be granted to someone else any moment
             raise
         finally:
-            await finish(worker.stop(grace_s=CANCEL_GRACE_S))
+            await finish(_leave_device(worker, lease))
 
     async def _next_message(self, worker: Worker, lease: HeldLease) -> Message:
         received = asyncio.ensure_future(worker.receive())
@@ -173,6 +181,15 @@ class StageRunner:
             processes=(*self.host.memory(), worker_memory),
             peak_device_bytes=int(done.fields["peak_device_bytes"]),
         )
+
+
+async def _leave_device(worker: Worker, lease: HeldLease) -> None:
+    try:
+        await worker.stop(grace_s=CANCEL_GRACE_S)
+    except errors.DeviceQuarantinedError as error:
+        # Released, the device would be granted again; lost, it is quarantined until its lock is free.
+        lease.lose(error.message)
+        raise
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
