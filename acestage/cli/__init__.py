@@ -33,7 +33,7 @@ def main() -> None:
         if isinstance(error, InvalidArgumentError) and error.violations:
             console.print("these values are not accepted:")
             for violation in error.violations:
-                console.print(f"  {violation.field}: {violation.description}", markup=False)
+                console.print(f"  {violation.field}: {violation.description}", markup=False, soft_wrap=True)
         else:
-            console.print(error.message, markup=False)
+            console.print(error.message, markup=False, soft_wrap=True)
         sys.exit(1)

@@ -85,6 +85,17 @@ class StageClient:
         finally:
             call.cancel()
 
+    async def tensors(self, call: Call[Any], on_event: Callable[[Any], Any]) -> dict[str, WireTensor]:
+        """The tensors that `call` sends, by name; every other response goes to `on_event`."""
+        decoder = tensors.TensorDecoder()
+        async with self.responses(call) as responses:
+            async for response in responses:
+                if response.WhichOneof("event") == "tensor":
+                    decoder.feed(response.tensor)
+                else:
+                    on_event(response)
+        return decoder.finish()
+
     @property
     def _name(self) -> str:
         return f"{self.stage} at {self.target}"
@@ -100,14 +111,7 @@ class TextEncoderClient(StageClient):
         """The conditioning tensors by name; every other response goes to `on_event`."""
         stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._channel)
         call = stub.Encode(request, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
-        decoder = tensors.TensorDecoder()
-        async with self.responses(call) as responses:
-            async for response in responses:
-                if response.WhichOneof("event") == "tensor":
-                    decoder.feed(response.tensor)
-                else:
-                    on_event(response)
-        return decoder.finish()
+        return await self.tensors(call, on_event)
 
 
 class DitClient(StageClient):
@@ -127,14 +131,7 @@ class DitClient(StageClient):
                 yield dit_pb2.DenoiseRequest(tensor=chunk)
 
         call = stub.Denoise(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
-        decoder = tensors.TensorDecoder()
-        async with self.responses(call) as responses:
-            async for response in responses:
-                if response.WhichOneof("event") == "tensor":
-                    decoder.feed(response.tensor)
-                else:
-                    on_event(response)
-        return tensors.require(decoder.finish(), "latents", None, None, None)
+        return tensors.require(await self.tensors(call, on_event), "latents", None, None, None)
 
 
 class VaeClient(StageClient):
