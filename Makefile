@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test check gpu-check protos format clean
 
 demo: $(READY)
-	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --device cpu -o out/demo.wav
+	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --checkpoint tiny-turbo --device cpu -o out/demo.wav
 
 test: $(READY)
 	$(BIN)/python -m pytest

@@ -43,7 +43,11 @@ def write_audio(
     """
     check_format(audio_format, bit_depth)
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, audio, sample_rate_hz, subtype=_SUBTYPES[bit_depth], format=audio_format.upper())
+    subtype = _SUBTYPES[bit_depth]
+    try:
+        soundfile.write(path, audio, sample_rate_hz, subtype=subtype, format=audio_format.upper())
+    except soundfile.LibsndfileError as error:
+        raise OSError(f"cannot write {path}: {error}") from error
 
 
 def _invalid(field: str, description: str) -> InvalidArgumentError:

@@ -25,6 +25,10 @@ class Checks:
         is_fine = math.isfinite(value) and least <= value <= most
         self.require(is_fine, field, f"is {value:g}; accepted: {least:g} to {most:g}")
 
+    def at_most(self, count: int, of_what: str, field: str, most: int) -> None:
+        """`field` must have no more than `most` of something, for example frames."""
+        self.require(count <= most, field, f"has {count} {of_what}; accepted: up to {most}")
+
     def timesteps(self, values: Sequence[float], field: str, most_count: int) -> None:
         """`values` must fall, within (0, 1]; none at all is fine."""
         falls = all(before > after for before, after in itertools.pairwise(values))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import aclosing, closing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
@@ -52,19 +53,20 @@ class Client:
 
         Args:
             caption: what the music is like.
-            on_event: hears every event: queue, stages, steps, audio.
+            on_event: hears every event: queue, stages, steps, audio. An error of its own cancels the work.
             timeout_s: give up after this long; None never does.
             **options: see `GenerationOptions`.
         """
-        for event in self.stream(caption, timeout_s=timeout_s, **options):
-            on_event(event)
-            if isinstance(event, Generation):
-                return event
+        with closing(self.stream(caption, timeout_s=timeout_s, **options)) as events:
+            for event in events:
+                on_event(event)
+                if isinstance(event, Generation):
+                    return event
         raise _ended_early(self.target)
 
     def stream(
         self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
-    ) -> Iterator[GenerationEvent]:
+    ) -> Generator[GenerationEvent, None, None]:
         """The events of a generation as they come, audio included; the last one is the `Generation`.
 
         Closing the iterator cancels the work within one step or tile.
@@ -115,15 +117,16 @@ class AsyncClient:
         **options: Unpack[GenerationOptions],
     ) -> Generation:
         """See `Client.generate`. Cancelling the task cancels the work."""
-        async for event in self.stream(caption, timeout_s=timeout_s, **options):
-            on_event(event)
-            if isinstance(event, Generation):
-                return event
+        async with aclosing(self.stream(caption, timeout_s=timeout_s, **options)) as events:
+            async for event in events:
+                on_event(event)
+                if isinstance(event, Generation):
+                    return event
         raise _ended_early(self.target)
 
     async def stream(
         self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
-    ) -> AsyncIterator[GenerationEvent]:
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """See `Client.stream`."""
         stream = GenerationStream()
         call = self._stub.Generate(request_to_pb(caption, options), timeout=timeout_s)

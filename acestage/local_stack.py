@@ -72,6 +72,8 @@ class LocalStack:
         return f"{self._settings.host}:{self._services[service].port}"
 
     async def __aenter__(self) -> Self:
+        for service in self._services.values():
+            self._check_port(service)
         try:
             for service in self._services.values():
                 await self._start(service)
@@ -124,6 +126,18 @@ class LocalStack:
         arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [sys.executable, "-m", f"services.{service}", *arguments]
 
+    def _check_port(self, service: _Service) -> None:
+        """Whoever holds the port would answer in the place of our service, and seem to be it."""
+        with socket.socket(socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self._settings.host, service.port))
+            except OSError as error:
+                raise FailedPreconditionError(
+                    f"{service.name}_port: cannot bind {self.address(service.name)}: {error.strerror}; "
+                    "do services run already?"
+                ) from error
+
     async def _start(self, service: _Service) -> None:
         service.process = await asyncio.create_subprocess_exec(
             *self.command(service.name),
@@ -157,7 +171,10 @@ class LocalStack:
             log.error("%s ended with exit code %d; starting it again in %.0f s", service.name, code, delay_s)
             await asyncio.sleep(delay_s)
             service.restart_count += 1
-            await self._start(service)
+            try:
+                await self._start(service)
+            except OSError as error:  # no memory for a process, perhaps; the old one stays dead, so try again
+                log.error("%s could not be started: %s", service.name, error)
 
     async def _stop(self) -> None:
         for watcher in self._watchers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from typing import Any
 
 import grpc
@@ -13,21 +15,42 @@ from acestage import errors
 
 DOMAIN = "acestage"
 
+MAX_STATUS_BYTES = 3_500
+"""gRPC refuses metadata above 8 KiB. A status travels in it as base64, 4/3 of its size, and its message a
+second time, with up to 3 bytes for each of its own."""
+MAX_MESSAGE_BYTES = 1_000
+MAX_METADATA_COUNT = 6
+MAX_METADATA_BYTES = 200
+MAX_VIOLATION_COUNT = 20
+MAX_FIELD_BYTES = 100
+MAX_DESCRIPTION_BYTES = 300
+_PACKING_BYTES = 64
+"""More than the type name and the lengths around a BadRequest take."""
+
 
 def to_status(error: errors.AcestageError) -> status_pb2.Status:
-    """The rich status of `error`: ErrorInfo always, BadRequest and RetryInfo where they apply."""
-    details = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)]
-    packed = [_pack(detail) for detail in details]
-    if isinstance(error, errors.InvalidArgumentError) and error.violations:
-        bad_request = error_details_pb2.BadRequest()
-        for violation in error.violations:
-            bad_request.field_violations.add(field=violation.field, description=violation.description)
-        packed.append(_pack(bad_request))
+    """The rich status of `error`: ErrorInfo always, BadRequest and RetryInfo where they apply.
+
+    Long texts are cut, and violations that do not fit into `MAX_STATUS_BYTES` are left out.
+    """
+    metadata = {
+        _shortened(key, MAX_FIELD_BYTES): _shortened(value, MAX_METADATA_BYTES)
+        for key, value in itertools.islice(error.metadata.items(), MAX_METADATA_COUNT)
+    }
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+    status = status_pb2.Status(
+        code=code_pb2.Code.Value(error.code.name),
+        message=_shortened(error.message, MAX_MESSAGE_BYTES),
+        details=[_pack(info)],
+    )
     if error.retry_delay_s is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(error.retry_delay_s * 1e9))
-        packed.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return status_pb2.Status(code=code_pb2.Code.Value(error.code.name), message=error.message, details=packed)
+        status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+    if isinstance(error, errors.InvalidArgumentError) and error.violations:
+        room_bytes = MAX_STATUS_BYTES - status.ByteSize() - _PACKING_BYTES
+        status.details.append(_pack(_bad_request(error.violations, room_bytes)))
+    return status
 
 
 def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError:
@@ -37,7 +60,10 @@ def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError
     cancelled call. It maps to the class of the same status code, and its message names `target`.
     """
     call: Any = error  # every error that a call raises, blocking or asyncio, has a call's methods
-    status = rpc_status.from_call(call)
+    try:
+        status = rpc_status.from_call(call)
+    except ValueError:  # the details contradict the code: somebody in between changed it
+        status = None
     if status is not None:
         rebuilt = _from_status(status)
         if rebuilt is not None:
@@ -57,6 +83,30 @@ def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError
     return by_code.get(code, errors.InternalError)(
         f"{target} answered {code.name}: {details}", metadata={"target": target}
     )
+
+
+def _bad_request(
+    violations: Iterable[errors.FieldViolation], room_bytes: int
+) -> error_details_pb2.BadRequest:
+    """The first of `violations`, as many as `room_bytes` hold."""
+    bad_request = error_details_pb2.BadRequest()
+    for violation in itertools.islice(violations, MAX_VIOLATION_COUNT):
+        bad_request.field_violations.add(
+            field=_shortened(violation.field, MAX_FIELD_BYTES),
+            description=_shortened(violation.description, MAX_DESCRIPTION_BYTES),
+        )
+        if bad_request.ByteSize() > room_bytes:
+            del bad_request.field_violations[-1]
+            break
+    return bad_request
+
+
+def _shortened(text: str, most_bytes: int) -> str:
+    """`text`, cut and closed with an ellipsis where it takes more than `most_bytes` in UTF-8."""
+    encoded = text.encode()
+    if len(encoded) <= most_bytes:
+        return text
+    return encoded[: most_bytes - len("…".encode())].decode(errors="ignore") + "…"
 
 
 def _pack(

@@ -7,10 +7,11 @@ have in their `.env` (`ACESTEP_…`) are honoured.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
@@ -20,6 +21,34 @@ EMBEDDED_CHECKPOINT = "tiny-turbo"
 """The checkpoint in the package: untrained, a few MB, the default where no other is named."""
 
 SERVICES = ("orchestrator", "text_encoder", "dit", "vae")
+
+_HOST_AND_PORT = re.compile(r"(?:dns:///)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
+_UNIX_SOCKET = re.compile(r"unix:\S+")
+
+
+def check_address(address: str) -> str:
+    """Returns `address` where it is one that a client can connect to.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _HOST_AND_PORT.fullmatch(address)
+    if _UNIX_SOCKET.fullmatch(address) or (match and 1 <= int(match["port"]) <= 65535):
+        return address
+    raise ValueError("is not an address: accepted are HOST:PORT, dns:///HOST:PORT and unix:PATH")
+
+
+Address = Annotated[str, AfterValidator(check_address)]
+"""Where a service answers."""
+
+
+def setting_errors(error: ValidationError) -> list[str]:
+    """A line for each wrong setting: its name, what is wrong, what was given."""
+    return [
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')} "
+        f"(given: {item['input']!r})"
+        for item in error.errors()
+    ]
 
 
 def _default_run_dir() -> Path:
@@ -36,11 +65,21 @@ def _port(service: str, default: int) -> Any:
     return Field(default, ge=1, le=65535, validation_alias=alias, description=f"Port of the {service}.")
 
 
+def _address(service: str) -> Any:
+    alias = _names(f"ACESTAGE_{service.upper()}")
+    return Field(None, validation_alias=alias, description=f"Where the {service} answers, host:port.")
+
+
 class Settings(BaseSettings):
     """Settings of every process of Acestage; each process uses those that concern it."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True, populate_by_name=True
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
     )
 
     checkpoint: str = Field(
@@ -79,10 +118,10 @@ class Settings(BaseSettings):
     text_encoder_port: int = _port("text_encoder", 50051)
     dit_port: int = _port("dit", 50052)
     vae_port: int = _port("vae", 50053)
-    orchestrator: str = Field("127.0.0.1:50050", validation_alias=_names("ACESTAGE_ORCHESTRATOR"))
-    text_encoder: str = Field("127.0.0.1:50051", validation_alias=_names("ACESTAGE_TEXT_ENCODER"))
-    dit: str = Field("127.0.0.1:50052", validation_alias=_names("ACESTAGE_DIT"))
-    vae: str = Field("127.0.0.1:50053", validation_alias=_names("ACESTAGE_VAE"))
+    orchestrator: Address | None = _address("orchestrator")
+    text_encoder: Address | None = _address("text_encoder")
+    dit: Address | None = _address("dit")
+    vae: Address | None = _address("vae")
     run_dir: Path = Field(
         default_factory=_default_run_dir,
         validation_alias=_names("ACESTAGE_RUN_DIR"),
@@ -120,3 +159,8 @@ class Settings(BaseSettings):
     def ports(self) -> dict[str, int]:
         """The port of each service where all run on one machine."""
         return {service: getattr(self, f"{service}_port") for service in SERVICES}
+
+    def address(self, service: str) -> str:
+        """Where `service` answers: the address that was given, else its port on this machine."""
+        given: str | None = getattr(self, service)
+        return given or f"127.0.0.1:{self.ports()[service]}"

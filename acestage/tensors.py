@@ -7,7 +7,7 @@ Nothing here imports torch at module level, so that processes which only pass te
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,8 +22,12 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 """Bytes of tensor data in one message: where localhost throughput stops growing, well below gRPC's 4 MiB."""
 
-MAX_TENSOR_BYTES = 1 << 30
-"""Larger tensors are refused: ten minutes of latents are under 8 MiB."""
+MAX_TENSOR_BYTES = 64 << 20
+"""Larger tensors are refused. The largest latents, eight items of ten minutes, are 30.7 MB: 8 x 15,000 frames
+x 64 channels x 4 bytes."""
+
+MAX_NAME_CHARACTERS = 64
+MAX_DIMENSION_COUNT = 8
 
 ITEM_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
 """Bytes of an element by data type name; these are the types that may cross the wire."""
@@ -94,21 +98,22 @@ class TensorDecoder:
     `TensorCorruptError`.
     """
 
-    def __init__(self, *, max_tensor_bytes: int = MAX_TENSOR_BYTES) -> None:
-        self._max_tensor_bytes = max_tensor_bytes
+    def __init__(self, accepted: Collection[str] | None = None) -> None:
+        """Args: accepted: the names that tensors may have; None where any name will do."""
+        self._accepted = accepted
         self._spec: pb.TensorSpec | None = None
         self._buffer = bytearray()
         self._tensors: dict[str, WireTensor] = {}
 
-    def feed(self, chunk: pb.TensorChunk) -> WireTensor | None:
-        """Takes one message; returns the tensor that it completes, if it completes one."""
+    def feed(self, chunk: pb.TensorChunk) -> None:
+        """Takes one message."""
         kind = chunk.WhichOneof("chunk")
         if kind == "spec":
             self._begin(chunk.spec)
-            return None
-        if kind == "data":
-            return self._append(chunk.data)
-        raise _invalid("tensor.chunk", "is empty; expected `spec` or `data`")
+        elif kind == "data":
+            self._append(chunk.data)
+        else:
+            raise _invalid("tensor.chunk", "is empty; expected `spec` or `data`")
 
     def finish(self) -> dict[str, WireTensor]:
         """All tensors by name, once no more messages come."""
@@ -127,18 +132,30 @@ class TensorDecoder:
             )
         if not spec.name:
             raise _invalid("tensor.spec.name", "is empty")
+        if len(spec.name) > MAX_NAME_CHARACTERS:
+            raise _invalid(
+                "tensor.spec.name",
+                f"has {len(spec.name)} characters; accepted: up to {MAX_NAME_CHARACTERS}",
+            )
         field = f"tensor.{spec.name}"
+        if self._accepted is not None and spec.name not in self._accepted:
+            raise _invalid(field, f"is not expected; accepted: {', '.join(self._accepted)}")
         if spec.name in self._tensors:
             raise _invalid(f"{field}.name", "was sent twice")
         if spec.data_type not in _FROM_PB:
             raise _invalid(f"{field}.data_type", f"is {spec.data_type}; accepted: {', '.join(ITEM_BYTES)}")
+        if len(spec.shape) > MAX_DIMENSION_COUNT:
+            raise _invalid(
+                f"{field}.shape",
+                f"has {len(spec.shape)} dimensions; accepted: up to {MAX_DIMENSION_COUNT}",
+            )
         if not spec.shape or min(spec.shape) < 1:
             raise _invalid(f"{field}.shape", f"is {list(spec.shape)}; every dimension must be at least 1")
         expected = math.prod(spec.shape) * ITEM_BYTES[_FROM_PB[spec.data_type]]
-        if expected > self._max_tensor_bytes:
+        if expected > MAX_TENSOR_BYTES:
             raise _invalid(
                 f"{field}.shape",
-                f"{list(spec.shape)} takes {expected} bytes; accepted: up to {self._max_tensor_bytes}",
+                f"{list(spec.shape)} takes {expected} bytes; accepted: up to {MAX_TENSOR_BYTES}",
             )
         if spec.size_bytes != expected:
             raise _invalid(
@@ -147,7 +164,7 @@ class TensorDecoder:
             )
         self._spec = spec
 
-    def _append(self, data: bytes) -> WireTensor | None:
+    def _append(self, data: bytes) -> None:
         spec = self._spec
         if spec is None:
             raise _invalid("tensor.data", "arrived without a spec before it")
@@ -160,7 +177,7 @@ class TensorDecoder:
             )
         self._buffer += data
         if len(self._buffer) < spec.size_bytes:
-            return None
+            return
         body = bytes(self._buffer)
         actual = google_crc32c.value(body)
         if actual != spec.crc32c:
@@ -170,10 +187,8 @@ class TensorDecoder:
                 metadata={"tensor": spec.name},
                 retry_delay_s=0.0,
             )
-        tensor = WireTensor(spec.name, _FROM_PB[spec.data_type], tuple(spec.shape), body)
-        self._tensors[spec.name] = tensor
+        self._tensors[spec.name] = WireTensor(spec.name, _FROM_PB[spec.data_type], tuple(spec.shape), body)
         self._spec, self._buffer = None, bytearray()
-        return tensor
 
 
 def require(tensors: Mapping[str, WireTensor], name: str, *shape: int | None) -> WireTensor:
@@ -194,13 +209,6 @@ def require(tensors: Mapping[str, WireTensor], name: str, *shape: int | None) ->
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise _invalid(f"tensor.{name}.shape", f"is {list(tensor.shape)}; accepted: [{wanted}]")
     return tensor
-
-
-def refuse_others(tensors: Mapping[str, WireTensor], *known: str) -> None:
-    """Raises `InvalidArgumentError` where `tensors` holds a name that is not among `known`."""
-    for name in tensors:
-        if name not in known:
-            raise _invalid(f"tensor.{name}", f"is not expected; accepted: {', '.join(known)}")
 
 
 def _invalid(field: str, description: str) -> InvalidArgumentError:

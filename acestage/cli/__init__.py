@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 
 import typer
-from rich.console import Console
 
 from acestage.cli import generate, models, status, up
+from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
 app = typer.Typer(
@@ -28,12 +28,11 @@ def main() -> None:
     try:
         app()
     except AcestageError as error:
-        console = Console(stderr=True, highlight=False)
-        console.print(f"[red]{error.reason}[/]", end=" ")
+        console = open_console(stderr=True)
         if isinstance(error, InvalidArgumentError) and error.violations:
-            console.print("these values are not accepted:")
+            print_label(console, error.reason, "these values are not accepted:", "red")
             for violation in error.violations:
-                console.print(f"  {violation.field}: {violation.description}", markup=False, soft_wrap=True)
+                console.print(f"  {violation.field}: {violation.description}", soft_wrap=True)
         else:
-            console.print(error.message, markup=False, soft_wrap=True)
+            print_label(console, error.reason, error.message, "red")
         sys.exit(1)

@@ -1,13 +1,13 @@
-"""Settings from flags, with readable errors."""
+"""Settings and addresses from flags, with readable errors."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from acestage.settings import Settings
+from acestage.settings import Settings, check_address, setting_errors
 
 
 def load_settings(**flags: Any) -> Settings:
@@ -15,5 +15,14 @@ def load_settings(**flags: Any) -> Settings:
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as error:
-        lines = [f"{item['loc'][0]}: {item['msg']} (given: {item['input']!r})" for item in error.errors()]
-        raise typer.BadParameter("; ".join(lines)) from None
+        raise typer.BadParameter("; ".join(setting_errors(error))) from None
+
+
+def _check_target(target: str | None) -> str | None:
+    try:
+        return None if target is None else check_address(target)
+    except ValueError as error:
+        raise typer.BadParameter(f"{target!r} {error}") from None
+
+
+Target = Annotated[str | None, typer.Option(help="The orchestrator, host:port.", callback=_check_target)]

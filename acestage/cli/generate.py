@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import socket
 import sys
 import tempfile
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import IO, Annotated, Any, cast
 
 import typer
 from rich.console import Console
 
-from acestage.audio_file import AudioFormat, BitDepth, check_format
-from acestage.cli.flags import load_settings
+from acestage.audio_file import AudioFormat, check_format
+from acestage.cli.flags import Target, load_settings
+from acestage.cli.output import SavedTrack, check_output, save
 from acestage.cli.progress import ProgressView, print_summary
+from acestage.cli.terminal import open_console, print_json, print_label
 from acestage.client import AsyncClient
-from acestage.errors import AcestageError, FailedPreconditionError
+from acestage.errors import CancelledError, FailedPreconditionError, InvalidArgumentError
 from acestage.generation import Generation, GenerationOptions
 from acestage.local_stack import LocalStack, free_ports
 from acestage.settings import Settings
 
+EXIT_NOT_WRITTEN = 1
 EXIT_CANCELLED = 130
+
+_LOG_LINE_COUNT = 40
 
 
 class Format(StrEnum):
@@ -63,7 +68,7 @@ def generate(
         str | None, typer.Option(help="auto, cpu or cuda[:N], for services of this run.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type, for services of this run.")] = None,
-    target: Annotated[str | None, typer.Option(help="The orchestrator, host:port.")] = None,
+    target: Target = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     audio_format: Annotated[Format | None, typer.Option("--format", help="wav, or flac.")] = None,
     bit_depth: Annotated[Depth, typer.Option(help="16, 24, or 32f (wav only).")] = Depth.pcm_16,
@@ -74,9 +79,10 @@ def generate(
     Uses the services that run at the target. Where none runs and no target was given, services are
     started for this one run.
     """
-    console = Console(stderr=True, highlight=False)
+    console = open_console(stderr=True)
     file_format = _format(audio_format, output)
     check_format(file_format, bit_depth.value)
+    check_output(output)
     given: dict[str, Any] = {
         "lyrics": _text(lyrics),
         "language": language,
@@ -101,21 +107,28 @@ def generate(
     except asyncio.CancelledError:
         console.print("Cancelled.")
         raise typer.Exit(EXIT_CANCELLED) from None
-    paths = _save(generation, output, file_format, bit_depth.value)
-    for track, path in zip(generation.tracks, paths, strict=True):
-        console.print(f"Wrote {path}: {track.duration_s:.2f} s, seed {track.seed}", soft_wrap=True)
-        for warning in track.warnings:
-            console.print(f"[yellow]Warning:[/] {path}: {warning}", soft_wrap=True)
+    files = save(generation, output, file_format, bit_depth.value)
+    for file in files:
+        _print_file(console, file)
     if generation.settings.model.is_untrained:
-        console.print(
-            f"[yellow]Note:[/] {generation.settings.model.name} is untrained: this is noise that proves "
-            "the path, not music. For music: acestage models pull turbo",
-            soft_wrap=True,
-        )
+        name = generation.settings.model.name
+        note = f"{name} is untrained: this is noise that proves the path, not music. For music: "
+        print_label(console, "Note:", note + "acestage models pull turbo")
     if as_json:
-        typer.echo(json.dumps(_to_json(generation, paths)))
+        print_json(_to_json(generation, files))
     else:
         print_summary(console, generation)
+    if any(file.failure for file in files):
+        raise typer.Exit(EXIT_NOT_WRITTEN)
+
+
+def _print_file(console: Console, file: SavedTrack) -> None:
+    if file.failure is not None:
+        print_label(console, "Error:", file.failure, "red")
+    track = file.track
+    console.print(f"Wrote {file.path}: {track.duration_s:.2f} s, seed {track.seed}", soft_wrap=True)
+    for warning in track.warnings:
+        print_label(console, "Warning:", f"{file.path}: {warning}")
 
 
 async def _run(
@@ -127,7 +140,8 @@ async def _run(
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     async with AsyncExitStack() as stack:
         settings = load_settings(**own)
-        address = target or (settings.orchestrator if _is_listening(settings.orchestrator) else None)
+        default = settings.address("orchestrator")
+        address = target or (default if _is_listening(default) else None)
         chosen = [f"--{name}" for name, value in own.items() if value is not None]
         if address is not None and chosen:
             raise FailedPreconditionError(
@@ -144,23 +158,40 @@ async def _run(
 async def _start_services(console: Console, settings: Settings, stack: AsyncExitStack) -> str:
     """Starts the services for this run; returns the orchestrator's address."""
     console.print(
-        f"No services run at {settings.orchestrator}: starting them for this run with {settings.checkpoint} …"
+        f"No services run at {settings.address('orchestrator')}: "
+        f"starting them for this run with {settings.checkpoint} …",
+        soft_wrap=True,
     )
-    log_file = stack.enter_context(tempfile.TemporaryFile(prefix="acestage-", suffix=".log"))  # noqa: SIM115
-    try:
-        services = await stack.enter_async_context(LocalStack(settings, free_ports(), log_file=log_file))
-    except AcestageError:
-        log_file.seek(0)
-        console.print(log_file.read().decode(errors="replace"), markup=False, soft_wrap=True)
-        raise
+    log_file = stack.enter_context(log_shown_on_error(console))
+    services = await stack.enter_async_context(LocalStack(settings, free_ports(), log_file=log_file))
     return services.target
 
 
+@contextmanager
+def log_shown_on_error(console: Console) -> Iterator[IO[bytes]]:
+    """A file for the services' log, of which an error shows the end; to be left when they have ended."""
+    with tempfile.TemporaryFile(prefix="acestage-", suffix=".log") as log_file:
+        try:
+            yield log_file
+        except (InvalidArgumentError, CancelledError):
+            raise
+        except Exception:
+            log_file.seek(0)
+            lines = log_file.read().decode(errors="replace").splitlines()[-_LOG_LINE_COUNT:]
+            console.print("The services logged last:", *lines, sep="\n", soft_wrap=True)
+            raise
+
+
 def _is_listening(target: str) -> bool:
-    host, _, port = target.removeprefix("dns:///").rpartition(":")
     try:
+        if target.startswith("unix:"):
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.settimeout(1.0)
+                connection.connect(target.removeprefix("unix:"))
+            return True
+        host, _, port = target.removeprefix("dns:///").rpartition(":")
         socket.create_connection((host.strip("[]"), int(port)), timeout=1.0).close()
-    except OSError:
+    except (OSError, UnicodeError):  # the latter where the host cannot be a name
         return False
     return True
 
@@ -194,34 +225,20 @@ def _format(audio_format: Format | None, output: Path | None) -> AudioFormat:
     return "flac" if output is not None and output.suffix.lower() == ".flac" else "wav"
 
 
-def _save(
-    generation: Generation, output: Path | None, audio_format: AudioFormat, bit_depth: BitDepth
-) -> list[Path]:
-    """One file a track; several tracks get their number before the suffix."""
-    seed = generation.settings.seed
-    base = output if output is not None else Path(f"acestage-{seed}.{audio_format}")
-    paths = []
-    for track in generation.tracks:
-        is_one = len(generation.tracks) == 1
-        path = base if is_one else base.with_name(f"{base.stem}-{track.item_index + 1}{base.suffix}")
-        paths.append(track.save(path, audio_format=audio_format, bit_depth=bit_depth))
-    return paths
-
-
-def _to_json(generation: Generation, paths: list[Path]) -> dict[str, Any]:
+def _to_json(generation: Generation, files: list[SavedTrack]) -> dict[str, Any]:
     tracks = [
         {
-            "path": str(path),
-            "seed": track.seed,
-            "duration_s": track.duration_s,
-            "sample_rate_hz": track.sample_rate_hz,
-            "gain": track.gain,
-            "peak": track.peak,
-            "rms": track.rms,
-            "samples_sha256": track.samples_sha256,
-            "warnings": list(track.warnings),
+            "path": str(file.path),
+            "seed": file.track.seed,
+            "duration_s": file.track.duration_s,
+            "sample_rate_hz": file.track.sample_rate_hz,
+            "gain": file.track.gain,
+            "peak": file.track.peak,
+            "rms": file.track.rms,
+            "samples_sha256": file.track.samples_sha256,
+            "warnings": list(file.track.warnings),
         }
-        for track, path in zip(generation.tracks, paths, strict=True)
+        for file in files
     ]
     stages = {
         stage.stage: {

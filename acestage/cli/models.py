@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from acestage.cli.flags import load_settings
+from acestage.cli.terminal import open_console
 
 app = typer.Typer(help="Pull, list and verify checkpoints.", no_args_is_help=True)
 
@@ -25,7 +25,9 @@ def pull(
 
     settings = load_settings(checkpoints_dir=checkpoints_dir)
     path = pull_checkpoint(name, settings.checkpoints_dir)
-    Console().print(f"{name} is in {path}. Start it with: acestage up --checkpoint {path}", soft_wrap=True)
+    open_console().print(
+        f"{name} is in {path}. Start it with: acestage up --checkpoint {path}", soft_wrap=True
+    )
 
 
 @app.command("list")
@@ -40,7 +42,7 @@ def list_models(
     for model in list_local(settings.checkpoints_dir):
         layout = model.layout or f"not usable: {model.problem}"
         table.add_row(model.name, layout, decimal(model.byte_count), str(model.path))
-    console = Console()
+    console = open_console()
     console.print(table)
     console.print("Can be pulled: " + ", ".join(REPOSITORIES), soft_wrap=True)
 
@@ -62,6 +64,6 @@ def verify(
         table.add_row(
             part.component, str(part.file_count), str(part.tensor_count), size, ", ".join(part.dtypes)
         )
-    console = Console()
+    console = open_console()
     console.print(table)
-    console.print(f"{checkpoint.name} ({checkpoint.layout} layout) is complete.")
+    console.print(f"{checkpoint.name} ({checkpoint.layout} layout) is complete.", soft_wrap=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from acestage.cli.flags import load_settings
+from acestage.cli.flags import Target, load_settings
+from acestage.cli.terminal import open_console, print_json
 from acestage.client import Client
 from acestage.status import Status
 
@@ -18,21 +17,21 @@ _MIB = 2**20
 
 
 def status(
-    target: Annotated[str | None, typer.Option(help="The orchestrator, host:port.")] = None,
+    target: Target = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show services, models, device, lease holder and queue."""
-    address = target or load_settings().orchestrator
+    address = target or load_settings().address("orchestrator")
     with Client(address) as client:
         found = client.status()
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(found), default=str))
+        print_json(dataclasses.asdict(found))
     else:
         _print(found, address)
 
 
 def _print(found: Status, target: str) -> None:
-    console = Console(highlight=False)
+    console = open_console()
     queue = found.queue
     console.print(f"Acestage {found.version} at {target}, up since {found.started_at:%Y-%m-%d %H:%M:%S} UTC")
     console.print(

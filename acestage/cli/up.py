@@ -8,9 +8,9 @@ import signal
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from acestage.cli.flags import load_settings
+from acestage.cli.terminal import open_console
 from acestage.local_stack import LocalStack
 from acestage.settings import Settings
 
@@ -47,7 +47,7 @@ def up(
 
 
 async def _serve(settings: Settings) -> None:
-    console = Console(stderr=True, highlight=False)
+    console = open_console(stderr=True)
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
@@ -62,7 +62,7 @@ async def _serve(settings: Settings) -> None:
     is_up = False
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
-    console.print(f"Starting the services with {settings.checkpoint} …")
+    console.print(f"Starting the services with {settings.checkpoint} …", soft_wrap=True)
     try:
         async with LocalStack(settings, settings.ports()) as stack:
             is_up = True

@@ -15,11 +15,12 @@ from acestage.protos.dit.v1 import dit_pb2_grpc
 from services.dit.parameters import DenoiseParameters
 from services.runtime import tensor_requests
 from services.runtime.messages import Message
+from services.runtime.request_limits import MAX_FRAME_COUNT, MAX_ITEM_COUNT, MAX_TOKEN_COUNT
 from services.runtime.stage_events import relay
 from services.runtime.stage_runner import StageRunner
 
 MAX_STEPS = 1000
-MAX_ITEMS = 64
+_TENSORS = ("encoder_hidden_states", "null_condition", "context_latents")
 
 Context = grpc.aio.ServicerContext[pb.DenoiseRequest, pb.DenoiseResponse]
 
@@ -32,7 +33,7 @@ class DitServicer(dit_pb2_grpc.DitServiceServicer):
     async def Denoise(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.DenoiseRequest], context: Context
     ) -> None:
-        parameters, received = await tensor_requests.read(request_iterator)
+        parameters, received = await tensor_requests.read(request_iterator, *_TENSORS)
         job = self._job(parameters_from_pb(parameters), received)
         await relay(self._runner, job, context, pb.DenoiseResponse, _results)
 
@@ -41,7 +42,10 @@ class DitServicer(dit_pb2_grpc.DitServiceServicer):
         states = tensors.require(received, "encoder_hidden_states", 1, None, self._model.condition_width)
         null = tensors.require(received, "null_condition", 1, 1, self._model.condition_width)
         context_latents = tensors.require(received, "context_latents", 1, None, channels)
-        tensors.refuse_others(received, "encoder_hidden_states", "null_condition", "context_latents")
+        checks = Checks()
+        checks.at_most(states.shape[1], "tokens", "tensor.encoder_hidden_states.shape", MAX_TOKEN_COUNT)
+        checks.at_most(context_latents.shape[1], "frames", "tensor.context_latents.shape", MAX_FRAME_COUNT)
+        checks.done()
         return Message("denoise", dataclasses.asdict(parameters), (states, null, context_latents))
 
 
@@ -52,7 +56,7 @@ def add_servicer(runner: StageRunner, model: ModelFacts, server: grpc.aio.Server
 def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
     """Raises `InvalidArgumentError` with every wrong field."""
     checks = Checks()
-    checks.within(len(parameters.seeds), "parameters.seeds", 1, MAX_ITEMS)
+    checks.within(len(parameters.seeds), "parameters.seeds", 1, MAX_ITEM_COUNT)
     timesteps = tuple(parameters.timesteps)
     checks.timesteps(timesteps, "parameters.timesteps", MAX_STEPS)
     if not timesteps:

@@ -20,26 +20,29 @@ from services.orchestrator.stage_clients import DitClient, TextEncoderClient, Va
 from services.runtime import device_lock, flags, logs
 from services.runtime.channels import open_channel
 from services.runtime.parent_death import die_with_parent
-from services.runtime.server import Server, run_service, until_stopped
+from services.runtime.server import Server, end, run_service, until_stopped
 
 log = logging.getLogger(__name__)
+
+CONFIRM_S = 3.0
+"""A holder renews its lease as soon as it has it; one that does not is gone."""
 
 
 async def serve(settings: Settings) -> None:
     """Serves the orchestrator until SIGTERM or SIGINT."""
-    lessor = Lessor(epoch=next_epoch(settings.run_dir), ttl_s=settings.lease_ttl_s)
+    lessor = Lessor(epoch=next_epoch(settings.run_dir), ttl_s=settings.lease_ttl_s, confirm_s=CONFIRM_S)
     leases = LeaseService(lessor, functools.partial(device_lock.is_free, settings.run_dir))
     names = ("acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService")
     port = settings.orchestrator_port if settings.port is None else settings.port
     async with (
-        open_channel(settings.text_encoder) as text_encoder,
-        open_channel(settings.dit) as dit,
-        open_channel(settings.vae) as vae,
+        open_channel(settings.address("text_encoder")) as text_encoder,
+        open_channel(settings.address("dit")) as dit,
+        open_channel(settings.address("vae")) as vae,
     ):
         pipeline = Pipeline(
-            TextEncoderClient("text_encoder", settings.text_encoder, text_encoder),
-            DitClient("dit", settings.dit, dit),
-            VaeClient("vae", settings.vae, vae),
+            TextEncoderClient("text_encoder", settings.address("text_encoder"), text_encoder),
+            DitClient("dit", settings.address("dit"), dit),
+            VaeClient("vae", settings.address("vae"), vae),
         )
         queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)
         server = Server("orchestrator", names, host=settings.host, port=port)
@@ -47,15 +50,14 @@ async def serve(settings: Settings) -> None:
             GenerationService(pipeline, queue, leases), server.grpc
         )
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server.grpc)
-        async with asyncio.TaskGroup() as group:  # a ledger that fails ends the service
-            ledger = group.create_task(leases.run())
-            await server.start()
-            await server.set_serving(True)
-            try:
-                await until_stopped()
-            finally:
-                await server.stop()
-                ledger.cancel()
+        await server.start()
+        await server.set_serving(True)
+        ledger = asyncio.create_task(leases.run())
+        try:
+            await until_stopped(ledger)
+        finally:
+            await server.stop()
+            await end(ledger)
 
 
 def main() -> None:

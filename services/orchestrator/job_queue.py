@@ -70,15 +70,17 @@ class JobQueue:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
                 self._tell_positions()
-            else:  # cancelled just as its turn came
+            elif not waiter.turn.cancelled():  # cancelled just after its turn came
                 self._free_slot_count += 1
                 self._admit()
             raise
 
     def _admit(self) -> None:
         while self._free_slot_count and self._waiters:
-            self._free_slot_count -= 1
-            self._waiters.popleft().turn.set_result(None)
+            turn = self._waiters.popleft().turn
+            if not turn.done():  # a cancelled waiter may not have left the line yet
+                self._free_slot_count -= 1
+                turn.set_result(None)
         self._tell_positions()
 
     def _tell_positions(self) -> None:

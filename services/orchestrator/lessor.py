@@ -106,17 +106,27 @@ class Lessor:
     passed, and `clear` for each of `quarantined_devices` that has proved free.
     """
 
-    def __init__(self, *, epoch: int, ttl_s: float, max_waiter_count: int = MAX_WAITER_COUNT) -> None:
+    def __init__(
+        self,
+        *,
+        epoch: int,
+        ttl_s: float,
+        confirm_s: float | None = None,
+        max_waiter_count: int = MAX_WAITER_COUNT,
+    ) -> None:
         """Starts an empty ledger.
 
         Args:
             epoch: greater than that of every earlier ledger of this machine, 0 to `MAX_EPOCH`.
-            ttl_s: a lease expires this long after its grant or its last renewal.
+            ttl_s: a lease expires this long after its last renewal.
+            confirm_s: and this long after its grant, until it is renewed for the first time: its holder may
+                have left just as it was granted. None is `ttl_s`.
             max_waiter_count: waiters on all devices together.
         """
         if not 0 <= epoch <= MAX_EPOCH:
             raise ValueError(f"epoch is {epoch}; expected 0 to {MAX_EPOCH}")
         self.ttl_s = ttl_s
+        self._confirm_s = ttl_s if confirm_s is None else min(confirm_s, ttl_s)
         self._epoch = epoch
         self._max_waiter_count = max_waiter_count
         self._ticket_count = 0
@@ -169,7 +179,7 @@ class Lessor:
             fencing_token=(self._epoch << COUNTER_BITS) | self._grant_count,
             state=LeaseState.ACTIVE,
             granted_at=now,
-            expires_at=now + self.ttl_s,
+            expires_at=now + self._confirm_s,
         )
         self._held[lease.device] = lease
         self._leases[lease.lease_id] = lease

@@ -9,31 +9,15 @@ from dataclasses import dataclass
 from acestage.checks import Checks
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
+from services.runtime.request_limits import MAX_ITEM_COUNT, check_prompt
 
-MAX_CAPTION_CHARACTERS = 10_000
-MAX_LYRICS_CHARACTERS = 50_000
-MAX_INSTRUCTION_CHARACTERS = 1_000
 DURATION_S = (10.0, 600.0)
-BPM = (30, 300)
 STEPS = (1, 200)
 SHIFT = (0.1, 10.0)
 GUIDANCE_SCALE = (0.0, 30.0)
-BATCH_SIZE = (1, 8)
+BATCH_SIZE = (1, MAX_ITEM_COUNT)
 MAX_SEED = 2**63 - 1 - BATCH_SIZE[1]
 RANDOM_SEED = -1
-TIME_SIGNATURES = ("2", "3", "4", "6")
-_LANGUAGE_CODES = (
-    "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro",
-    "ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown",
-)
-LANGUAGES = frozenset(code for line in _LANGUAGE_CODES for code in line.split())
-"""Languages that the model was trained to sing in."""
-KEY_SCALES = frozenset(
-    f"{note}{accidental} {mode}"
-    for note in "ABCDEFG"
-    for accidental in ("", "#", "b", "♯", "♭")
-    for mode in ("major", "minor")
-)
 
 TURBO_STEPS = 8
 BASE_STEPS = 32
@@ -96,17 +80,9 @@ class GenerationSettings:
 def check(request: pb.GenerateRequest) -> None:
     """Raises `InvalidArgumentError` with every wrong field of `request`; unset fields are fine."""
     checks = Checks()
-    checks.require(bool(request.caption.strip()), "caption", "is empty; say what the music is like")
-    for field, most in (
-        ("caption", MAX_CAPTION_CHARACTERS),
-        ("lyrics", MAX_LYRICS_CHARACTERS),
-        ("instruction", MAX_INSTRUCTION_CHARACTERS),
-    ):
-        length = len(getattr(request, field))
-        checks.require(length <= most, field, f"has {length} characters; accepted: up to {most}")
+    check_prompt(checks, request)
     for field, (least, most_value) in {
         "duration_s": DURATION_S,
-        "bpm": BPM,
         "seed": (RANDOM_SEED, MAX_SEED),
         "step_count": STEPS,
         "shift": SHIFT,
@@ -121,13 +97,6 @@ def check(request: pb.GenerateRequest) -> None:
     checks.require(
         start <= end, "cfg_interval_start", f"is {start:g}; accepted: up to cfg_interval_end, {end:g}"
     )
-    for field, accepted, words in (
-        ("language", LANGUAGES, ", ".join(sorted(LANGUAGES))),
-        ("key_scale", KEY_SCALES, "a note A to G, optionally # or b, and major or minor, such as 'F# minor'"),
-        ("time_signature", TIME_SIGNATURES, ", ".join(TIME_SIGNATURES)),
-    ):
-        value = getattr(request, field).strip()
-        checks.require(not value or value in accepted, field, f"is {value[:50]!r}; accepted: {words}")
     timesteps = _timesteps(request)
     checks.timesteps(timesteps, "timesteps", STEPS[1])
     is_empty = bool(request.timesteps) and not timesteps

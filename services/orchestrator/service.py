@@ -18,16 +18,22 @@ from acestage.protos.lease.v1 import lease_pb2
 from services.orchestrator import requests
 from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.lease_service import LeaseService
+from services.orchestrator.outbox import Backlog, Outbox
 from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.stage_clients import Deadline, StageClient
 from services.runtime.finishing import finish
 from services.runtime.process_memory import measure
-from services.runtime.request_context import bound_request_id
 from services.runtime.stage_events import duration
 
 log = logging.getLogger(__name__)
 
 STATUS_TIMEOUT_S = 2.0
+
+LISTENER_TIMEOUT_S = 300.0
+"""A client that reads nothing for so long is given up, and its audio with it."""
+
+MAX_BACKLOG_BYTES = 1 << 30
+"""Ten minutes of music are 230 MB; beyond this, jobs wait until clients have read theirs."""
 
 GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 StatusContext = grpc.aio.ServicerContext[pb.GetStatusRequest, pb.GetStatusResponse]
@@ -40,29 +46,29 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._pipeline = pipeline
         self._queue = queue
         self._leases = leases
+        self._backlog = Backlog(MAX_BACKLOG_BYTES)
         self._started_at = datetime.now(UTC)
         self._counts = {"succeeded": 0, "failed": 0, "cancelled": 0}
 
     async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]
         requests.check(request)
+        self._backlog.check()
         job_id = uuid.uuid4().hex[:12]
-        events: asyncio.Queue[pb.GenerateResponse | None] = asyncio.Queue()
-        with bound_request_id(job_id):
-            task = asyncio.create_task(self._run(job_id, request, events, context.time_remaining()))
-        task.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            while (event := await events.get()) is not None:
-                await context.write(event)
-            await task
-        finally:
-            task.cancel()
-            await finish(_ended(task))
+        with Outbox(self._backlog) as outbox:
+            task = asyncio.create_task(self._run(job_id, request, outbox, context.time_remaining()))
+            task.add_done_callback(lambda _: outbox.end())
+            try:
+                await outbox.send(context.write, timeout_s=LISTENER_TIMEOUT_S)
+                await task
+            finally:
+                task.cancel()
+                await finish(_ended(task))
 
     async def _run(
         self,
         job_id: str,
         request: pb.GenerateRequest,
-        events: asyncio.Queue[pb.GenerateResponse | None],
+        outbox: Outbox,
         timeout_s: float | None,
     ) -> None:
         clock = asyncio.get_running_loop().time
@@ -71,19 +77,19 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         outcome = "failed"
 
         def on_position(position: int) -> None:
-            events.put_nowait(pb.GenerateResponse(queued=pb.JobQueued(job_id=job_id, position=position)))
+            outbox.put(pb.GenerateResponse(queued=pb.JobQueued(job_id=job_id, position=position)))
 
         try:
             async with self._queue.turn(on_position):
                 begun = clock()
-                result = await self._pipeline.run(request, events.put_nowait, deadline)
+                result = await self._pipeline.run(request, outbox.put, deadline)
             outcome = "succeeded"
         except (asyncio.CancelledError, errors.CancelledError):
             outcome = "cancelled"
             raise
         finally:
             self._counts[outcome] += 1
-            log.info("job %s after %.1f s", outcome, clock() - asked)
+            log.info("job %s after %.1f s", outcome, clock() - asked, extra={"job_id": job_id})
         memory = measure("orchestrator")
         completed = pb.JobCompleted(
             job_id=job_id,
@@ -93,7 +99,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             run_time=duration(clock() - begun),
             orchestrator_memory=memory.to_pb() if memory else None,
         )
-        events.put_nowait(pb.GenerateResponse(completed=completed))
+        outbox.put(pb.GenerateResponse(completed=completed))
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: StatusContext) -> pb.GetStatusResponse:
         stages = await asyncio.gather(*(_stage_status(stage) for stage in self._pipeline.stages))

@@ -8,17 +8,13 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from acestage.settings import DTypeChoice, LogLevel, Settings
+from acestage.settings import DTypeChoice, LogLevel, Settings, setting_errors
 
 _STAGE_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads", "orchestrator")
 _ORCHESTRATOR_FLAGS = ("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count")
 _COMMON_FLAGS = ("host", "port", "run_dir", "log_level")
 _CHOICES = {"dtype": get_args(DTypeChoice), "log_level": get_args(LogLevel)}
 _HELP = {
-    "orchestrator": "where the ledger of leases answers, host:port",
-    "text_encoder": "where the text encoder answers, host:port",
-    "dit": "where the DiT answers, host:port",
-    "vae": "where the VAE answers, host:port",
     "dtype": "data type to compute in",
     "log_level": "least severity that is logged",
 }
@@ -47,11 +43,3 @@ def parse(service: str, description: str, arguments: list[str] | None = None) ->
         return Settings(**values), parent_pid
     except ValidationError as error:
         sys.exit("\n".join(setting_errors(error)))
-
-
-def setting_errors(error: ValidationError) -> list[str]:
-    """A line for each wrong setting: its name, what is wrong, what was given."""
-    return [
-        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']} (given: {item['input']!r})"
-        for item in error.errors()
-    ]

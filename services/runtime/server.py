@@ -6,16 +6,15 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from acestage.errors import FailedPreconditionError
+from acestage.errors import AcestageError, FailedPreconditionError
 from services.runtime.channels import SERVER_OPTIONS
 from services.runtime.interceptors import ErrorInterceptor
 
@@ -44,7 +43,7 @@ class Server:
         self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(service)], options=SERVER_OPTIONS)
         self._service_names = service_names
         self._address = f"{host}:{port}"
-        self._health = HealthServicer()
+        self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection(
             [
@@ -82,8 +81,12 @@ class Server:
         await self.grpc.stop(STOP_GRACE_S)
 
 
-async def until_stopped() -> None:
-    """Returns at the first SIGTERM or SIGINT; a second one ends the process at once."""
+async def until_stopped(*background: asyncio.Task[None]) -> None:
+    """Returns at the first SIGTERM or SIGINT; a second one ends the process at once.
+
+    Raises:
+        Exception: that of a `background` task which failed: a service without it would be of no use.
+    """
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
 
@@ -95,12 +98,26 @@ async def until_stopped() -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    await stopped.wait()
+    waiting = asyncio.create_task(stopped.wait())
+    try:
+        done, _ = await asyncio.wait([waiting, *background], return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        waiting.cancel()
 
 
-def run_service(main: Callable[[], Any]) -> None:
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancels a background task and returns once it has ended; its error was raised by `until_stopped`."""
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Runs an async main function; an error of the configuration ends the process with its message."""
     try:
         asyncio.run(main())
-    except FailedPreconditionError as error:
+    except AcestageError as error:
         sys.exit(f"{error.reason}: {error.message}")
+    except OSError as error:
+        sys.exit(str(error))

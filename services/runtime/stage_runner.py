@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from acestage import errors
 from services.runtime.finishing import finish
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message, to_error
 from services.runtime.process_memory import ProcessMemory
-from services.runtime.worker_host import Worker, WorkerHost
+from services.runtime.worker_handle import WorkerHandle
+from services.runtime.worker_host import WorkerHost
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 CANCEL_GRACE_S = 5.0
 """A cancelled worker that is still in the same step after this long is killed."""
@@ -78,7 +82,7 @@ class StageRunner:
         self.stage = stage
         self.device = device
         self.host = host
-        self.active_job_count = 0
+        self._jobs: set[asyncio.Task[None]] = set()
         self._leases = leases
         self._progress_timeout_s = progress_timeout_s
 
@@ -89,16 +93,28 @@ class StageRunner:
         """
         events: asyncio.Queue[StageEvent | None] = asyncio.Queue()
         task = asyncio.create_task(self._work(request, events))
+        self._jobs.add(task)
+        task.add_done_callback(self._jobs.discard)
         task.add_done_callback(lambda _: events.put_nowait(None))
-        self.active_job_count += 1
         try:
             while (event := await events.get()) is not None:
                 yield event
             await task
         finally:
-            self.active_job_count -= 1
             task.cancel()
             await finish(_ended(task))
+
+    @property
+    def active_job_count(self) -> int:
+        """Jobs that run or wait for the device."""
+        return len(self._jobs)
+
+    async def close(self) -> None:
+        """Cancels all jobs, and returns once they have left the device and given back their leases."""
+        jobs = set(self._jobs)
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
 
     async def _work(self, request: Message, events: asyncio.Queue[StageEvent | None]) -> None:
         clock = asyncio.get_running_loop().time
@@ -125,7 +141,7 @@ class StageRunner:
     ) -> Report:
         worker = await self.host.fork()
         try:
-            await worker.send(request)
+            await self._attend(worker.send(request), worker, lease)
             while True:
                 message = await self._next_message(worker, lease)
                 if message.kind == "done":
@@ -140,24 +156,8 @@ class StageRunner:
         finally:
             await finish(_leave_device(worker, lease))
 
-    async def _next_message(self, worker: Worker, lease: HeldLease) -> Message:
-        received = asyncio.ensure_future(worker.receive())
-        lost = asyncio.ensure_future(lease.lost.wait())
-        try:
-            await asyncio.wait(
-                [received, lost], timeout=self._progress_timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            lease.raise_if_lost()
-            if not received.done():
-                worker.kill()
-                raise errors.WorkerStalledError(
-                    f"{self.stage}: worker {worker.pid} did nothing for {self._progress_timeout_s:.0f} s",
-                    metadata={"stage": self.stage, "pid": str(worker.pid)},
-                )
-            message = received.result()
-        finally:
-            received.cancel()
-            lost.cancel()
+    async def _next_message(self, worker: WorkerHandle, lease: HeldLease) -> Message:
+        message = await self._attend(worker.receive(), worker, lease)
         if message is None:
             code = await worker.exit_code()
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -168,7 +168,27 @@ class StageRunner:
             )
         return message
 
-    def _report(self, done: Message, worker: Worker, lease: HeldLease) -> Report:
+    async def _attend(self, exchange: Coroutine[Any, Any, T], worker: WorkerHandle, lease: HeldLease) -> T:
+        """Awaits an exchange with the worker, while the lease holds and no longer than progress may take."""
+        exchanged = asyncio.ensure_future(exchange)
+        lost = asyncio.ensure_future(lease.lost.wait())
+        try:
+            await asyncio.wait(
+                [exchanged, lost], timeout=self._progress_timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            lease.raise_if_lost()
+            if exchanged.done():
+                return exchanged.result()
+            worker.kill()
+            raise errors.WorkerStalledError(
+                f"{self.stage}: worker {worker.pid} did nothing for {self._progress_timeout_s:g} s",
+                metadata={"stage": self.stage, "pid": str(worker.pid)},
+            )
+        finally:
+            exchanged.cancel()
+            lost.cancel()
+
+    def _report(self, done: Message, worker: WorkerHandle, lease: HeldLease) -> Report:
         peak = int(done.fields["peak_rss_bytes"])
         worker_memory = ProcessMemory(f"{self.stage}/worker", worker.pid, peak, peak)
         return Report(
@@ -183,7 +203,7 @@ class StageRunner:
         )
 
 
-async def _leave_device(worker: Worker, lease: HeldLease) -> None:
+async def _leave_device(worker: WorkerHandle, lease: HeldLease) -> None:
     try:
         await worker.stop(grace_s=CANCEL_GRACE_S)
     except errors.DeviceQuarantinedError as error:

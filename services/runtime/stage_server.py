@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -20,7 +21,7 @@ from services.runtime.channels import open_channel
 from services.runtime.devices import resolve_device
 from services.runtime.lease_client import LeaseClient
 from services.runtime.parent_death import die_with_parent
-from services.runtime.server import Server, run_service, until_stopped
+from services.runtime.server import Server, end, run_service, until_stopped
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_runner import StageRunner
 from services.runtime.worker_host import WorkerHost
@@ -67,31 +68,34 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
 
     async def on_ready_change(is_ready: bool) -> None:
         await server.set_serving(is_ready)
+        facts = host.facts()
+        if facts is not None:
+            size = facts.weights_bytes / 2**20
+            log.info("ready: %s, %s, %.0f MiB of weights", checkpoint.name, facts.dtype, size, extra=fields)
 
     port = settings.ports()[definition.name] if settings.port is None else settings.port
-    async with WorkerHost(config, on_ready_change) as host, open_channel(settings.orchestrator) as channel:
+    fields = {"device": device, "stage": definition.name}
+    async with (
+        await WorkerHost.start(config, on_ready_change) as host,
+        open_channel(settings.address("orchestrator")) as channel,
+    ):
         names = (definition.service_name, stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name)
         server = Server(definition.name, names, host=settings.host, port=port)
         holder = f"{definition.name}@{socket.gethostname()}:{os.getpid()}"
-        leases = LeaseClient(channel, settings.orchestrator, holder)
+        leases = LeaseClient(channel, settings.address("orchestrator"), holder)
         runner = StageRunner(
             definition.name, device, host, leases, progress_timeout_s=settings.progress_timeout_s
         )
         definition.add_servicer(runner, checkpoint.model, server.grpc)
         stage_pb2_grpc.add_StageServiceServicer_to_server(StageInfo(runner, checkpoint.model), server.grpc)
         await server.start()
+        watching = asyncio.create_task(host.run())
         try:
-            facts = await host.ready()
-            log.info(
-                "ready: %s, %s, %.0f MiB of weights",
-                checkpoint.name,
-                facts.dtype,
-                facts.weights_bytes / 2**20,
-                extra={"device": device, "stage": definition.name},
-            )
-            await until_stopped()
+            await until_stopped(watching)
         finally:
             await server.stop()
+            await runner.close()
+            await end(watching)
 
 
 class StageInfo(stage_pb2_grpc.StageServiceServicer):

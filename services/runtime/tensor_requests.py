@@ -22,15 +22,17 @@ class TensorRequest(Protocol):
     def WhichOneof(self, oneof_group: Any, /) -> Any: ...
 
 
-async def read(requests: AsyncIterator[TensorRequest]) -> tuple[Any, dict[str, WireTensor]]:
-    """The parameters and the tensors of a whole request stream.
+async def read(
+    requests: AsyncIterator[TensorRequest], *accepted_names: str
+) -> tuple[Any, dict[str, WireTensor]]:
+    """The parameters and the tensors of a whole request stream; no other tensor may come.
 
     Raises:
         InvalidArgumentError: the parameters are missing, come late or twice, or a tensor is wrong.
         TensorCorruptError: a tensor's bytes do not match its checksum.
     """
     parameters: Any = None
-    decoder = TensorDecoder()
+    decoder = TensorDecoder(accepted_names)
     async for request in requests:
         part = request.WhichOneof("part")
         if part == "parameters":

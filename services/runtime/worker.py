@@ -66,15 +66,11 @@ def work(
             _run(connection, inbox, worker, config, dtype, request)
     except errors.AcestageError as error:
         _send(connection, error_message(error))
-    except torch.OutOfMemoryError as error:
-        _send(connection, error_message(_out_of_memory(config, str(error))))
-    except MemoryError as error:
-        _send(connection, error_message(_out_of_memory(config, str(error) or "the host has no memory left")))
     except Exception as error:  # the end of the process: whatever happened, the service must hear of it
-        log.exception("the worker failed")
-        text = f"{config.stage} worker: {type(error).__name__}: {error}"
-        _send(connection, error_message(errors.WorkerCrashedError(text, metadata={"stage": config.stage})))
-        exit_code = 1
+        if not is_out_of_memory(error):
+            log.exception("the worker failed")
+            exit_code = 1
+        _send(connection, error_message(to_error(error, config)))
     sys.stderr.flush()
     os._exit(exit_code)  # no atexit handlers: those of the preload are not ours
 
@@ -111,8 +107,16 @@ def _send(connection: socket.socket, message: Message) -> None:
     connection.sendall(pack(message))
 
 
-def _out_of_memory(config: StageConfig, detail: str) -> errors.VramBudgetExceededError:
-    return errors.VramBudgetExceededError(
-        f"{config.stage} ran out of memory on {config.device}: {detail}",
-        metadata={"stage": config.stage, "device": config.device},
-    )
+def to_error(error: Exception, config: StageConfig) -> errors.AcestageError:
+    """What a failure of the engine means to the caller."""
+    metadata = {"stage": config.stage, "device": config.device}
+    if is_out_of_memory(error):
+        what = f"{config.stage} ran out of memory on {config.device}: {error}"
+        return errors.VramBudgetExceededError(what, metadata=metadata)
+    what = f"{config.stage} worker: {type(error).__name__}: {error}"
+    return errors.WorkerCrashedError(what, metadata=metadata)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, on any device: torch's CPU allocator has no exception of its own for it."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -13,13 +13,12 @@ from acestage.checks import Checks
 from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
 from acestage.protos.text_encoder.v1 import text_encoder_pb2_grpc
 from services.runtime.messages import Message
+from services.runtime.request_limits import MAX_FRAME_COUNT, check_prompt
 from services.runtime.stage_events import relay
 from services.runtime.stage_runner import StageRunner
 from services.text_encoder.prompt import Prompt
 
-MAX_CAPTION_CHARACTERS = 10_000
-MAX_LYRICS_CHARACTERS = 50_000
-MAX_FRAMES = 25 * 3600
+DURATION_S = (1, 3600)
 
 Context = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
 
@@ -40,29 +39,18 @@ def add_servicer(runner: StageRunner, model: ModelFacts, server: grpc.aio.Server
 def job_from_pb(request: pb.EncodeRequest) -> Message:
     """The worker's job; raises `InvalidArgumentError` with every wrong field."""
     checks = Checks()
-    caption, lyrics = len(request.caption), len(request.lyrics)
-    checks.require(bool(request.caption.strip()), "caption", "is empty")
-    checks.require(
-        caption <= MAX_CAPTION_CHARACTERS,
-        "caption",
-        f"has {caption} characters; accepted: up to {MAX_CAPTION_CHARACTERS}",
-    )
-    checks.require(
-        lyrics <= MAX_LYRICS_CHARACTERS,
-        "lyrics",
-        f"has {lyrics} characters; accepted: up to {MAX_LYRICS_CHARACTERS}",
-    )
-    checks.within(request.frame_count, "frame_count", 1, MAX_FRAMES)
-    checks.within(request.duration_s, "duration_s", 1, MAX_FRAMES)
+    check_prompt(checks, request)
+    checks.within(request.frame_count, "frame_count", 1, MAX_FRAME_COUNT)
+    checks.within(request.duration_s, "duration_s", *DURATION_S)
     checks.done()
     prompt = Prompt(
         caption=request.caption,
         lyrics=request.lyrics,
-        language=request.language or "en",
+        language=request.language.strip() or "en",
         duration_s=request.duration_s,
         bpm=request.bpm if request.HasField("bpm") else None,
-        key_scale=request.key_scale,
-        time_signature=request.time_signature,
+        key_scale=request.key_scale.strip(),
+        time_signature=request.time_signature.strip(),
         instruction=request.instruction,
     )
     return Message("encode", {"prompt": dataclasses.asdict(prompt), "frame_count": request.frame_count})

@@ -43,8 +43,9 @@ class VaeEngine:
     def decode(self, latents: torch.Tensor, tile_frame_count: int) -> Iterator[DecodedTile]:
         """Decodes `latents` [items, frames, channels], item after item, tile after tile.
 
-        Tiles have a halo as wide as the decoder's receptive field, so the audio is that of an untiled
-        decode. `tile_frame_count` 0 means `DEFAULT_TILE_FRAMES`.
+        Tiles have a halo as wide as the decoder's receptive field, so every sample is computed from the same
+        latents as in an untiled decode. What differs is rounding: a tile's convolutions may add up in another
+        order. `tile_frame_count` 0 means `DEFAULT_TILE_FRAMES`.
         """
         parameter = next(self.decoder.parameters())
         plan = list(tiles(latents.shape[1], tile_frame_count or DEFAULT_TILE_FRAMES, self.halo_frame_count))

@@ -13,10 +13,9 @@ from acestage.protos.vae.v1 import vae_pb2 as pb
 from acestage.protos.vae.v1 import vae_pb2_grpc
 from services.runtime import tensor_requests
 from services.runtime.messages import Message
+from services.runtime.request_limits import MAX_FRAME_COUNT, MAX_ITEM_COUNT
 from services.runtime.stage_events import relay
 from services.runtime.stage_runner import StageRunner
-
-MAX_TILE_FRAMES = 25 * 600
 
 Context = grpc.aio.ServicerContext[pb.DecodeRequest, pb.DecodeResponse]
 
@@ -29,12 +28,13 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     async def Decode(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.DecodeRequest], context: Context
     ) -> None:
-        parameters, received = await tensor_requests.read(request_iterator)
-        checks = Checks()
-        checks.within(parameters.tile_frame_count, "parameters.tile_frame_count", 0, MAX_TILE_FRAMES)
-        checks.done()
+        parameters, received = await tensor_requests.read(request_iterator, "latents")
         latents = tensors.require(received, "latents", None, None, self._model.latent_channel_count)
-        tensors.refuse_others(received, "latents")
+        checks = Checks()
+        checks.within(parameters.tile_frame_count, "parameters.tile_frame_count", 0, MAX_FRAME_COUNT)
+        checks.at_most(latents.shape[0], "items", "tensor.latents.shape", MAX_ITEM_COUNT)
+        checks.at_most(latents.shape[1], "frames", "tensor.latents.shape", MAX_FRAME_COUNT)
+        checks.done()
         job = Message("decode", {"tile_frame_count": parameters.tile_frame_count}, (latents,))
         await relay(self._runner, job, context, pb.DecodeResponse, self._results)
 

@@ -10,16 +10,36 @@ import pytest
 import torch
 
 from acestage import Client, tensors
-from acestage.errors import InvalidArgumentError, ServiceUnreachableError, TensorCorruptError
+from acestage.errors import (
+    FieldViolation,
+    InvalidArgumentError,
+    ServiceUnreachableError,
+    TensorCorruptError,
+)
 from acestage.protos.dit.v1 import dit_pb2, dit_pb2_grpc
 from acestage.protos.text_encoder.v1 import text_encoder_pb2, text_encoder_pb2_grpc
 from acestage.protos.vae.v1 import vae_pb2, vae_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
 from acestage.tensors import WireTensor
-from tests.running_stack import RunningStack
+from tests.running_stack import RunningStack, wait_until
 
 NAN = float("nan")
 WIDTH, CHANNELS, FRAMES = 64, 8, 30
+
+
+@pytest.fixture(autouse=True)
+def _services_live_on(turbo_stack: RunningStack) -> Iterator[None]:
+    """After each test nothing is held, nothing runs, and all stages serve."""
+    yield
+    with turbo_stack.client() as client:
+
+        def is_idle() -> bool:
+            status = client.status()
+            return not status.leases and all(
+                stage.is_serving and not stage.active_job_count for stage in status.stages
+            )
+
+        wait_until(is_idle, "no lease is held and all stages serve", timeout_s=10.0)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +117,10 @@ def test_a_stage_can_be_called_by_itself(turbo_stack: RunningStack) -> None:
             torch.ones(1, FRAMES, 2 * CHANNELS, dtype=torch.int64),
             "tensor.context_latents.data_type",
         ),
+        ("encoder_hidden_states", torch.zeros(1, 4_097, WIDTH), "tensor.encoder_hidden_states.shape"),
+        ("context_latents", torch.zeros(1, 15_001, 2 * CHANNELS), "tensor.context_latents.shape"),
         ("surprise", torch.randn(1), "tensor.surprise"),
+        pytest.param("x" * (1 << 20), torch.randn(1), "tensor.spec.name", id="name-of-1-MiB"),
     ],
 )
 def test_a_wrong_tensor_is_named(
@@ -124,6 +147,7 @@ def test_a_corrupt_tensor_is_data_loss(turbo_stack: RunningStack) -> None:
     ("field", "changes"),
     [
         ("seeds", {"seeds": []}),
+        ("seeds", {"seeds": range(9)}),
         ("step_count", {"step_count": 0}),
         ("step_count", {"step_count": -1}),
         ("shift", {"shift": 0.0}),
@@ -164,17 +188,51 @@ def test_wrong_parameters_are_named(turbo_stack: RunningStack, field: str, chang
 def test_a_stream_in_the_wrong_order_is_refused(
     turbo_stack: RunningStack, requests: list[vae_pb2.DecodeRequest], field: str
 ) -> None:
-    with grpc.insecure_channel(turbo_stack.address("vae")) as channel:
+    assert decode_violations(turbo_stack, requests)[0].field == field
+
+
+@pytest.mark.parametrize(
+    ("shape", "description"),
+    [
+        ((9, 2, CHANNELS), "has 9 items; accepted: up to 8"),
+        ((1, 15_001, CHANNELS), "has 15001 frames; accepted: up to 15000"),
+    ],
+)
+def test_latents_beyond_the_limits_are_refused(
+    turbo_stack: RunningStack, shape: tuple[int, ...], description: str
+) -> None:
+    first = vae_pb2.DecodeRequest(parameters=vae_pb2.DecodeParameters())
+    chunks = tensors.encode(WireTensor.from_torch("latents", torch.zeros(shape)))
+    requests = [first, *(vae_pb2.DecodeRequest(tensor=chunk) for chunk in chunks)]
+    assert decode_violations(turbo_stack, requests) == (FieldViolation("tensor.latents.shape", description),)
+
+
+def decode_violations(
+    stack: RunningStack, requests: list[vae_pb2.DecodeRequest]
+) -> tuple[FieldViolation, ...]:
+    with grpc.insecure_channel(stack.address("vae")) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             list(vae_pb2_grpc.VaeServiceStub(channel).Decode(iter(requests), timeout=60))
         error = from_rpc_error(caught.value, target="vae")
     assert isinstance(error, InvalidArgumentError)
-    assert error.violations[0].field == field
+    return error.violations
 
 
 @pytest.mark.parametrize(
     ("field", "changes"),
-    [("caption", {"caption": " "}), ("frame_count", {"frame_count": 0}), ("duration_s", {"duration_s": NAN})],
+    [
+        ("caption", {"caption": " "}),
+        ("lyrics", {"lyrics": "a" * 50_001}),
+        ("instruction", {"instruction": "a" * 1_001}),
+        ("language", {"language": "klingon"}),
+        ("bpm", {"bpm": 0}),
+        ("key_scale", {"key_scale": "H dur"}),
+        ("time_signature", {"time_signature": "5"}),
+        ("frame_count", {"frame_count": 0}),
+        ("frame_count", {"frame_count": 15_001}),
+        ("duration_s", {"duration_s": NAN}),
+        ("duration_s", {"duration_s": 3601}),
+    ],
 )
 def test_a_wrong_prompt_is_named(turbo_stack: RunningStack, field: str, changes: dict[str, Any]) -> None:
     request = text_encoder_pb2.EncodeRequest(
@@ -189,12 +247,12 @@ def test_a_wrong_prompt_is_named(turbo_stack: RunningStack, field: str, changes:
     assert [violation.field for violation in error.violations] == [field]
 
 
-def test_the_services_live_on_and_nothing_is_held(turbo_stack: RunningStack) -> None:
-    """Runs last in this file: after all of the above."""
+def test_good_requests_still_work_after_bad_ones(turbo_stack: RunningStack) -> None:
     with turbo_stack.client() as client:
-        status = client.status()
-        assert status.leases == ()
-        assert all(stage.is_serving and not stage.active_job_count for stage in status.stages)
+        with pytest.raises(InvalidArgumentError):
+            client.generate("piano", duration_s=0)
+        with pytest.raises(InvalidArgumentError):
+            denoise(turbo_stack, chunks_of(conditioning(surprise=torch.randn(1))))
         assert client.generate("piano", duration_s=10, seed=1).tracks
 
 

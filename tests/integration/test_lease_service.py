@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,6 @@ from acestage.errors import (
     LeaseLostError,
     QueueFullError,
     ServiceUnreachableError,
-    VramBudgetExceededError,
 )
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
@@ -32,7 +30,6 @@ from services.orchestrator.lessor import Lessor
 from services.runtime import lease_client
 from services.runtime.interceptors import ErrorInterceptor
 from services.runtime.lease_client import LeaseClient
-from services.runtime.request_context import REQUEST_ID_KEY, request_id
 
 T = TypeVar("T")
 
@@ -539,102 +536,5 @@ def test_a_wrong_token_is_stale_and_an_unknown_lease_is_not_found() -> None:
             assert (release.code(), reason_of(release)) == (grpc.StatusCode.ABORTED, "STALE_FENCING_TOKEN")
             assert (unknown.code(), reason_of(unknown)) == (grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
             assert await states(stub) == ["ACTIVE"]
-
-    run(test())
-
-
-# The interceptor
-
-
-KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
-
-
-def echo_server(serve: Callable[[], bytes], unary_unary: Any = None) -> grpc.aio.Server:
-    """A server with a method of each kind that answers what `serve` returns or raises.
-
-    `unary_unary` takes the place of that one method.
-    """
-
-    async def answer_once(request: object, context: object) -> bytes:
-        return serve()
-
-    async def answer_twice(request: object, context: object) -> AsyncIterator[bytes]:
-        yield b"first"
-        yield serve()
-
-    handlers: dict[str, Any] = {
-        "unary_unary": grpc.unary_unary_rpc_method_handler(unary_unary or answer_once),
-        "unary_stream": grpc.unary_stream_rpc_method_handler(answer_twice),
-        "stream_unary": grpc.stream_unary_rpc_method_handler(answer_once),
-        "stream_stream": grpc.stream_stream_rpc_method_handler(answer_twice),
-    }
-    server = grpc.aio.server(interceptors=[ErrorInterceptor("echo")])
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("echo.Echo", handlers),))
-    return server
-
-
-async def call_echo(serve: Callable[[], bytes], kind: str, *, unary_unary: Any = None) -> list[bytes]:
-    server = echo_server(serve, unary_unary)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            method = getattr(channel, kind)(f"/echo.Echo/{kind}")
-            request = iter([b"x"]) if kind.startswith("stream") else b"x"
-            call = method(request, metadata=((REQUEST_ID_KEY, "abc-123"),))
-            return [x async for x in call] if kind.endswith("stream") else [await call]
-    finally:
-        await server.stop(None)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_request_id_of_the_caller_reaches_the_handler(kind: str) -> None:
-    assert run(call_echo(lambda: (request_id() or "none").encode(), kind))[-1] == b"abc-123"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_our_errors_cross_the_wire_with_their_details(kind: str) -> None:
-    def serve() -> bytes:
-        raise VramBudgetExceededError("8 GB asked, 4 GB there")
-
-    error = run(failure_of(call_echo(serve, kind)))
-
-    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert error.details() == "8 GB asked, 4 GB there"
-    assert reason_of(error) == "VRAM_BUDGET_EXCEEDED"
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_defect_is_logged_once_and_not_told(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    def serve() -> bytes:
-        raise LookupError("a secret path")
-
-    error = run(failure_of(call_echo(serve, kind)))
-
-    assert (error.code(), reason_of(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
-    assert error.details() == "internal error, see the log of echo; request_id=abc-123"
-    logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert len(logged) == 1
-    assert logged[0].exc_info is not None
-    assert getattr(logged[0], "request_id") == "abc-123"  # noqa: B009
-    assert "a secret path" in caplog.text
-
-
-def test_a_handler_may_abort_by_itself(caplog: pytest.LogCaptureFixture) -> None:
-    async def abort(request: object, context: Any) -> bytes:
-        await context.abort(grpc.StatusCode.ALREADY_EXISTS, "as the handler says")
-        return b""
-
-    error = run(failure_of(call_echo(lambda: b"", "unary_unary", unary_unary=abort)))
-
-    assert (error.code(), error.details()) == (grpc.StatusCode.ALREADY_EXISTS, "as the handler says")
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
-
-
-def test_errors_of_grpc_itself_are_unchanged() -> None:
-    async def test() -> None:
-        async with running_ledger() as ledger:
-            missing: Any = (await ledger.channel()).unary_unary("/acestage.lease.v1.LeaseService/Missing")
-            assert (await failure_of(missing(b""))).code() is grpc.StatusCode.UNIMPLEMENTED
 
     run(test())

@@ -10,6 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from acestage.errors import AcestageError
@@ -51,7 +52,8 @@ def end_while_denoising(stack: RunningStack, number: signal.Signals) -> Acestage
     return errors[0]
 
 
-def test_an_interrupt_during_the_start_ends_everything(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_during_the_start_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
     ports = free_ports()
     flags = [f"--{name.replace('_', '-')}-port={port}" for name, port in ports.items()]
     command = [sys.executable, "-m", "acestage", "up", "--device=cpu", *flags]
@@ -59,9 +61,13 @@ def test_an_interrupt_during_the_start_ends_everything(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     stack = RunningStack(process, ports, tmp_path / "log")
-    wait_until(lambda: len(stack.family()) >= 5, "the services are being started")
-    stack.stop(signal.SIGINT)
-    assert process.returncode == 0
+    wait_until(lambda: len(stack.family()) >= 1 + 4 + 3, "the preloads are being started")
+    stack.stop(number)
+    assert process.returncode == (0 if number is signal.SIGINT else -number)
+    left = [
+        p.pid for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])
+    ]
+    assert left == []
     assert "Traceback" not in stack.log()
 
 
@@ -105,6 +111,16 @@ def test_a_taken_port_ends_the_start_and_is_named(tmp_path: Path) -> None:
         ended = run_up(tmp_path, ports=ports)
     assert ended.returncode == 1
     assert f"cannot bind 127.0.0.1:{ports['vae']}" in ended.stderr
+
+
+def test_a_second_stack_on_the_same_ports_is_refused_and_the_first_lives_on(
+    turbo_stack: RunningStack, tmp_path: Path
+) -> None:
+    ended = run_up(tmp_path, ports=turbo_stack.ports)
+    assert ended.returncode == 1
+    assert f"cannot bind {turbo_stack.target}" in ended.stderr
+    assert "Up." not in ended.stderr
+    assert turbo_stack.is_serving()
 
 
 def test_a_device_that_is_not_there_ends_the_start(tmp_path: Path) -> None:

@@ -110,3 +110,35 @@ def test_a_job_cancelled_as_its_turn_comes_passes_the_slot_on() -> None:
         assert queue.running_count == 0
 
     run(scenario())
+
+
+def test_a_job_that_finishes_as_the_next_is_cancelled_does_not_fail() -> None:
+    async def scenario() -> None:
+        queue = JobQueue(max_count=10, slot_count=1)
+        first, second, third = Job(queue), Job(queue), Job(queue)
+        await settle()
+        second.task.cancel()
+        await first.finish()
+        await settle()
+        assert third.positions[-1] == 0
+        await third.finish()
+        assert (queue.running_count, queue.queued_count) == (0, 0)
+
+    run(scenario())
+
+
+def test_a_cancellation_just_before_the_slot_is_free_does_not_break_it() -> None:
+    async def scenario() -> None:
+        queue = JobQueue(max_count=10, slot_count=1)
+        first, second, third = Job(queue), Job(queue), Job(queue)
+        await settle()
+        first._finish.set()
+        second.task.cancel()
+        await settle()
+        assert first.task.done()
+        assert first.task.exception() is None
+        assert third.positions[-1] == 0
+        await third.finish()
+        assert queue.running_count == 0
+
+    run(scenario())

@@ -36,6 +36,17 @@ def state_of(lessor: Lessor, lease: Lease) -> LeaseState:
     return found[0] if found else LeaseState.RELEASED
 
 
+def test_a_grant_that_nobody_confirms_expires_sooner() -> None:
+    lessor = Lessor(epoch=1, ttl_s=10.0, confirm_s=3.0)
+    lease = lessor.claim(lessor.enqueue("cpu", "gone", 1, now=0.0), now=0.0)
+    assert lease is not None
+    assert lessor.next_deadline() == 3.0
+    assert lessor.renew(lease.lease_id, lease.fencing_token, now=2.0).expires_at == 12.0
+    other = lessor.claim(lessor.enqueue("cuda:0", "gone", 1, now=0.0), now=0.0)
+    assert other is not None
+    assert [expired.lease_id for expired in lessor.expire(now=3.0)] == [other.lease_id]
+
+
 def test_a_free_device_is_granted_with_one_ttl() -> None:
     lease = grant(new_lessor(), "cuda:0", holder="vae", now=5.0)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from acestage.protos.stage.v1.stage_pb2 import Model
+from acestage.protos.text_encoder.v1.text_encoder_pb2 import EncodeRequest
 from services.orchestrator import requests
+from services.runtime.request_limits import check_prompt
 
 TURBO = Model(name="t", is_turbo=True, latent_frame_rate_hz=25)
 BASE = Model(name="b", is_turbo=False, latent_frame_rate_hz=25)
@@ -64,6 +67,51 @@ def test_a_bad_value_is_refused_and_named(field: str, value: object) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         requests.check(request)
     assert field in {violation.field for violation in caught.value.violations}
+
+
+PROMPTS = (GenerateRequest, EncodeRequest)
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("caption", "\t"),
+        ("caption", "x" * 10_001),
+        ("lyrics", "x" * 50_001),
+        ("instruction", "x" * 1_001),
+        ("language", "klingon"),
+        ("bpm", 0),
+        ("bpm", 301),
+        ("key_scale", "c major"),
+        ("time_signature", "4/4"),
+    ],
+)
+def test_a_bad_prompt_is_named_in_either_request(
+    kind: type[GenerateRequest | EncodeRequest], field: str, value: object
+) -> None:
+    checks = Checks()
+    check_prompt(checks, kind(**{"caption": "piano", field: value}))  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError) as caught:
+        checks.done()
+    assert [violation.field for violation in caught.value.violations] == [field]
+
+
+@pytest.mark.parametrize("kind", PROMPTS)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"caption": "x" * 10_000, "lyrics": "é" * 50_000, "instruction": "x" * 1_000},
+        {"language": " yue ", "key_scale": "B♭ minor ", "time_signature": " 6", "bpm": 300},
+    ],
+)
+def test_a_good_prompt_is_accepted_in_either_request(
+    kind: type[GenerateRequest | EncodeRequest], fields: dict[str, object]
+) -> None:
+    checks = Checks()
+    check_prompt(checks, kind(**{"caption": "piano"} | fields))  # type: ignore[arg-type]
+    checks.done()
 
 
 def test_all_bad_values_are_named_at_once() -> None:

@@ -15,8 +15,9 @@ from acestage.protos.lease.v1 import lease_pb2
 from services.runtime import stage_runner
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message, error_message
+from services.runtime.preload.client import PreloadFacts
 from services.runtime.stage_runner import Queued, Report, StageEvent, StageRunner, Started
-from services.runtime.worker_host import PreloadFacts, WorkerHost
+from services.runtime.worker_host import WorkerHost
 
 DONE = Message("done", {"load_s": 0.1, "compute_s": 0.2, "peak_rss_bytes": 5, "peak_device_bytes": 0})
 
@@ -32,8 +33,11 @@ class FakeWorker:
         self.is_killed = False
         self.is_stopped = False
         self.dies = True
+        self.reads = True
 
     async def send(self, message: Message) -> None:
+        if not self.reads:
+            await asyncio.Event().wait()
         self.sent.append(message.kind)
 
     async def receive(self) -> Message | None:
@@ -149,6 +153,30 @@ def test_a_worker_without_progress_is_killed() -> None:
     with pytest.raises(errors.WorkerStalledError, match="4711"):
         run(stage.run())
     assert stage.worker.is_killed
+    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
+
+
+def test_a_worker_that_does_not_read_its_request_is_killed() -> None:
+    stage = Stage()
+    stage.worker.reads = False
+    with pytest.raises(errors.WorkerStalledError, match="4711"):
+        run(stage.run())
+    assert stage.worker.is_killed
+    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
+
+
+def test_closing_the_runner_ends_its_jobs_and_leaves_their_leases() -> None:
+    async def scenario() -> Stage:
+        stage = Stage(Message("placed"))
+        events = stage.runner.run(Message("denoise"))
+        assert [await anext(events), type(await anext(events))] == [Queued(1), Started]
+        await stage.runner.close()
+        assert stage.runner.active_job_count == 0
+        with pytest.raises(asyncio.CancelledError):
+            await anext(events)
+        return stage
+
+    stage = run(scenario())
     assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
 
 

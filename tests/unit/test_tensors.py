@@ -82,6 +82,7 @@ def data(value: bytes) -> pb.TensorChunk:
         ([data(b"1234")], "tensor.data", "without a spec"),
         ([pb.TensorChunk()], "tensor.chunk", "expected"),
         ([spec(name="")], "tensor.spec.name", "empty"),
+        ([spec(name="x" * 65)], "tensor.spec.name", "has 65 characters; accepted: up to 64"),
         (
             [spec(data_type=pb.DATA_TYPE_UNSPECIFIED)],
             "tensor.x.data_type",
@@ -92,6 +93,8 @@ def data(value: bytes) -> pb.TensorChunk:
         ([spec(shape=[0])], "tensor.x.shape", "at least 1"),
         ([spec(shape=[-2])], "tensor.x.shape", "at least 1"),
         ([spec(shape=[2**40])], "tensor.x.shape", "up to"),
+        ([spec(shape=[2**24 + 1])], "tensor.x.shape", "takes 67108868 bytes; accepted: up to 67108864"),
+        ([spec(shape=[1] * 9)], "tensor.x.shape", "has 9 dimensions; accepted: up to 8"),
         ([spec(size_bytes=7)], "tensor.x.size_bytes", "takes 8"),
         ([spec(), data(b"")], "tensor.x.data", "empty"),
         ([spec(), data(b"123456789")], "tensor.x.data", "the spec says 8"),
@@ -130,9 +133,22 @@ def test_a_tensor_that_does_not_fit_is_named(received: dict[str, WireTensor], fi
     assert caught.value.violations[0].field == field
 
 
-def test_unknown_tensors_are_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"tensor\.extra"):
-        tensors.refuse_others({"latents": wire(), "extra": wire()}, "latents")
+def test_an_unknown_name_is_refused_at_its_spec() -> None:
+    decoder = TensorDecoder(("latents", "mask"))
+    for chunk in tensors.encode(wire("latents")):
+        decoder.feed(chunk)
+    with pytest.raises(
+        InvalidArgumentError, match=r"tensor\.extra: is not expected; accepted: latents, mask"
+    ):
+        decoder.feed(next(iter(tensors.encode(wire("extra")))))
+
+
+def test_the_largest_latents_and_the_longest_name_are_accepted() -> None:
+    decoder = TensorDecoder()
+    shape, name = [8, 15_000, 64], "x" * 64
+    decoder.feed(spec(name=name, shape=shape, size_bytes=8 * 15_000 * 64 * 4))
+    with pytest.raises(InvalidArgumentError, match="ended after 0 of 30720000 bytes"):
+        decoder.finish()
 
 
 def test_the_codec_does_not_import_torch() -> None:

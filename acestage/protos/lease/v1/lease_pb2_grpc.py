@@ -63,7 +63,8 @@ class LeaseServiceServicer:
 
     def AcquireLease(self, request, context):
         """Waits in line (first come, first served) for the device. The stream reports the place in line
-        and ends after `granted`. Cancelling the call leaves the line.
+        and ends after `granted`. Cancelling the call leaves the line. Renew the lease at once: until its
+        first renewal it expires sooner than later, as its `remaining` says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

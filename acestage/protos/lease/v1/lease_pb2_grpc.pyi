@@ -35,7 +35,8 @@ class LeaseServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LeaseServiceAsyncStub: ...
     AcquireLease: _grpc.UnaryStreamMultiCallable[_lease_pb2.AcquireLeaseRequest, _lease_pb2.AcquireLeaseResponse]
     """Waits in line (first come, first served) for the device. The stream reports the place in line
-    and ends after `granted`. Cancelling the call leaves the line.
+    and ends after `granted`. Cancelling the call leaves the line. Renew the lease at once: until its
+    first renewal it expires sooner than later, as its `remaining` says.
     """
     KeepLeaseAlive: _grpc.StreamStreamMultiCallable[_lease_pb2.KeepLeaseAliveRequest, _lease_pb2.KeepLeaseAliveResponse]
     """Renews a lease for as long as the stream lives: one request, one response. A stream that ends
@@ -54,7 +55,8 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     AcquireLease: _aio.UnaryStreamMultiCallable[_lease_pb2.AcquireLeaseRequest, _lease_pb2.AcquireLeaseResponse]  # type: ignore[assignment]
     """Waits in line (first come, first served) for the device. The stream reports the place in line
-    and ends after `granted`. Cancelling the call leaves the line.
+    and ends after `granted`. Cancelling the call leaves the line. Renew the lease at once: until its
+    first renewal it expires sooner than later, as its `remaining` says.
     """
     KeepLeaseAlive: _aio.StreamStreamMultiCallable[_lease_pb2.KeepLeaseAliveRequest, _lease_pb2.KeepLeaseAliveResponse]  # type: ignore[assignment]
     """Renews a lease for as long as the stream lives: one request, one response. A stream that ends
@@ -76,7 +78,8 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_lease_pb2.AcquireLeaseResponse], _abc.AsyncIterator[_lease_pb2.AcquireLeaseResponse]]:
         """Waits in line (first come, first served) for the device. The stream reports the place in line
-        and ends after `granted`. Cancelling the call leaves the line.
+        and ends after `granted`. Cancelling the call leaves the line. Renew the lease at once: until its
+        first renewal it expires sooner than later, as its `remaining` says.
         """
 
     @_abc_1.abstractmethod

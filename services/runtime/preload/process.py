@@ -1,12 +1,11 @@
-"""The preload process: imports torch, maps the weights once, and forks a worker whenever it is asked.
+"""The preload process itself.
 
-`python -m services.runtime.preload CONTROL_FD CONFIG_JSON`, started by `WorkerHost`. It never touches the
-device, starts no thread, and dies with the service that started it. The standard library's forkserver
-is not used because it drops errors of the preload, says nothing when it is ready or when a child dies,
-and exists once per process.
+It never touches the device, starts no thread, and dies with the service that started it. The standard
+library's forkserver is not used because it drops errors of the preload, says nothing when it is ready or
+when a child dies, and exists once per process.
 
-Over the control socket it receives "fork" messages, each with one end of the new worker's socket, and
-sends "ready" or "error" once, then "forked" and "exited" for every worker.
+Over the control socket it receives `FORK`, each with one end of the new worker's socket, and sends "ready"
+or "error" once, then "forked" and "exited" for every worker.
 """
 
 from __future__ import annotations
@@ -24,23 +23,22 @@ from pathlib import Path
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.errors import AcestageError
+from acestage.errors import AcestageError, FailedPreconditionError
 from services.runtime import logs
 from services.runtime.devices import resolve_dtype
 from services.runtime.messages import Message, error_message, pack
-from services.runtime.parent_death import die_with_parent
-from services.runtime.preload_protocol import FORK
+from services.runtime.preload.protocol import FORK
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_worker import StageWorker
 from services.runtime.worker import work
 
 
-def main() -> None:
+def main(control_fd: int, config_json: str) -> None:
+    """Serves the control socket until the service closes it."""
     # OpenMP threads started here would hang every forked worker.
     torch.set_num_threads(1)
-    control = socket.socket(fileno=int(sys.argv[1]))
-    config = StageConfig.from_json(sys.argv[2])
-    die_with_parent(os.getppid(), signal.SIGKILL)
+    control = socket.socket(fileno=control_fd)
+    config = StageConfig.from_json(config_json)
     logs.configure(f"{config.stage}/worker", config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -55,6 +53,10 @@ def main() -> None:
 
 
 def _load(config: StageConfig) -> tuple[StageWorker, str]:
+    if config.device != "cpu" and torch.version.cuda is None:
+        raise FailedPreconditionError(
+            f"device: is {config.device}, but torch {torch.__version__} was built without CUDA; accepted: cpu"
+        )
     checkpoint = open_checkpoint(
         config.checkpoint, checkpoints_dir=Path(config.checkpoints_dir), variant=config.variant
     )
@@ -110,7 +112,3 @@ def _report_exits(control: socket.socket) -> None:
         if pid == 0:
             return
         control.sendall(pack(Message("exited", {"pid": pid, "code": os.waitstatus_to_exitcode(status)})))
-
-
-if __name__ == "__main__":
-    main()

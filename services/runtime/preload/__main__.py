@@ -1,0 +1,13 @@
+"""`python -m services.runtime.preload CONTROL_FD PARENT_PID CONFIG_JSON`, started by `WorkerHost`."""
+
+import signal
+import sys
+
+from services.runtime.parent_death import die_with_parent
+
+if __name__ == "__main__":
+    # Before the imports, which take seconds: a service that dies meanwhile must not leave this behind.
+    die_with_parent(int(sys.argv[2]), signal.SIGKILL)
+    from services.runtime.preload.process import main
+
+    main(int(sys.argv[1]), sys.argv[3])

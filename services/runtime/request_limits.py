@@ -1,0 +1,74 @@
+"""What requests may hold: limits that the orchestrator and the stages share, and the checks of a prompt."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from acestage.checks import Checks
+
+MAX_FRAME_COUNT = 25 * 600
+"""Latent frames: ten minutes, at 25 a second."""
+MAX_TOKEN_COUNT = 4_096
+"""Tokens of conditioning: the text encoder makes at most 256 of text, 2,048 of lyrics and a few of timbre."""
+MAX_ITEM_COUNT = 8
+"""Items of a batch."""
+
+CHARACTERS = {"caption": 10_000, "lyrics": 50_000, "instruction": 1_000}
+"""The most characters of each text."""
+BPM = (30, 300)
+TIME_SIGNATURES = ("2", "3", "4", "6")
+_LANGUAGE_CODES = (
+    "ar az bg bn ca cs da de el en es fa fi fr he hi hr ht hu id is it ja ko la lt ms ne nl no pa pl pt ro",
+    "ru sa sk sr sv sw ta te th tl tr uk ur vi yue zh unknown",
+)
+LANGUAGES = frozenset(code for line in _LANGUAGE_CODES for code in line.split())
+"""Languages that the model was trained to sing in."""
+KEY_SCALES = frozenset(
+    f"{note}{accidental} {mode}"
+    for note in "ABCDEFG"
+    for accidental in ("", "#", "b", "♯", "♭")
+    for mode in ("major", "minor")
+)
+
+
+class PromptRequest(Protocol):
+    """The fields by which `GenerateRequest` and `EncodeRequest` say what the music should be."""
+
+    @property
+    def caption(self) -> str: ...
+
+    @property
+    def lyrics(self) -> str: ...
+
+    @property
+    def instruction(self) -> str: ...
+
+    @property
+    def language(self) -> str: ...
+
+    @property
+    def bpm(self) -> int: ...
+
+    @property
+    def key_scale(self) -> str: ...
+
+    @property
+    def time_signature(self) -> str: ...
+
+    def HasField(self, field_name: Any, /) -> bool: ...
+
+
+def check_prompt(checks: Checks, request: PromptRequest) -> None:
+    """Notes every wrong field of the prompt in `checks`; only the caption must be given."""
+    checks.require(bool(request.caption.strip()), "caption", "is empty; say what the music is like")
+    for field, most in CHARACTERS.items():
+        checks.at_most(len(getattr(request, field)), "characters", field, most)
+    if request.HasField("bpm"):
+        checks.within(request.bpm, "bpm", *BPM)
+    for field, accepted, words in (
+        ("language", LANGUAGES, ", ".join(sorted(LANGUAGES))),
+        ("key_scale", KEY_SCALES, "a note A to G, optionally # or b, and major or minor, such as 'F# minor'"),
+        ("time_signature", TIME_SIGNATURES, ", ".join(TIME_SIGNATURES)),
+    ):
+        value = getattr(request, field).strip()
+        checks.require(not value or value in accepted, field, f"is {value[:50]!r}; accepted: {words}")

@@ -1,0 +1,77 @@
+"""A worker process, seen from the service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+from acestage.errors import DeviceQuarantinedError
+from services.runtime.messages import Message, pack, receive_async
+
+EXIT_TIMEOUT_S = 30.0
+"""How long a process may take to die of SIGKILL: a driver that tears down a device needs a moment."""
+
+
+class WorkerHandle:
+    """What the service can do with a worker: send, receive, stop, kill."""
+
+    def __init__(
+        self,
+        pid: int,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        exited: asyncio.Future[int],
+    ) -> None:
+        """Takes over the service's end of the worker's socket.
+
+        Args:
+            pid: the worker.
+            reader: what the worker says.
+            writer: what it is told.
+            exited: resolved with its exit code once it is dead.
+        """
+        self.pid = pid
+        self._reader = reader
+        self._writer = writer
+        self._exited = exited
+
+    async def send(self, message: Message) -> None:
+        """Sends `message`. A worker that died is noticed by `receive`; one that does not read, by nobody."""
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(pack(message))
+            await self._writer.drain()
+
+    async def receive(self) -> Message | None:
+        """The next message, or None once the worker has closed its end or died."""
+        return await receive_async(self._reader)
+
+    async def exit_code(self) -> int:
+        """Waits for the end of the process. Negative: the signal that ended it."""
+        return await asyncio.wait_for(asyncio.shield(self._exited), EXIT_TIMEOUT_S)
+
+    async def stop(self, *, grace_s: float) -> None:
+        """Returns once the process is dead: cancelled, and killed if it is not gone after `grace_s`.
+
+        Raises:
+            DeviceQuarantinedError: it does not die even so (a driver may hold it in the kernel).
+        """
+        # Not drained: a worker that does not read must not keep us from killing it.
+        self._writer.write(pack(Message("cancel")))
+        await asyncio.wait([self._exited], timeout=grace_s)
+        if not self._exited.done():
+            self.kill()
+            await asyncio.wait([self._exited], timeout=EXIT_TIMEOUT_S)
+        self._writer.transport.abort()
+        if not self._exited.done():
+            raise DeviceQuarantinedError(
+                f"worker {self.pid} did not die within {EXIT_TIMEOUT_S:.0f} s of SIGKILL",
+                metadata={"pid": str(self.pid)},
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, unless the process is known to be dead."""
+        if not self._exited.done():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)

@@ -1,0 +1,109 @@
+"""The interceptor: request ids in, errors of our tree out, defects logged and not told."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+
+from acestage.errors import VramBudgetExceededError
+from services.runtime.interceptors import ErrorInterceptor
+from services.runtime.request_context import REQUEST_ID_KEY, request_id
+from tests.integration.test_lease_service import failure_of, reason_of, run, running_ledger
+
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+
+def echo_server(serve: Callable[[], bytes], unary_unary: Any = None) -> grpc.aio.Server:
+    """A server with a method of each kind that answers what `serve` returns or raises.
+
+    `unary_unary` takes the place of that one method.
+    """
+
+    async def answer_once(request: object, context: object) -> bytes:
+        return serve()
+
+    async def answer_twice(request: object, context: object) -> AsyncIterator[bytes]:
+        yield b"first"
+        yield serve()
+
+    handlers: dict[str, Any] = {
+        "unary_unary": grpc.unary_unary_rpc_method_handler(unary_unary or answer_once),
+        "unary_stream": grpc.unary_stream_rpc_method_handler(answer_twice),
+        "stream_unary": grpc.stream_unary_rpc_method_handler(answer_once),
+        "stream_stream": grpc.stream_stream_rpc_method_handler(answer_twice),
+    }
+    server = grpc.aio.server(interceptors=[ErrorInterceptor("echo")])
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("echo.Echo", handlers),))
+    return server
+
+
+async def call_echo(serve: Callable[[], bytes], kind: str, *, unary_unary: Any = None) -> list[bytes]:
+    server = echo_server(serve, unary_unary)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            method = getattr(channel, kind)(f"/echo.Echo/{kind}")
+            request = iter([b"x"]) if kind.startswith("stream") else b"x"
+            call = method(request, metadata=((REQUEST_ID_KEY, "abc-123"),))
+            return [x async for x in call] if kind.endswith("stream") else [await call]
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_request_id_of_the_caller_reaches_the_handler(kind: str) -> None:
+    assert run(call_echo(lambda: (request_id() or "none").encode(), kind))[-1] == b"abc-123"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_our_errors_cross_the_wire_with_their_details(kind: str) -> None:
+    def serve() -> bytes:
+        raise VramBudgetExceededError("8 GB asked, 4 GB there")
+
+    error = run(failure_of(call_echo(serve, kind)))
+
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert error.details() == "8 GB asked, 4 GB there"
+    assert reason_of(error) == "VRAM_BUDGET_EXCEEDED"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_defect_is_logged_once_and_not_told(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    def serve() -> bytes:
+        raise LookupError("a secret path")
+
+    error = run(failure_of(call_echo(serve, kind)))
+
+    assert (error.code(), reason_of(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+    assert error.details() == "internal error, see the log of echo; request_id=abc-123"
+    logged = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(logged) == 1
+    assert logged[0].exc_info is not None
+    assert getattr(logged[0], "request_id") == "abc-123"  # noqa: B009
+    assert "a secret path" in caplog.text
+
+
+def test_a_handler_may_abort_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    async def abort(request: object, context: Any) -> bytes:
+        await context.abort(grpc.StatusCode.ALREADY_EXISTS, "as the handler says")
+        return b""
+
+    error = run(failure_of(call_echo(lambda: b"", "unary_unary", unary_unary=abort)))
+
+    assert (error.code(), error.details()) == (grpc.StatusCode.ALREADY_EXISTS, "as the handler says")
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_errors_of_grpc_itself_are_unchanged() -> None:
+    async def test() -> None:
+        async with running_ledger() as ledger:
+            missing: Any = (await ledger.channel()).unary_unary("/acestage.lease.v1.LeaseService/Missing")
+            assert (await failure_of(missing(b""))).code() is grpc.StatusCode.UNIMPLEMENTED
+
+    run(test())

@@ -1,0 +1,167 @@
+"""A real preload and real workers: forks, deaths, and what a service hears of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from acestage.errors import CheckpointError, FailedPreconditionError, WorkerCrashedError
+from services.runtime.preload import client
+from services.runtime.stage_config import StageConfig
+from services.runtime.worker_host import WorkerHost
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(coroutine, 120))
+
+
+def config(tmp_path: Path, **changes: Any) -> StageConfig:
+    fields = {
+        "stage": "vae",
+        "checkpoint": "tiny-turbo",
+        "checkpoints_dir": "checkpoints",
+        "variant": None,
+        "device": "cpu",
+        "dtype": "auto",
+        "run_dir": str(tmp_path),
+        "log_level": "INFO",
+    }
+    return StageConfig(**fields | changes)
+
+
+class Readiness:
+    """What the host announced."""
+
+    def __init__(self) -> None:
+        self.is_ready = asyncio.Event()
+        self.is_lost = asyncio.Event()
+
+    async def change(self, is_ready: bool) -> None:
+        (self.is_ready if is_ready else self.is_lost).set()
+
+
+@contextlib.asynccontextmanager
+async def running_host(tmp_path: Path) -> AsyncIterator[tuple[WorkerHost, Readiness]]:
+    readiness = Readiness()
+    async with await WorkerHost.start(config(tmp_path), readiness.change) as host:
+        watching = asyncio.create_task(host.run())
+        await readiness.is_ready.wait()
+        yield host, readiness
+        watching.cancel()
+        await asyncio.wait([watching])
+
+
+def test_a_worker_ends_when_it_is_stopped_or_killed_and_its_exit_is_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running_host(tmp_path) as (host, _):
+            first, second = await host.fork(), await host.fork()
+            assert first.pid != second.pid
+            second.kill()
+            assert await second.receive() is None
+            assert await second.exit_code() == -signal.SIGKILL
+            assert not psutil.pid_exists(second.pid)
+            await second.stop(grace_s=0)
+            await first.stop(grace_s=0.2)
+            assert await first.exit_code() == -signal.SIGKILL  # it waits for a request and takes no cancel
+
+    run(scenario())
+
+
+def test_a_stopped_worker_that_reads_nothing_is_killed_all_the_same(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running_host(tmp_path) as (host, _):
+            worker = await host.fork()
+            os.kill(worker.pid, signal.SIGSTOP)
+            await asyncio.wait_for(worker.stop(grace_s=0.1), 10)
+            assert not psutil.pid_exists(worker.pid)
+
+    run(scenario())
+
+
+def test_cancelled_forks_leave_no_worker_and_do_not_confuse_later_ones(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running_host(tmp_path) as (host, _):
+            for _ in range(5):
+                fork = asyncio.create_task(host.fork())
+                await asyncio.sleep(0)
+                fork.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await (await fork).stop(grace_s=0)
+            worker = await host.fork()
+            await worker.stop(grace_s=0)
+            assert await worker.exit_code() == -signal.SIGKILL
+            assert not psutil.pid_exists(worker.pid)
+
+    run(scenario())
+
+
+def test_workers_die_with_their_preload_and_a_new_one_takes_over(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running_host(tmp_path) as (host, readiness):
+            worker = await host.fork()
+            preload = psutil.Process(worker.pid).parent()
+            assert preload is not None
+            readiness.is_ready.clear()
+            preload.kill()
+            assert await worker.exit_code() == -signal.SIGKILL
+            await worker.stop(grace_s=0)
+            await readiness.is_lost.wait()
+            await readiness.is_ready.wait()
+            later = await host.fork()
+            assert psutil.Process(later.pid).ppid() != preload.pid
+            await later.stop(grace_s=0)
+
+    run(scenario())
+
+
+def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "FORK_TIMEOUT_S", 0.3)
+
+    async def scenario() -> None:
+        async with running_host(tmp_path) as (host, readiness):
+            stopped = host.memory()[1].pid
+            os.kill(stopped, signal.SIGSTOP)
+            readiness.is_ready.clear()
+            with pytest.raises(WorkerCrashedError, match="does not fork"):
+                await host.fork()
+            await readiness.is_ready.wait()
+            worker = await host.fork()
+            assert psutil.Process(worker.pid).ppid() != stopped
+            await worker.stop(grace_s=0)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        ({"checkpoint": "no-such-model"}, CheckpointError, "no-such-model"),
+        pytest.param(
+            {"device": "cuda:0"},
+            FailedPreconditionError,
+            "built without CUDA",
+            marks=pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA"),
+        ),
+    ],
+)
+def test_what_cannot_be_loaded_is_told(
+    tmp_path: Path, changes: dict[str, str], error: type[Exception], words: str
+) -> None:
+    async def scenario() -> None:
+        readiness = Readiness()
+        async with await WorkerHost.start(config(tmp_path, **changes), readiness.change) as host:
+            with pytest.raises(error, match=words):
+                await host.run()
+            assert host.facts() is None
+            assert not readiness.is_ready.is_set()
+
+    run(scenario())

@@ -1,0 +1,111 @@
+"""Clients end the call that they began, however the generation ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+import pytest
+
+from acestage import AsyncClient, Client
+from acestage.errors import InternalError
+from acestage.generation import GenerationEvent, JobQueued
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.protos.generation.v1 import generation_pb2_grpc
+
+TIMEOUT_S = 10.0
+
+
+class EndlessGeneration(generation_pb2_grpc.GenerationServiceServicer):
+    """Says that the job is queued, then nothing until the call ends.
+
+    Attributes:
+        address: where it answers.
+        call_ended: the client cancelled the call, or went away.
+    """
+
+    address = ""
+
+    def __init__(self) -> None:
+        self.call_ended = threading.Event()
+
+    def Generate(
+        self, request: pb.GenerateRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.GenerateResponse]:
+        context.add_callback(self.call_ended.set)
+        yield pb.GenerateResponse(queued=pb.JobQueued(job_id="1", position=1))
+        if request.caption != "nothing more":
+            self.call_ended.wait()
+
+
+@pytest.fixture
+def service() -> Iterator[EndlessGeneration]:
+    servicer = EndlessGeneration()
+    server = grpc.server(ThreadPoolExecutor(1))
+    generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+    servicer.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield servicer
+    server.stop(grace=None).wait()
+
+
+class KeepingClient(Client):
+    """Holds on to its streams, so that none is closed merely because nobody refers to it."""
+
+    def stream(self, *arguments: Any, **options: Any) -> Generator[GenerationEvent, None, None]:
+        self.events = super().stream(*arguments, **options)
+        return self.events
+
+
+class KeepingAsyncClient(AsyncClient):
+    """As `KeepingClient`."""
+
+    def stream(self, *arguments: Any, **options: Any) -> AsyncGenerator[GenerationEvent, None]:
+        self.events = super().stream(*arguments, **options)
+        return self.events
+
+
+def refuse(event: GenerationEvent) -> None:
+    assert event == JobQueued("1", 1)
+    raise ZeroDivisionError
+
+
+def test_an_error_of_on_event_ends_the_call(service: EndlessGeneration) -> None:
+    with KeepingClient(service.address) as client:
+        with pytest.raises(ZeroDivisionError):
+            client.generate("piano", on_event=refuse, timeout_s=60)
+        assert service.call_ended.wait(TIMEOUT_S)
+
+
+def test_an_error_of_on_event_ends_the_call_of_the_asyncio_client(service: EndlessGeneration) -> None:
+    async def scenario() -> bool:
+        async with KeepingAsyncClient(service.address) as client:
+            with pytest.raises(ZeroDivisionError):
+                await client.generate("piano", on_event=refuse, timeout_s=60)
+            return await asyncio.to_thread(service.call_ended.wait, TIMEOUT_S)
+
+    assert asyncio.run(scenario())
+
+
+def test_cancelling_the_task_ends_the_call(service: EndlessGeneration) -> None:
+    async def scenario() -> bool:
+        begun = asyncio.Event()
+        async with KeepingAsyncClient(service.address) as client:
+            work = client.generate("piano", on_event=lambda event: begun.set(), timeout_s=60)
+            task = asyncio.create_task(work)
+            await asyncio.wait_for(begun.wait(), TIMEOUT_S)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return await asyncio.to_thread(service.call_ended.wait, TIMEOUT_S)
+
+    assert asyncio.run(scenario())
+
+
+def test_a_stream_that_ends_early_is_an_error_that_names_the_orchestrator(service: EndlessGeneration) -> None:
+    with Client(service.address) as client, pytest.raises(InternalError, match=service.address):
+        client.generate("nothing more", timeout_s=60)
