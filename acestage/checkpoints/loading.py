@@ -145,11 +145,14 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
 
 
 def verify(checkpoint: Checkpoint) -> list[ComponentSummary]:
-    """Checks the keys, shapes and data types of all components that are there, reading headers only.
+    """Checks the keys, shapes and data types of all components that are there, and loads the tokenizer.
+
+    Reads the headers of weights only.
 
     Raises:
         CheckpointError: of the first component that is wrong.
     """
+    load_tokenizer(checkpoint)
     summaries = []
     for component in checkpoint.components:
         module = build_module(component)

@@ -383,6 +383,15 @@ def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
     assert "transformer/diffusion_pytorch_model.safetensors" in ended.stderr
 
 
+def test_verify_reads_the_tokenizer(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "model")
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    ended = acestage("models", "verify", str(folder))
+    assert ended.returncode == 1
+    assert str(folder / "tokenizer") in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_an_unknown_model_cannot_be_pulled(tmp_path: Path) -> None:
     ended = acestage("models", "pull", "gpt-9", "--checkpoints-dir", str(tmp_path))
     assert ended.returncode == 1
