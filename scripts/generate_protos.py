@@ -32,6 +32,9 @@ def generate(target: Path) -> None:
         arguments = ["protoc", f"-I{PROTOS}", f"-I{well_known}"]
         arguments += [f"--{kind}_out={scratch}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
         arguments += ["--mypy_opt=quiet", "--mypy_grpc_opt=quiet"]
+        # Beside this interpreter, whether or not its environment is activated.
+        scripts = Path(sys.executable).parent
+        arguments += [f"--plugin={scripts / f'protoc-gen-{kind}'}" for kind in ("mypy", "mypy_grpc")]
         if protoc.main(arguments + sources) != 0:
             raise SystemExit("protoc failed")
         shutil.rmtree(target, ignore_errors=True)
