@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from acestage.errors import FieldViolation, InvalidArgumentError
+from acestage.errors import InvalidArgumentError
 
 AudioFormat = Literal["wav", "flac"]
 BitDepth = Literal["16", "24", "32f"]
@@ -22,9 +22,11 @@ def check_format(audio_format: str, bit_depth: str) -> None:
     """Raises `InvalidArgumentError` where the format cannot be written in that depth."""
     depths = _BIT_DEPTHS.get(audio_format)  # type: ignore[call-overload]
     if depths is None:
-        raise _invalid("format", f"is {audio_format!r}; accepted: {', '.join(_BIT_DEPTHS)}")
+        raise InvalidArgumentError.at("format", f"is {audio_format!r}; accepted: {', '.join(_BIT_DEPTHS)}")
     if bit_depth not in depths:
-        raise _invalid("bit_depth", f"is {bit_depth!r}; accepted for {audio_format}: {', '.join(depths)}")
+        raise InvalidArgumentError.at(
+            "bit_depth", f"is {bit_depth!r}; accepted for {audio_format}: {', '.join(depths)}"
+        )
 
 
 def write_audio(
@@ -48,7 +50,3 @@ def write_audio(
         soundfile.write(path, audio, sample_rate_hz, subtype=subtype, format=audio_format.upper())
     except soundfile.LibsndfileError as error:
         raise OSError(f"cannot write {path}: {error}") from error
-
-
-def _invalid(field: str, description: str) -> InvalidArgumentError:
-    return InvalidArgumentError.of([FieldViolation(field, description)])

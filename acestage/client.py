@@ -13,18 +13,13 @@ import grpc.aio
 from acestage.errors import InternalError
 from acestage.generation import Generation, GenerationEvent, GenerationOptions
 from acestage.generation_stream import GenerationStream, request_to_pb
+from acestage.keepalive import CLIENT_KEEPALIVE
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
 from acestage.status import Status, status_from_pb
 
 DEFAULT_TARGET = "127.0.0.1:50050"
-
-_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
 
 
 class Client:
@@ -38,7 +33,7 @@ class Client:
 
     def __init__(self, target: str = DEFAULT_TARGET) -> None:
         self.target = target
-        self._channel = grpc.insecure_channel(target, options=_OPTIONS)
+        self._channel = grpc.insecure_channel(target, options=CLIENT_KEEPALIVE)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
 
     def generate(
@@ -105,7 +100,7 @@ class AsyncClient:
 
     def __init__(self, target: str = DEFAULT_TARGET) -> None:
         self.target = target
-        self._channel = grpc.aio.insecure_channel(target, options=_OPTIONS)
+        self._channel = grpc.aio.insecure_channel(target, options=CLIENT_KEEPALIVE)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
 
     async def generate(

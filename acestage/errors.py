@@ -81,6 +81,11 @@ class InvalidArgumentError(AcestageError):
         self.violations = tuple(violations)
 
     @classmethod
+    def at(cls, field: str, description: str) -> InvalidArgumentError:
+        """The error of one wrong field."""
+        return cls.of([FieldViolation(field, description)])
+
+    @classmethod
     def of(cls, violations: Iterable[FieldViolation]) -> InvalidArgumentError:
         """The error that says all of `violations`, which must not be empty."""
         found = tuple(violations)

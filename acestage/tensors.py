@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import google_crc32c
 
-from acestage.errors import FieldViolation, InvalidArgumentError, TensorCorruptError
+from acestage.errors import InvalidArgumentError, TensorCorruptError
 from acestage.protos.tensor.v1 import tensor_pb2 as pb
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ MAX_DIMENSION_COUNT = 8
 
 ITEM_BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8}
 """Bytes of an element by data type name; these are the types that may cross the wire."""
+
+_invalid = InvalidArgumentError.at
 
 _TO_PB = {
     "float32": pb.DATA_TYPE_FLOAT32,
@@ -209,7 +211,3 @@ def require(tensors: Mapping[str, WireTensor], name: str, *shape: int | None) ->
         wanted = ", ".join("any" if size is None else str(size) for size in shape)
         raise _invalid(f"tensor.{name}.shape", f"is {list(tensor.shape)}; accepted: [{wanted}]")
     return tensor
-
-
-def _invalid(field: str, description: str) -> InvalidArgumentError:
-    return InvalidArgumentError.of([FieldViolation(field, description)])

@@ -19,8 +19,9 @@ from services.orchestrator.service import GenerationService
 from services.orchestrator.stage_clients import DitClient, TextEncoderClient, VaeClient
 from services.runtime import device_lock, flags, logs
 from services.runtime.channels import open_channel
+from services.runtime.finishing import end
 from services.runtime.parent_death import die_with_parent
-from services.runtime.server import Server, end, run_service, until_stopped
+from services.runtime.server import Server, run_service, until_stopped
 
 log = logging.getLogger(__name__)
 

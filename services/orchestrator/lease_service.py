@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
-from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf import timestamp_pb2
 
 from acestage.errors import FieldViolation, InvalidArgumentError
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from services.orchestrator.lessor import Lease, LeaseState, Lessor
+from services.runtime.durations import duration
 
 log = logging.getLogger(__name__)
 
@@ -165,8 +166,8 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         ttl_s = self._lessor.ttl_s
         granted = pb.LeaseGranted(
             lease=_lease_to_pb(lease, time.monotonic()),
-            ttl=_duration(ttl_s),
-            renew_interval=_duration(ttl_s * RENEW_FRACTION),
+            ttl=duration(ttl_s),
+            renew_interval=duration(ttl_s * RENEW_FRACTION),
         )
         return pb.AcquireLeaseResponse(granted=granted)
 
@@ -205,14 +206,8 @@ def _lease_to_pb(lease: Lease, now: float) -> pb.Lease:
         fencing_token=lease.fencing_token,
         state=_STATE_TO_PB[lease.state],
         grant_time=grant_time,
-        remaining=_duration(lease.remaining_s(now)),
+        remaining=duration(lease.remaining_s(now)),
     )
-
-
-def _duration(seconds: float) -> duration_pb2.Duration:
-    duration = duration_pb2.Duration()
-    duration.FromNanoseconds(round(seconds * 1e9))
-    return duration
 
 
 def _fields(lease: Lease) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import uuid
 from datetime import UTC, datetime
@@ -21,9 +20,9 @@ from services.orchestrator.lease_service import LeaseService
 from services.orchestrator.outbox import Backlog, Outbox
 from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.stage_clients import Deadline, StageClient
-from services.runtime.finishing import finish
+from services.runtime.durations import duration
+from services.runtime.finishing import end
 from services.runtime.process_memory import measure
-from services.runtime.stage_events import duration
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +60,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
                 await outbox.send(context.write, timeout_s=LISTENER_TIMEOUT_S)
                 await task
             finally:
-                task.cancel()
-                await finish(_ended(task))
+                await end(task)
 
     async def _run(
         self,
@@ -129,8 +127,3 @@ async def _stage_status(stage: StageClient) -> pb.StageStatus:
     except errors.AcestageError as error:
         return pb.StageStatus(stage=stage.stage, target=stage.target, is_serving=False, error=error.message)
     return pb.StageStatus(stage=stage.stage, target=stage.target, is_serving=True, info=info)
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    with contextlib.suppress(asyncio.CancelledError, errors.AcestageError):
-        await task

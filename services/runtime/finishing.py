@@ -24,3 +24,15 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
     if cancelled is not None:
         raise cancelled
     return task.result()
+
+
+async def end(task: asyncio.Task[Any]) -> None:
+    """Cancels `task` and returns once it has ended, however it ends and however often we are cancelled."""
+    task.cancel()
+    await finish(_settled(task))
+
+
+async def _settled(task: asyncio.Task[Any]) -> None:
+    await asyncio.wait([task])
+    if not task.cancelled():
+        task.exception()  # whoever awaited the task has heard of it

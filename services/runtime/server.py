@@ -107,12 +107,6 @@ async def until_stopped(*background: asyncio.Task[None]) -> None:
         waiting.cancel()
 
 
-async def end(task: asyncio.Task[None]) -> None:
-    """Cancels a background task and returns once it has ended; its error was raised by `until_stopped`."""
-    task.cancel()
-    await asyncio.wait([task])
-
-
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Runs an async main function; an error of the configuration ends the process with its message."""
     try:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import grpc.aio
-from google.protobuf import duration_pb2, timestamp_pb2
+from google.protobuf import timestamp_pb2
 
 from acestage.protos.stage.v1 import stage_pb2
+from services.runtime.durations import duration
 from services.runtime.messages import Message
 from services.runtime.stage_runner import Queued, Report, StageRunner, Started
 
@@ -74,9 +75,3 @@ def report_to_pb(event: Report) -> stage_pb2.StageReport:
         processes=[memory.to_pb() for memory in event.processes],
         peak_device_bytes=event.peak_device_bytes,
     )
-
-
-def duration(seconds: float) -> duration_pb2.Duration:
-    message = duration_pb2.Duration()
-    message.FromNanoseconds(round(seconds * 1e9))
-    return message

@@ -7,7 +7,6 @@ the stream never holds the device longer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import AsyncGenerator, Coroutine
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from acestage import errors
-from services.runtime.finishing import finish
+from services.runtime.finishing import end, finish
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message, to_error
 from services.runtime.process_memory import ProcessMemory
@@ -101,8 +100,7 @@ class StageRunner:
                 yield event
             await task
         finally:
-            task.cancel()
-            await finish(_ended(task))
+            await end(task)
 
     @property
     def active_job_count(self) -> int:
@@ -210,8 +208,3 @@ async def _leave_device(worker: WorkerHandle, lease: HeldLease) -> None:
         # Released, the device would be granted again; lost, it is quarantined until its lock is free.
         lease.lose(error.message)
         raise
-
-
-async def _ended(task: asyncio.Task[None]) -> None:
-    with contextlib.suppress(asyncio.CancelledError, errors.AcestageError):
-        await task

@@ -19,9 +19,10 @@ from acestage.settings import Settings
 from services.runtime import flags, logs
 from services.runtime.channels import open_channel
 from services.runtime.devices import resolve_device
+from services.runtime.finishing import end
 from services.runtime.lease_client import LeaseClient
 from services.runtime.parent_death import die_with_parent
-from services.runtime.server import Server, end, run_service, until_stopped
+from services.runtime.server import Server, run_service, until_stopped
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_runner import StageRunner
 from services.runtime.worker_host import WorkerHost

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from acestage.errors import FieldViolation, InvalidArgumentError
+from acestage.errors import InvalidArgumentError
 from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
 from acestage.tensors import TensorDecoder, WireTensor
 
@@ -37,18 +37,14 @@ async def read(
         part = request.WhichOneof("part")
         if part == "parameters":
             if parameters is not None:
-                raise _invalid("parameters", "were sent twice")
+                raise InvalidArgumentError.at("parameters", "were sent twice")
             parameters = request.parameters
         elif parameters is None:
-            raise _invalid("parameters", "must be the first message of the stream")
+            raise InvalidArgumentError.at("parameters", "must be the first message of the stream")
         elif part == "tensor":
             decoder.feed(request.tensor)
         else:
-            raise _invalid("part", "is empty; expected `parameters` or `tensor`")
+            raise InvalidArgumentError.at("part", "is empty; expected `parameters` or `tensor`")
     if parameters is None:
-        raise _invalid("parameters", "are missing: the stream was empty")
+        raise InvalidArgumentError.at("parameters", "are missing: the stream was empty")
     return parameters, decoder.finish()
-
-
-def _invalid(field: str, description: str) -> InvalidArgumentError:
-    return InvalidArgumentError.of([FieldViolation(field, description)])

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from acestage import AsyncClient, Client
+from acestage import AsyncClient
 from acestage.errors import AcestageError, ServiceUnreachableError, UnavailableError, WorkerCrashedError
 from acestage.generation import (
     AudioChunk,
@@ -214,7 +214,3 @@ def test_a_slow_listener_does_not_hold_the_device(turbo_stack: RunningStack) -> 
         assert_next_song_plays(turbo_stack)
         *_, generation = events
     assert generation.tracks[0].duration_s == 600  # type: ignore[union-attr]
-
-
-def test_an_unused_client_can_be_closed() -> None:
-    Client("127.0.0.1:1").close()
