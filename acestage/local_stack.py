@@ -93,10 +93,6 @@ class LocalStack:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stop()
 
-    def pids(self) -> dict[str, int]:
-        """Process ids of the services that run."""
-        return {name: s.process.pid for name, s in self._services.items() if s.process is not None}
-
     def command(self, service: str) -> list[str]:
         """The command line of a service."""
         settings = self._settings
