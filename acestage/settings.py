@@ -15,6 +15,8 @@ from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
+QuantizationChoice = Literal["auto", "none", "int8"]
+LimitsBasis = Literal["planner", "tier"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 EMBEDDED_CHECKPOINT = "tiny-turbo"
@@ -100,10 +102,37 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto",
         validation_alias=_names("ACESTAGE_DEVICE", "ACESTEP_DEVICE"),
-        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        pattern=r"^(auto|cpu|cuda(:\d+)?|fake:\d+)$",
         description="auto, cpu, cuda or cuda:N.",
     )
     dtype: DTypeChoice = Field("auto", validation_alias=_names("ACESTAGE_DTYPE"))
+    quantization: QuantizationChoice = Field(
+        "auto",
+        validation_alias=_names("ACESTAGE_QUANTIZATION"),
+        description="auto, none or int8: auto takes int8 where the weights do not fit otherwise.",
+    )
+    max_vram_gb: float | None = Field(
+        None,
+        gt=0,
+        validation_alias=_names("MAX_CUDA_VRAM"),
+        description="Treat the device as one of so many gigabytes.",
+    )
+    offload_to_cpu: bool | None = Field(
+        None,
+        validation_alias=_names("ACESTEP_OFFLOAD_TO_CPU"),
+        description="true: one stage on the device at a time, whatever its size.",
+    )
+    offload_dit_to_cpu: bool | None = Field(
+        None,
+        validation_alias=_names("ACESTEP_OFFLOAD_DIT_TO_CPU"),
+        description="true: the DiT leaves the device after each job.",
+    )
+    vae_tile_frame_count: int | None = Field(
+        None,
+        ge=1,
+        validation_alias=_names("ACESTAGE_VAE_TILE_FRAMES", "ACESTEP_VAE_DECODE_CHUNK_SIZE"),
+        description="The most latent frames that the VAE decodes at once.",
+    )
     host: str = Field(
         "127.0.0.1", validation_alias=_names("ACESTAGE_HOST"), description="Address that servers bind."
     )
@@ -144,6 +173,12 @@ class Settings(BaseSettings):
         ge=4.0,
         validation_alias=_names("ACESTAGE_LEASE_TTL"),
         description="Seconds after which a lease that is not renewed expires.",
+    )
+    max_hold_s: float = Field(
+        30.0,
+        ge=0,
+        validation_alias=_names("ACESTAGE_MAX_HOLD"),
+        description="Seconds after which a stage with queued work lets others have the device.",
     )
     progress_timeout_s: float = Field(
         600.0,

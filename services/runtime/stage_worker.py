@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from acestage.planning import Quantization, StageMemory
 from services.runtime.messages import Message
 
 
@@ -21,8 +22,15 @@ class StageWorker(Protocol):
         """The modules whose weights the device must hold."""
         ...
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Moves the weights to the device in `dtype`. Called once, in a worker."""
+    def memory(self, dtype: torch.dtype) -> StageMemory:
+        """What the stage needs on a device in `dtype`, measured from the architecture with fake tensors.
+
+        Called once, in the preload: it must not compute anything.
+        """
+        ...
+
+    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        """Moves the weights to the device in `dtype`, quantized as they arrive. Called once, in a worker."""
         ...
 
     def run(self, request: Message) -> Iterator[Message]:

@@ -61,6 +61,7 @@ class DenoiseParameters(_message.Message):
     CFG_INTERVAL_START_FIELD_NUMBER: _builtins.int
     CFG_INTERVAL_END_FIELD_NUMBER: _builtins.int
     TIMESTEPS_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     step_count: _builtins.int
     """Denoising steps, at least 1."""
     shift: _builtins.float
@@ -70,6 +71,8 @@ class DenoiseParameters(_message.Message):
     cfg_interval_start: _builtins.float
     """Guidance is applied while 1 - t lies in this interval within [0, 1]."""
     cfg_interval_end: _builtins.float
+    quantization: _builtins.str
+    """"none", "int8", or empty: int8 where the device cannot hold the weights otherwise."""
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """One item of the batch for each seed: noise is drawn on the CPU in float32."""
@@ -88,10 +91,11 @@ class DenoiseParameters(_message.Message):
         cfg_interval_start: _builtins.float = ...,
         cfg_interval_end: _builtins.float = ...,
         timesteps: _abc.Iterable[_builtins.float] | None = ...,
+        quantization: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "guidance_scale", b"guidance_scale", "seeds", b"seeds", "shift", b"shift", "step_count", b"step_count", "timesteps", b"timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "guidance_scale", b"guidance_scale", "quantization", b"quantization", "seeds", b"seeds", "shift", b"shift", "step_count", b"step_count", "timesteps", b"timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

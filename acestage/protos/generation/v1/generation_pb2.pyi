@@ -45,6 +45,8 @@ class GenerateRequest(_message.Message):
     TIMESTEPS_FIELD_NUMBER: _builtins.int
     INSTRUCTION_FIELD_NUMBER: _builtins.int
     BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    CLAMP_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     caption: _builtins.str
     """What the music is like, 1 to 10,000 characters."""
     lyrics: _builtins.str
@@ -74,6 +76,12 @@ class GenerateRequest(_message.Message):
     """Replaces the instruction that opens the prompt."""
     batch_size: _builtins.int
     """Takes, 1 to 8; 1 when unset."""
+    clamp: _builtins.bool
+    """Values above a limit are lowered to it and reported in `completed`, rather than refused."""
+    quantization: _builtins.str
+    """How the text encoder and the DiT hold their weights: "none", "int8", or empty: int8 where the device
+    cannot hold them otherwise.
+    """
     @_builtins.property
     def timesteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Overrides step_count and shift: falling values in (0, 1]."""
@@ -97,10 +105,12 @@ class GenerateRequest(_message.Message):
         timesteps: _abc.Iterable[_builtins.float] | None = ...,
         instruction: _builtins.str | None = ...,
         batch_size: _builtins.int | None = ...,
+        clamp: _builtins.bool = ...,
+        quantization: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_bpm", b"_bpm", "_cfg_interval_end", b"_cfg_interval_end", "_cfg_interval_start", b"_cfg_interval_start", "_duration_s", b"_duration_s", "_guidance_scale", b"_guidance_scale", "_instruction", b"_instruction", "_key_scale", b"_key_scale", "_language", b"_language", "_seed", b"_seed", "_shift", b"_shift", "_step_count", b"_step_count", "_time_signature", b"_time_signature", "batch_size", b"batch_size", "bpm", b"bpm", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "duration_s", b"duration_s", "guidance_scale", b"guidance_scale", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "seed", b"seed", "shift", b"shift", "step_count", b"step_count", "time_signature", b"time_signature"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_bpm", b"_bpm", "_cfg_interval_end", b"_cfg_interval_end", "_cfg_interval_start", b"_cfg_interval_start", "_duration_s", b"_duration_s", "_guidance_scale", b"_guidance_scale", "_instruction", b"_instruction", "_key_scale", b"_key_scale", "_language", b"_language", "_quantization", b"_quantization", "_seed", b"_seed", "_shift", b"_shift", "_step_count", b"_step_count", "_time_signature", b"_time_signature", "batch_size", b"batch_size", "bpm", b"bpm", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "duration_s", b"duration_s", "guidance_scale", b"guidance_scale", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "quantization", b"quantization", "seed", b"seed", "shift", b"shift", "step_count", b"step_count", "time_signature", b"time_signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_bpm", b"_bpm", "_cfg_interval_end", b"_cfg_interval_end", "_cfg_interval_start", b"_cfg_interval_start", "_duration_s", b"_duration_s", "_guidance_scale", b"_guidance_scale", "_instruction", b"_instruction", "_key_scale", b"_key_scale", "_language", b"_language", "_seed", b"_seed", "_shift", b"_shift", "_step_count", b"_step_count", "_time_signature", b"_time_signature", "batch_size", b"batch_size", "bpm", b"bpm", "caption", b"caption", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "duration_s", b"duration_s", "guidance_scale", b"guidance_scale", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "lyrics", b"lyrics", "seed", b"seed", "shift", b"shift", "step_count", b"step_count", "time_signature", b"time_signature", "timesteps", b"timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_bpm", b"_bpm", "_cfg_interval_end", b"_cfg_interval_end", "_cfg_interval_start", b"_cfg_interval_start", "_duration_s", b"_duration_s", "_guidance_scale", b"_guidance_scale", "_instruction", b"_instruction", "_key_scale", b"_key_scale", "_language", b"_language", "_quantization", b"_quantization", "_seed", b"_seed", "_shift", b"_shift", "_step_count", b"_step_count", "_time_signature", b"_time_signature", "batch_size", b"batch_size", "bpm", b"bpm", "caption", b"caption", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "clamp", b"clamp", "duration_s", b"duration_s", "guidance_scale", b"guidance_scale", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "lyrics", b"lyrics", "quantization", b"quantization", "seed", b"seed", "shift", b"shift", "step_count", b"step_count", "time_signature", b"time_signature", "timesteps", b"timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -120,6 +130,8 @@ class GenerateRequest(_message.Message):
     _WhichOneofArgType__key_scale: _TypeAlias = _typing.Literal["_key_scale", b"_key_scale"]  # noqa: Y015
     _WhichOneofReturnType__language: _TypeAlias = _typing.Literal["language"]  # noqa: Y015
     _WhichOneofArgType__language: _TypeAlias = _typing.Literal["_language", b"_language"]  # noqa: Y015
+    _WhichOneofReturnType__quantization: _TypeAlias = _typing.Literal["quantization"]  # noqa: Y015
+    _WhichOneofArgType__quantization: _TypeAlias = _typing.Literal["_quantization", b"_quantization"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__shift: _TypeAlias = _typing.Literal["shift"]  # noqa: Y015
@@ -146,6 +158,8 @@ class GenerateRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__key_scale) -> _WhichOneofReturnType__key_scale | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__language) -> _WhichOneofReturnType__language | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quantization) -> _WhichOneofReturnType__quantization | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
@@ -344,6 +358,7 @@ class JobCompleted(_message.Message):
     TOTAL_TIME_FIELD_NUMBER: _builtins.int
     RUN_TIME_FIELD_NUMBER: _builtins.int
     ORCHESTRATOR_MEMORY_FIELD_NUMBER: _builtins.int
+    CLAMPED_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     @_builtins.property
     def tracks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Track]: ...
@@ -359,6 +374,8 @@ class JobCompleted(_message.Message):
     def orchestrator_memory(self) -> _stage_pb2.ProcessMemory:
         """Memory of the orchestrator itself; the stages report theirs in StageCompleted."""
 
+    @_builtins.property
+    def clamped(self) -> _containers.RepeatedCompositeFieldContainer[Global___Clamped]: ...
     def __init__(
         self,
         *,
@@ -368,14 +385,69 @@ class JobCompleted(_message.Message):
         total_time: _duration_pb2.Duration | None = ...,
         run_time: _duration_pb2.Duration | None = ...,
         orchestrator_memory: _stage_pb2.ProcessMemory | None = ...,
+        clamped: _abc.Iterable[Global___Clamped] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["orchestrator_memory", b"orchestrator_memory", "run_time", b"run_time", "settings", b"settings", "total_time", b"total_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "orchestrator_memory", b"orchestrator_memory", "run_time", b"run_time", "settings", b"settings", "total_time", b"total_time", "tracks", b"tracks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clamped", b"clamped", "job_id", b"job_id", "orchestrator_memory", b"orchestrator_memory", "run_time", b"run_time", "settings", b"settings", "total_time", b"total_time", "tracks", b"tracks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___JobCompleted: _TypeAlias = JobCompleted  # noqa: Y015
+
+@_typing.final
+class Clamped(_message.Message):
+    """A value that was lowered to a limit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    REQUESTED_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """For example "duration_s"."""
+    requested: _builtins.float
+    @_builtins.property
+    def limit(self) -> Global___Limit: ...
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        requested: _builtins.float = ...,
+        limit: Global___Limit | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "limit", b"limit", "requested", b"requested"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Clamped: _TypeAlias = Clamped  # noqa: Y015
+
+@_typing.final
+class Limit(_message.Message):
+    """The most that a field may be, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    value: _builtins.float
+    source: _builtins.str
+    """What set it: the model, the planner with stage and device, the tier table, or the setting's name."""
+    def __init__(
+        self,
+        *,
+        value: _builtins.float = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Limit: _TypeAlias = Limit  # noqa: Y015
 
 @_typing.final
 class Track(_message.Message):
@@ -457,6 +529,7 @@ class Settings(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     caption: _builtins.str
     lyrics: _builtins.str
     language: _builtins.str
@@ -474,6 +547,8 @@ class Settings(_message.Message):
     batch_size: _builtins.int
     device: _builtins.str
     dtype: _builtins.str
+    quantization: _builtins.str
+    """How the DiT held its weights: "none" or "int8"."""
     @_builtins.property
     def timesteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -500,10 +575,11 @@ class Settings(_message.Message):
         model: _stage_pb2.Model | None = ...,
         device: _builtins.str = ...,
         dtype: _builtins.str = ...,
+        quantization: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "bpm", b"bpm", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "batch_size", b"batch_size", "bpm", b"bpm", "caption", b"caption", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "device", b"device", "dtype", b"dtype", "duration_s", b"duration_s", "guidance_scale", b"guidance_scale", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "lyrics", b"lyrics", "model", b"model", "seed", b"seed", "shift", b"shift", "step_count", b"step_count", "time_signature", b"time_signature", "timesteps", b"timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "batch_size", b"batch_size", "bpm", b"bpm", "caption", b"caption", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "device", b"device", "dtype", b"dtype", "duration_s", b"duration_s", "guidance_scale", b"guidance_scale", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "lyrics", b"lyrics", "model", b"model", "quantization", b"quantization", "seed", b"seed", "shift", b"shift", "step_count", b"step_count", "time_signature", b"time_signature", "timesteps", b"timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bpm: _TypeAlias = _typing.Literal["bpm"]  # noqa: Y015
     _WhichOneofArgType__bpm: _TypeAlias = _typing.Literal["_bpm", b"_bpm"]  # noqa: Y015
@@ -540,6 +616,7 @@ class GetStatusResponse(_message.Message):
     LEDGER_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     ORCHESTRATOR_MEMORY_FIELD_NUMBER: _builtins.int
+    RECENT_JOBS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
@@ -551,6 +628,10 @@ class GetStatusResponse(_message.Message):
     def queue(self) -> Global___QueueStatus: ...
     @_builtins.property
     def orchestrator_memory(self) -> _stage_pb2.ProcessMemory: ...
+    @_builtins.property
+    def recent_jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedJob]:
+        """The last jobs that ended, the newest first."""
+
     def __init__(
         self,
         *,
@@ -560,14 +641,146 @@ class GetStatusResponse(_message.Message):
         ledger: _lease_pb2.ListLeasesResponse | None = ...,
         queue: Global___QueueStatus | None = ...,
         orchestrator_memory: _stage_pb2.ProcessMemory | None = ...,
+        recent_jobs: _abc.Iterable[Global___EndedJob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "orchestrator_memory", b"orchestrator_memory", "queue", b"queue", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "orchestrator_memory", b"orchestrator_memory", "queue", b"queue", "stages", b"stages", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ledger", b"ledger", "orchestrator_memory", b"orchestrator_memory", "queue", b"queue", "recent_jobs", b"recent_jobs", "stages", b"stages", "start_time", b"start_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStatusResponse: _TypeAlias = GetStatusResponse  # noqa: Y015
+
+@_typing.final
+class EndedJob(_message.Message):
+    """A job that ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    TOTAL_TIME_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DURATION_S_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    outcome: _builtins.str
+    """"succeeded", "cancelled", or the reason of the error, such as "WORKER_CRASHED"."""
+    duration_s: _builtins.float
+    batch_size: _builtins.int
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def total_time(self) -> _duration_pb2.Duration:
+        """From the request to the end."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+        total_time: _duration_pb2.Duration | None = ...,
+        outcome: _builtins.str = ...,
+        duration_s: _builtins.float = ...,
+        batch_size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "total_time", b"total_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "duration_s", b"duration_s", "end_time", b"end_time", "job_id", b"job_id", "outcome", b"outcome", "total_time", b"total_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndedJob: _TypeAlias = EndedJob  # noqa: Y015
+
+@_typing.final
+class GetLimitsRequest(_message.Message):
+    """Asks for the limits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLimitsRequest: _TypeAlias = GetLimitsRequest  # noqa: Y015
+
+@_typing.final
+class GetLimitsResponse(_message.Message):
+    """The limits of every front door."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAX_DURATION_S_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    LANGUAGE_MODELS_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    device_bytes: _builtins.int
+    tier: _builtins.str
+    """The row of the tier table that the device falls into, for example "tier 1 (up to 4 GB)"."""
+    basis: _builtins.str
+    """Where limits come from: "planner" or "tier"."""
+    @_builtins.property
+    def max_duration_s(self) -> Global___Limit: ...
+    @_builtins.property
+    def max_batch_size(self) -> Global___Limit: ...
+    @_builtins.property
+    def language_models(self) -> _containers.RepeatedCompositeFieldContainer[Global___LanguageModelLimit]: ...
+    def __init__(
+        self,
+        *,
+        max_duration_s: Global___Limit | None = ...,
+        max_batch_size: Global___Limit | None = ...,
+        language_models: _abc.Iterable[Global___LanguageModelLimit] | None = ...,
+        device: _builtins.str = ...,
+        device_bytes: _builtins.int = ...,
+        tier: _builtins.str = ...,
+        basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_duration_s", b"max_duration_s"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "device", b"device", "device_bytes", b"device_bytes", "language_models", b"language_models", "max_batch_size", b"max_batch_size", "max_duration_s", b"max_duration_s", "tier", b"tier"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetLimitsResponse: _TypeAlias = GetLimitsResponse  # noqa: Y015
+
+@_typing.final
+class LanguageModelLimit(_message.Message):
+    """Whether a language model may be used."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    IS_ALLOWED_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """"0.6B", "1.7B" or "4B"."""
+    is_allowed: _builtins.bool
+    source: _builtins.str
+    """What decided it."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        is_allowed: _builtins.bool = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_allowed", b"is_allowed", "name", b"name", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LanguageModelLimit: _TypeAlias = LanguageModelLimit  # noqa: Y015
 
 @_typing.final
 class StageStatus(_message.Message):

@@ -45,6 +45,11 @@ class GenerationServiceStub:
                 request_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.GetLimits = channel.unary_unary(
+                '/acestage.generation.v1.GenerationService/GetLimits',
+                request_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetLimitsRequest.SerializeToString,
+                response_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetLimitsResponse.FromString,
+                _registered_method=True)
 
 
 class GenerationServiceServicer:
@@ -67,6 +72,13 @@ class GenerationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetLimits(self, request, context):
+        """What a request may ask for here, and what set each limit.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_GenerationServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -79,6 +91,11 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetStatusRequest.FromString,
                     response_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'GetLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetLimits,
+                    request_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetLimitsRequest.FromString,
+                    response_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetLimitsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -136,6 +153,33 @@ class GenerationService:
             '/acestage.generation.v1.GenerationService/GetStatus',
             acestage_dot_generation_dot_v1_dot_generation__pb2.GetStatusRequest.SerializeToString,
             acestage_dot_generation_dot_v1_dot_generation__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/acestage.generation.v1.GenerationService/GetLimits',
+            acestage_dot_generation_dot_v1_dot_generation__pb2.GetLimitsRequest.SerializeToString,
+            acestage_dot_generation_dot_v1_dot_generation__pb2.GetLimitsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -40,6 +40,8 @@ class GenerationServiceStub:
     """
     GetStatus: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GetStatusRequest, _generation_pb2.GetStatusResponse]
     """Services, models, device, lease holder and queue."""
+    GetLimits: _grpc.UnaryUnaryMultiCallable[_generation_pb2.GetLimitsRequest, _generation_pb2.GetLimitsResponse]
+    """What a request may ask for here, and what set each limit."""
 
 @_typing.type_check_only
 class GenerationServiceAsyncStub(GenerationServiceStub):
@@ -53,6 +55,8 @@ class GenerationServiceAsyncStub(GenerationServiceStub):
     """
     GetStatus: _aio.UnaryUnaryMultiCallable[_generation_pb2.GetStatusRequest, _generation_pb2.GetStatusResponse]  # type: ignore[assignment]
     """Services, models, device, lease holder and queue."""
+    GetLimits: _aio.UnaryUnaryMultiCallable[_generation_pb2.GetLimitsRequest, _generation_pb2.GetLimitsResponse]  # type: ignore[assignment]
+    """What a request may ask for here, and what set each limit."""
 
 class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
     """The front door of the orchestrator."""
@@ -75,5 +79,13 @@ class GenerationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_generation_pb2.GetStatusResponse, _abc.Awaitable[_generation_pb2.GetStatusResponse]]:
         """Services, models, device, lease holder and queue."""
+
+    @_abc_1.abstractmethod
+    def GetLimits(
+        self,
+        request: _generation_pb2.GetLimitsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_generation_pb2.GetLimitsResponse, _abc.Awaitable[_generation_pb2.GetLimitsResponse]]:
+        """What a request may ask for here, and what set each limit."""
 
 def add_GenerationServiceServicer_to_server(servicer: GenerationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -65,6 +65,7 @@ class Lease(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     GRANT_TIME_FIELD_NUMBER: _builtins.int
     REMAINING_FIELD_NUMBER: _builtins.int
+    IS_IDLE_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     device: _builtins.str
     """"cpu" or "cuda:N"."""
@@ -74,6 +75,8 @@ class Lease(_message.Message):
     fencing_token: _builtins.int
     """Grows with every grant on the ledger, across restarts."""
     state: Global___LeaseState.ValueType
+    is_idle: _builtins.bool
+    """The holder keeps its weights on the device but has no work; it leaves once somebody waits."""
     @_builtins.property
     def grant_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -91,10 +94,11 @@ class Lease(_message.Message):
         state: Global___LeaseState.ValueType = ...,
         grant_time: _timestamp_pb2.Timestamp | None = ...,
         remaining: _duration_pb2.Duration | None = ...,
+        is_idle: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["grant_time", b"grant_time", "remaining", b"remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "fencing_token", b"fencing_token", "grant_time", b"grant_time", "holder", b"holder", "lease_id", b"lease_id", "remaining", b"remaining", "state", b"state", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "fencing_token", b"fencing_token", "grant_time", b"grant_time", "holder", b"holder", "is_idle", b"is_idle", "lease_id", b"lease_id", "remaining", b"remaining", "state", b"state", "vram_bytes", b"vram_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -109,20 +113,26 @@ class AcquireLeaseRequest(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
     VRAM_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     holder: _builtins.str
     vram_bytes: _builtins.int
     """Bytes wanted on the device, at least 1."""
+    device_bytes: _builtins.int
+    """All bytes of the device as the caller sees it; 0 where it does not know. The least that anyone
+    ever said counts. While nobody said anything, the device has one holder at a time.
+    """
     def __init__(
         self,
         *,
         device: _builtins.str = ...,
         holder: _builtins.str = ...,
         vram_bytes: _builtins.int = ...,
+        device_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "holder", b"holder", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "device_bytes", b"device_bytes", "holder", b"holder", "vram_bytes", b"vram_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -224,17 +234,37 @@ class KeepLeaseAliveRequest(_message.Message):
 
     LEASE_ID_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
+    IS_IDLE_FIELD_NUMBER: _builtins.int
+    VRAM_BYTES_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     fencing_token: _builtins.int
+    is_idle: _builtins.bool
+    """See Lease.is_idle."""
+    vram_bytes: _builtins.int
+    """Bytes wanted from now on; 0 leaves them as they are. Fewer are always fine; more are granted only
+    where they are free and nobody waits. The response says what the lease has.
+    """
+    device_bytes: _builtins.int
+    """As in AcquireLeaseRequest."""
+    @_builtins.property
+    def lease(self) -> Global___Lease:
+        """What was granted, so that a ledger that has started again can take the lease over."""
+
     def __init__(
         self,
         *,
         lease_id: _builtins.str = ...,
         fencing_token: _builtins.int = ...,
+        is_idle: _builtins.bool = ...,
+        vram_bytes: _builtins.int = ...,
+        lease: Global___Lease | None = ...,
+        device_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fencing_token", b"fencing_token", "lease_id", b"lease_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_bytes", b"device_bytes", "fencing_token", b"fencing_token", "is_idle", b"is_idle", "lease", b"lease", "lease_id", b"lease_id", "vram_bytes", b"vram_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -335,11 +365,16 @@ class LeaseWaiter(_message.Message):
     HOLDER_FIELD_NUMBER: _builtins.int
     VRAM_BYTES_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    WAITED_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     holder: _builtins.str
     vram_bytes: _builtins.int
     position: _builtins.int
     """1 is next."""
+    @_builtins.property
+    def waited(self) -> _duration_pb2.Duration:
+        """Time in line so far."""
+
     def __init__(
         self,
         *,
@@ -347,14 +382,48 @@ class LeaseWaiter(_message.Message):
         holder: _builtins.str = ...,
         vram_bytes: _builtins.int = ...,
         position: _builtins.int = ...,
+        waited: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["waited", b"waited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "holder", b"holder", "position", b"position", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "holder", b"holder", "position", b"position", "vram_bytes", b"vram_bytes", "waited", b"waited"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LeaseWaiter: _TypeAlias = LeaseWaiter  # noqa: Y015
+
+@_typing.final
+class LedgerDevice(_message.Message):
+    """A device that the ledger has heard of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    LEASED_BYTES_FIELD_NUMBER: _builtins.int
+    IS_EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    total_bytes: _builtins.int
+    """0 where nobody said."""
+    leased_bytes: _builtins.int
+    """Bytes of all leases that still count."""
+    is_exclusive: _builtins.bool
+    """One holder at a time, however many bytes are free."""
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        leased_bytes: _builtins.int = ...,
+        is_exclusive: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "is_exclusive", b"is_exclusive", "leased_bytes", b"leased_bytes", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerDevice: _TypeAlias = LedgerDevice  # noqa: Y015
 
 @_typing.final
 class ListLeasesResponse(_message.Message):
@@ -364,21 +433,31 @@ class ListLeasesResponse(_message.Message):
 
     LEASES_FIELD_NUMBER: _builtins.int
     WAITERS_FIELD_NUMBER: _builtins.int
+    DEVICES_FIELD_NUMBER: _builtins.int
+    GRACE_REMAINING_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
         """Leases that still count: every state but RELEASED."""
 
     @_builtins.property
     def waiters(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseWaiter]: ...
+    @_builtins.property
+    def devices(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerDevice]: ...
+    @_builtins.property
+    def grace_remaining(self) -> _duration_pb2.Duration:
+        """Time left in which a ledger that has just started grants nothing, so that holders can report."""
+
     def __init__(
         self,
         *,
         leases: _abc.Iterable[Global___Lease] | None = ...,
         waiters: _abc.Iterable[Global___LeaseWaiter] | None = ...,
+        devices: _abc.Iterable[Global___LedgerDevice] | None = ...,
+        grace_remaining: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace_remaining", b"grace_remaining"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leases", b"leases", "waiters", b"waiters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["devices", b"devices", "grace_remaining", b"grace_remaining", "leases", b"leases", "waiters", b"waiters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

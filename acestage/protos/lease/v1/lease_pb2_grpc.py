@@ -71,9 +71,10 @@ class LeaseServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def KeepLeaseAlive(self, request_iterator, context):
-        """Renews a lease for as long as the stream lives: one request, one response. A stream that ends
-        before ReleaseLease was called marks the holder as lost: the lease is quarantined until the
-        device proves free.
+        """Renews a lease for as long as the stream lives. Every request has a response, and the ledger also
+        sends one by itself when the state of the lease changes: a holder that reads REVOKING is asked to
+        leave. A stream that ends before ReleaseLease was called marks the holder as lost: the lease is
+        quarantined until the device proves free.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +88,7 @@ class LeaseServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLeases(self, request, context):
-        """Everything the ledger knows: holders, their states, and who waits.
+        """Everything the ledger knows: devices, holders, their states, and who waits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

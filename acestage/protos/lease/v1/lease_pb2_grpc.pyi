@@ -39,14 +39,15 @@ class LeaseServiceStub:
     first renewal it expires sooner than later, as its `remaining` says.
     """
     KeepLeaseAlive: _grpc.StreamStreamMultiCallable[_lease_pb2.KeepLeaseAliveRequest, _lease_pb2.KeepLeaseAliveResponse]
-    """Renews a lease for as long as the stream lives: one request, one response. A stream that ends
-    before ReleaseLease was called marks the holder as lost: the lease is quarantined until the
-    device proves free.
+    """Renews a lease for as long as the stream lives. Every request has a response, and the ledger also
+    sends one by itself when the state of the lease changes: a holder that reads REVOKING is asked to
+    leave. A stream that ends before ReleaseLease was called marks the holder as lost: the lease is
+    quarantined until the device proves free.
     """
     ReleaseLease: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ReleaseLeaseRequest, _lease_pb2.ReleaseLeaseResponse]
     """Gives the device back. Only call this once nothing of the holder runs on the device any more."""
     ListLeases: _grpc.UnaryUnaryMultiCallable[_lease_pb2.ListLeasesRequest, _lease_pb2.ListLeasesResponse]
-    """Everything the ledger knows: holders, their states, and who waits."""
+    """Everything the ledger knows: devices, holders, their states, and who waits."""
 
 @_typing.type_check_only
 class LeaseServiceAsyncStub(LeaseServiceStub):
@@ -59,14 +60,15 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     first renewal it expires sooner than later, as its `remaining` says.
     """
     KeepLeaseAlive: _aio.StreamStreamMultiCallable[_lease_pb2.KeepLeaseAliveRequest, _lease_pb2.KeepLeaseAliveResponse]  # type: ignore[assignment]
-    """Renews a lease for as long as the stream lives: one request, one response. A stream that ends
-    before ReleaseLease was called marks the holder as lost: the lease is quarantined until the
-    device proves free.
+    """Renews a lease for as long as the stream lives. Every request has a response, and the ledger also
+    sends one by itself when the state of the lease changes: a holder that reads REVOKING is asked to
+    leave. A stream that ends before ReleaseLease was called marks the holder as lost: the lease is
+    quarantined until the device proves free.
     """
     ReleaseLease: _aio.UnaryUnaryMultiCallable[_lease_pb2.ReleaseLeaseRequest, _lease_pb2.ReleaseLeaseResponse]  # type: ignore[assignment]
     """Gives the device back. Only call this once nothing of the holder runs on the device any more."""
     ListLeases: _aio.UnaryUnaryMultiCallable[_lease_pb2.ListLeasesRequest, _lease_pb2.ListLeasesResponse]  # type: ignore[assignment]
-    """Everything the ledger knows: holders, their states, and who waits."""
+    """Everything the ledger knows: devices, holders, their states, and who waits."""
 
 class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
     """Grants device memory. Any program on the machine may take a lease; the stages do so by themselves."""
@@ -88,9 +90,10 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_lease_pb2.KeepLeaseAliveRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_lease_pb2.KeepLeaseAliveResponse], _abc.AsyncIterator[_lease_pb2.KeepLeaseAliveResponse]]:
-        """Renews a lease for as long as the stream lives: one request, one response. A stream that ends
-        before ReleaseLease was called marks the holder as lost: the lease is quarantined until the
-        device proves free.
+        """Renews a lease for as long as the stream lives. Every request has a response, and the ledger also
+        sends one by itself when the state of the lease changes: a holder that reads REVOKING is asked to
+        leave. A stream that ends before ReleaseLease was called marks the holder as lost: the lease is
+        quarantined until the device proves free.
         """
 
     @_abc_1.abstractmethod
@@ -107,6 +110,6 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lease_pb2.ListLeasesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lease_pb2.ListLeasesResponse, _abc.Awaitable[_lease_pb2.ListLeasesResponse]]:
-        """Everything the ledger knows: holders, their states, and who waits."""
+        """Everything the ledger knows: devices, holders, their states, and who waits."""
 
 def add_LeaseServiceServicer_to_server(servicer: LeaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

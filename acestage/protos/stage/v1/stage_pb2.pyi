@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -19,6 +20,62 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _WorkerState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WorkerStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WorkerState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WORKER_STATE_UNSPECIFIED: _WorkerState.ValueType  # 0
+    WORKER_STATE_ASLEEP: _WorkerState.ValueType  # 1
+    """There is none: nothing of the stage is on the device."""
+    WORKER_STATE_BUSY: _WorkerState.ValueType  # 2
+    """It works, or gets ready to."""
+    WORKER_STATE_WARM: _WorkerState.ValueType  # 3
+    """It has no work and keeps its weights on the device until somebody else waits for it."""
+
+class WorkerState(_WorkerState, metaclass=_WorkerStateEnumTypeWrapper):
+    """What the worker process of a stage does."""
+
+WORKER_STATE_UNSPECIFIED: WorkerState.ValueType  # 0
+WORKER_STATE_ASLEEP: WorkerState.ValueType  # 1
+"""There is none: nothing of the stage is on the device."""
+WORKER_STATE_BUSY: WorkerState.ValueType  # 2
+"""It works, or gets ready to."""
+WORKER_STATE_WARM: WorkerState.ValueType  # 3
+"""It has no work and keeps its weights on the device until somebody else waits for it."""
+Global___WorkerState: _TypeAlias = WorkerState  # noqa: Y015
+
+class _AdaptationKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AdaptationKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdaptationKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ADAPTATION_KIND_UNSPECIFIED: _AdaptationKind.ValueType  # 0
+    ADAPTATION_KIND_SMALLER_TILE: _AdaptationKind.ValueType  # 1
+    """Fewer latent frames in a tile: the same audio, a little slower."""
+    ADAPTATION_KIND_SPLIT_GUIDANCE: _AdaptationKind.ValueType  # 2
+    """The halves of guidance one after the other: the same latents up to rounding, slower."""
+    ADAPTATION_KIND_INT8: _AdaptationKind.ValueType  # 3
+    """Weights in INT8: other latents, close to the first."""
+    ADAPTATION_KIND_FLOAT32: _AdaptationKind.ValueType  # 4
+    """float16 gave values that are not finite, so float32 was used."""
+
+class AdaptationKind(_AdaptationKind, metaclass=_AdaptationKindEnumTypeWrapper):
+    """Ways out, in the order in which they are tried."""
+
+ADAPTATION_KIND_UNSPECIFIED: AdaptationKind.ValueType  # 0
+ADAPTATION_KIND_SMALLER_TILE: AdaptationKind.ValueType  # 1
+"""Fewer latent frames in a tile: the same audio, a little slower."""
+ADAPTATION_KIND_SPLIT_GUIDANCE: AdaptationKind.ValueType  # 2
+"""The halves of guidance one after the other: the same latents up to rounding, slower."""
+ADAPTATION_KIND_INT8: AdaptationKind.ValueType  # 3
+"""Weights in INT8: other latents, close to the first."""
+ADAPTATION_KIND_FLOAT32: AdaptationKind.ValueType  # 4
+"""float16 gave values that are not finite, so float32 was used."""
+Global___AdaptationKind: _TypeAlias = AdaptationKind  # noqa: Y015
 
 @_typing.final
 class GetStageInfoRequest(_message.Message):
@@ -50,6 +107,10 @@ class GetStageInfoResponse(_message.Message):
     WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
     ACTIVE_JOB_COUNT_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    DEVICE_MEMORY_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    WORKER_STATE_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """"text_encoder", "dit" or "vae"."""
     device: _builtins.str
@@ -60,11 +121,22 @@ class GetStageInfoResponse(_message.Message):
     """The weights in that data type."""
     active_job_count: _builtins.int
     """Jobs of this stage that run or wait for the device."""
+    quantization: _builtins.str
+    """How weights are held unless a request needs it otherwise: "none" or "int8"."""
+    worker_state: Global___WorkerState.ValueType
     @_builtins.property
     def model(self) -> Global___Model: ...
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessMemory]:
-        """Memory of the stage's long-lived processes."""
+        """Memory of the stage's processes, that of a living worker included."""
+
+    @_builtins.property
+    def memory(self) -> Global___StageMemory:
+        """What the stage needs on its device, measured from the architecture."""
+
+    @_builtins.property
+    def device_memory(self) -> Global___DeviceMemory:
+        """The device as the stage sees it now."""
 
     def __init__(
         self,
@@ -76,14 +148,169 @@ class GetStageInfoResponse(_message.Message):
         weights_bytes: _builtins.int = ...,
         active_job_count: _builtins.int = ...,
         processes: _abc.Iterable[Global___ProcessMemory] | None = ...,
+        memory: Global___StageMemory | None = ...,
+        device_memory: Global___DeviceMemory | None = ...,
+        quantization: _builtins.str = ...,
+        worker_state: Global___WorkerState.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_memory", b"device_memory", "memory", b"memory", "model", b"model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_job_count", b"active_job_count", "device", b"device", "dtype", b"dtype", "model", b"model", "processes", b"processes", "stage", b"stage", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_job_count", b"active_job_count", "device", b"device", "device_memory", b"device_memory", "dtype", b"dtype", "memory", b"memory", "model", b"model", "processes", b"processes", "quantization", b"quantization", "stage", b"stage", "weights_bytes", b"weights_bytes", "worker_state", b"worker_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStageInfoResponse: _TypeAlias = GetStageInfoResponse  # noqa: Y015
+
+@_typing.final
+class DeviceMemory(_message.Message):
+    """Bytes of a device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    FREE_BYTES_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    name: _builtins.str
+    """For people, for example "NVIDIA GeForce GTX 1650"."""
+    total_bytes: _builtins.int
+    """Capped where a smaller device is simulated."""
+    free_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        name: _builtins.str = ...,
+        total_bytes: _builtins.int = ...,
+        free_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "free_bytes", b"free_bytes", "name", b"name", "total_bytes", b"total_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeviceMemory: _TypeAlias = DeviceMemory  # noqa: Y015
+
+@_typing.final
+class StageMemory(_message.Message):
+    """What a stage needs on its device. A lease asks for the sum: context, weights, activations at their
+    peak, reserve.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTEXT_BYTES_FIELD_NUMBER: _builtins.int
+    RESERVE_BYTES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    HALO_FRAME_COUNT_FIELD_NUMBER: _builtins.int
+    context_bytes: _builtins.int
+    """What a process takes before the first tensor is on the device."""
+    reserve_bytes: _builtins.int
+    """Margin for what the allocator rounds up and libraries take for themselves."""
+    halo_frame_count: _builtins.int
+    """Latent frames that must be decoded on each side of a tile; only the VAE has them."""
+    @_builtins.property
+    def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightsMemory]: ...
+    @_builtins.property
+    def activations(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivationCurve]: ...
+    def __init__(
+        self,
+        *,
+        context_bytes: _builtins.int = ...,
+        reserve_bytes: _builtins.int = ...,
+        weights: _abc.Iterable[Global___WeightsMemory] | None = ...,
+        activations: _abc.Iterable[Global___ActivationCurve] | None = ...,
+        halo_frame_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "context_bytes", b"context_bytes", "halo_frame_count", b"halo_frame_count", "reserve_bytes", b"reserve_bytes", "weights", b"weights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageMemory: _TypeAlias = StageMemory  # noqa: Y015
+
+@_typing.final
+class WeightsMemory(_message.Message):
+    """Bytes of the weights."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    quantization: _builtins.str
+    """"none" or "int8"."""
+    weights_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        quantization: _builtins.str = ...,
+        weights_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["quantization", b"quantization", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WeightsMemory: _TypeAlias = WeightsMemory  # noqa: Y015
+
+@_typing.final
+class ActivationCurve(_message.Message):
+    """Peak bytes of activations by size. Between two points the straight line holds."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODE_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    POINTS_FIELD_NUMBER: _builtins.int
+    mode: _builtins.str
+    """The way of working: "encode"; "single" or "guided" (both halves of guidance at once); "tile"."""
+    quantization: _builtins.str
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivationPoint]: ...
+    def __init__(
+        self,
+        *,
+        mode: _builtins.str = ...,
+        quantization: _builtins.str = ...,
+        points: _abc.Iterable[Global___ActivationPoint] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mode", b"mode", "points", b"points", "quantization", b"quantization"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivationCurve: _TypeAlias = ActivationCurve  # noqa: Y015
+
+@_typing.final
+class ActivationPoint(_message.Message):
+    """One point of a curve."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAME_COUNT_FIELD_NUMBER: _builtins.int
+    ACTIVATION_BYTES_FIELD_NUMBER: _builtins.int
+    frame_count: _builtins.int
+    """Latent frames at once: of the song, or of the tile with its halo."""
+    activation_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        frame_count: _builtins.int = ...,
+        activation_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_bytes", b"activation_bytes", "frame_count", b"frame_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivationPoint: _TypeAlias = ActivationPoint  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -163,10 +390,19 @@ class StageStarted(_message.Message):
     DEVICE_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     LEASE_WAIT_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
+    VRAM_BYTES_FIELD_NUMBER: _builtins.int
+    WAS_WARM_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     fencing_token: _builtins.int
     device: _builtins.str
     dtype: _builtins.str
+    quantization: _builtins.str
+    """"none" or "int8"."""
+    vram_bytes: _builtins.int
+    """Bytes of the lease."""
+    was_warm: _builtins.bool
+    """The weights were on the device already."""
     @_builtins.property
     def lease_wait(self) -> _duration_pb2.Duration:
         """Time spent in line."""
@@ -179,14 +415,49 @@ class StageStarted(_message.Message):
         device: _builtins.str = ...,
         dtype: _builtins.str = ...,
         lease_wait: _duration_pb2.Duration | None = ...,
+        quantization: _builtins.str = ...,
+        vram_bytes: _builtins.int = ...,
+        was_warm: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_wait", b"lease_wait"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fencing_token", b"fencing_token", "lease_id", b"lease_id", "lease_wait", b"lease_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "dtype", b"dtype", "fencing_token", b"fencing_token", "lease_id", b"lease_id", "lease_wait", b"lease_wait", "quantization", b"quantization", "vram_bytes", b"vram_bytes", "was_warm", b"was_warm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StageStarted: _TypeAlias = StageStarted  # noqa: Y015
+
+@_typing.final
+class Adaptation(_message.Message):
+    """A way out that the stage took because the plain way did not work on its device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    kind: Global___AdaptationKind.ValueType
+    before: _builtins.str
+    """What it was before and what it is now, for example "128" and "64" frames of a tile."""
+    after: _builtins.str
+    cause: _builtins.str
+    """Why, for people."""
+    def __init__(
+        self,
+        *,
+        kind: Global___AdaptationKind.ValueType = ...,
+        before: _builtins.str = ...,
+        after: _builtins.str = ...,
+        cause: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "cause", b"cause", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Adaptation: _TypeAlias = Adaptation  # noqa: Y015
 
 @_typing.final
 class StageReport(_message.Message):
@@ -202,10 +473,16 @@ class StageReport(_message.Message):
     COMPUTE_TIME_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
     PEAK_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    ADAPTATIONS_FIELD_NUMBER: _builtins.int
+    PLANNED_BYTES_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     fencing_token: _builtins.int
     peak_device_bytes: _builtins.int
-    """Peak bytes allocated on a CUDA device; 0 on the CPU, where the worker's process tells."""
+    """Peak bytes allocated on the device by this job, weights included; 0 on the CPU, where the
+    worker's process tells.
+    """
+    planned_bytes: _builtins.int
+    """Bytes that were planned for the job and asked of the ledger."""
     @_builtins.property
     def lease_grant_time(self) -> _timestamp_pb2.Timestamp:
         """When the device was held."""
@@ -224,6 +501,10 @@ class StageReport(_message.Message):
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessMemory]:
         """Peak memory of every process of the stage, the worker's included."""
 
+    @_builtins.property
+    def adaptations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adaptation]:
+        """What had to be done differently, in order."""
+
     def __init__(
         self,
         *,
@@ -235,10 +516,12 @@ class StageReport(_message.Message):
         compute_time: _duration_pb2.Duration | None = ...,
         processes: _abc.Iterable[Global___ProcessMemory] | None = ...,
         peak_device_bytes: _builtins.int = ...,
+        adaptations: _abc.Iterable[Global___Adaptation] | None = ...,
+        planned_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "lease_grant_time", b"lease_grant_time", "lease_release_time", b"lease_release_time", "load_time", b"load_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "fencing_token", b"fencing_token", "lease_grant_time", b"lease_grant_time", "lease_id", b"lease_id", "lease_release_time", b"lease_release_time", "load_time", b"load_time", "peak_device_bytes", b"peak_device_bytes", "processes", b"processes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptations", b"adaptations", "compute_time", b"compute_time", "fencing_token", b"fencing_token", "lease_grant_time", b"lease_grant_time", "lease_id", b"lease_id", "lease_release_time", b"lease_release_time", "load_time", b"load_time", "peak_device_bytes", b"peak_device_bytes", "planned_bytes", b"planned_bytes", "processes", b"processes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -254,12 +537,18 @@ class ProcessMemory(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     RSS_BYTES_FIELD_NUMBER: _builtins.int
     PEAK_RSS_BYTES_FIELD_NUMBER: _builtins.int
+    ANONYMOUS_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For example "dit/worker"."""
     pid: _builtins.int
     rss_bytes: _builtins.int
     """Resident set now and at its peak. Mapped weights count, though the kernel may drop them."""
     peak_rss_bytes: _builtins.int
+    anonymous_bytes: _builtins.int
+    """The part of the resident set that the kernel cannot drop, now."""
+    device_bytes: _builtins.int
+    """Bytes on a CUDA device, where the driver tells; else 0."""
     def __init__(
         self,
         *,
@@ -267,10 +556,12 @@ class ProcessMemory(_message.Message):
         pid: _builtins.int = ...,
         rss_bytes: _builtins.int = ...,
         peak_rss_bytes: _builtins.int = ...,
+        anonymous_bytes: _builtins.int = ...,
+        device_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "peak_rss_bytes", b"peak_rss_bytes", "pid", b"pid", "rss_bytes", b"rss_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anonymous_bytes", b"anonymous_bytes", "device_bytes", b"device_bytes", "name", b"name", "peak_rss_bytes", b"peak_rss_bytes", "pid", b"pid", "rss_bytes", b"rss_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from acestage.protos.stage.v1 import stage_pb2 as acestage_dot_stage_dot_v1_dot_
 from acestage.protos.tensor.v1 import tensor_pb2 as acestage_dot_tensor_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+acestage/text_encoder/v1/text_encoder.proto\x12\x18\x61\x63\x65stage.text_encoder.v1\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x1f\x61\x63\x65stage/tensor/v1/tensor.proto\"\xc5\x01\n\rEncodeRequest\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x04 \x01(\x03\x12\x12\n\nduration_s\x18\x05 \x01(\x01\x12\x10\n\x03\x62pm\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tkey_scale\x18\x07 \x01(\t\x12\x16\n\x0etime_signature\x18\x08 \x01(\t\x12\x13\n\x0binstruction\x18\t \x01(\tB\x06\n\x04_bpm\"\xe4\x01\n\x0e\x45ncodeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12\x31\n\x06tensor\x18\x03 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x12\x30\n\x06report\x18\x04 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent2s\n\x12TextEncoderService\x12]\n\x06\x45ncode\x12\'.acestage.text_encoder.v1.EncodeRequest\x1a(.acestage.text_encoder.v1.EncodeResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+acestage/text_encoder/v1/text_encoder.proto\x12\x18\x61\x63\x65stage.text_encoder.v1\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x1f\x61\x63\x65stage/tensor/v1/tensor.proto\"\xdb\x01\n\rEncodeRequest\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x04 \x01(\x03\x12\x12\n\nduration_s\x18\x05 \x01(\x01\x12\x10\n\x03\x62pm\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tkey_scale\x18\x07 \x01(\t\x12\x16\n\x0etime_signature\x18\x08 \x01(\t\x12\x13\n\x0binstruction\x18\t \x01(\t\x12\x14\n\x0cquantization\x18\n \x01(\tB\x06\n\x04_bpm\"\xe4\x01\n\x0e\x45ncodeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12\x31\n\x06tensor\x18\x03 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x12\x30\n\x06report\x18\x04 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent2s\n\x12TextEncoderService\x12]\n\x06\x45ncode\x12\'.acestage.text_encoder.v1.EncodeRequest\x1a(.acestage.text_encoder.v1.EncodeResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestage.protos.text_encode
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENCODEREQUEST']._serialized_start=138
-  _globals['_ENCODEREQUEST']._serialized_end=335
-  _globals['_ENCODERESPONSE']._serialized_start=338
-  _globals['_ENCODERESPONSE']._serialized_end=566
-  _globals['_TEXTENCODERSERVICE']._serialized_start=568
-  _globals['_TEXTENCODERSERVICE']._serialized_end=683
+  _globals['_ENCODEREQUEST']._serialized_end=357
+  _globals['_ENCODERESPONSE']._serialized_start=360
+  _globals['_ENCODERESPONSE']._serialized_end=588
+  _globals['_TEXTENCODERSERVICE']._serialized_start=590
+  _globals['_TEXTENCODERSERVICE']._serialized_end=705
 # @@protoc_insertion_point(module_scope)

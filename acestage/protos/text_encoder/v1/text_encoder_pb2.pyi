@@ -33,6 +33,7 @@ class EncodeRequest(_message.Message):
     KEY_SCALE_FIELD_NUMBER: _builtins.int
     TIME_SIGNATURE_FIELD_NUMBER: _builtins.int
     INSTRUCTION_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     caption: _builtins.str
     """What the music is like. Must not be empty."""
     lyrics: _builtins.str
@@ -50,6 +51,8 @@ class EncodeRequest(_message.Message):
     """2, 3, 4 or 6; empty when unknown."""
     instruction: _builtins.str
     """Empty means the instruction of the text-to-music task."""
+    quantization: _builtins.str
+    """"none", "int8", or empty: int8 where the device cannot hold the weights otherwise."""
     def __init__(
         self,
         *,
@@ -62,10 +65,11 @@ class EncodeRequest(_message.Message):
         key_scale: _builtins.str = ...,
         time_signature: _builtins.str = ...,
         instruction: _builtins.str = ...,
+        quantization: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "bpm", b"bpm"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "bpm", b"bpm", "caption", b"caption", "duration_s", b"duration_s", "frame_count", b"frame_count", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "lyrics", b"lyrics", "time_signature", b"time_signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "bpm", b"bpm", "caption", b"caption", "duration_s", b"duration_s", "frame_count", b"frame_count", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "lyrics", b"lyrics", "quantization", b"quantization", "time_signature", b"time_signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bpm: _TypeAlias = _typing.Literal["bpm"]  # noqa: Y015
     _WhichOneofArgType__bpm: _TypeAlias = _typing.Literal["_bpm", b"_bpm"]  # noqa: Y015

@@ -54,7 +54,7 @@ class DecodeParameters(_message.Message):
 
     TILE_FRAME_COUNT_FIELD_NUMBER: _builtins.int
     tile_frame_count: _builtins.int
-    """Latent frames decoded at once, without the halo; 0 lets the stage choose."""
+    """The most latent frames decoded at once, without the halo; 0 lets the stage choose."""
     def __init__(
         self,
         *,
