@@ -191,6 +191,11 @@ class Settings(BaseSettings):
     )
     log_level: LogLevel = Field("INFO", validation_alias=_names("ACESTAGE_LOG_LEVEL"))
 
+    @property
+    def max_device_bytes(self) -> int | None:
+        """The size of the device to simulate, in bytes; None takes it as it is."""
+        return None if self.max_vram_gb is None else round(self.max_vram_gb * 2**30)
+
     def ports(self) -> dict[str, int]:
         """The port of each service where all run on one machine."""
         return {service: getattr(self, f"{service}_port") for service in SERVICES}

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import signal
+import time
 
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.settings import Settings
-from services.orchestrator.epoch import next_epoch
+from services.orchestrator.epoch import close_epoch, next_epoch
 from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.lease_service import LeaseService
 from services.orchestrator.lessor import Lessor
 from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.service import GenerationService
 from services.orchestrator.stage_clients import DitClient, TextEncoderClient, VaeClient
-from services.runtime import device_lock, flags, logs
+from services.runtime import flags, logs
 from services.runtime.channels import open_channel
+from services.runtime.device_lock import Fences
 from services.runtime.finishing import end
 from services.runtime.parent_death import die_with_parent
 from services.runtime.server import Server, run_service, until_stopped
@@ -31,8 +32,16 @@ CONFIRM_S = 3.0
 
 async def serve(settings: Settings) -> None:
     """Serves the orchestrator until SIGTERM or SIGINT."""
-    lessor = Lessor(epoch=next_epoch(settings.run_dir), ttl_s=settings.lease_ttl_s, confirm_s=CONFIRM_S)
-    leases = LeaseService(lessor, functools.partial(device_lock.is_free, settings.run_dir))
+    epoch = next_epoch(settings.run_dir)
+    lessor = Lessor(
+        epoch=epoch.number,
+        ttl_s=settings.lease_ttl_s,
+        confirm_s=CONFIRM_S,
+        grace_until=time.monotonic() + settings.lease_ttl_s if epoch.has_holders_before else None,
+        is_exclusive=settings.offload_to_cpu is True,
+    )
+    fences = Fences(settings.run_dir)
+    leases = LeaseService(lessor, fences.shut_out)
     names = ("acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService")
     port = settings.orchestrator_port if settings.port is None else settings.port
     async with (
@@ -59,6 +68,8 @@ async def serve(settings: Settings) -> None:
         finally:
             await server.stop()
             await end(ledger)
+            if leases.is_idle:
+                close_epoch(settings.run_dir, epoch.number)
 
 
 def main() -> None:

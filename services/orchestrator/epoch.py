@@ -1,12 +1,19 @@
-"""The ledger's epoch: a number in a file that grows with every start of the ledger."""
+"""The ledger's epoch: a number in a file that grows with every start of the ledger.
+
+The file also says whether the ledger of that epoch ended with nothing held. Where it did not, there may be
+holders who still use a device, and the next ledger waits for them to report.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from acestage.errors import FailedPreconditionError, UnavailableError
-from services.orchestrator.lessor import MAX_EPOCH
+from services.orchestrator.lease import MAX_EPOCH
 from services.runtime.device_lock import lock_within
 
 EPOCH_FILE = "ledger-epoch"
@@ -15,7 +22,18 @@ LOCK_TIMEOUT_S = 5.0
 """Another ledger that starts holds the lock for one read and one write."""
 
 
-def next_epoch(run_dir: Path) -> int:
+_CLOSED = " closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """The number of a ledger's life, and whether the one before left holders behind."""
+
+    number: int
+    has_holders_before: bool
+
+
+def next_epoch(run_dir: Path) -> Epoch:
     """Takes the next epoch of the ledgers of `run_dir`, 1 on the first call. Blocks for disk I/O.
 
     Raises:
@@ -24,6 +42,25 @@ def next_epoch(run_dir: Path) -> int:
     """
     run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = run_dir / EPOCH_FILE
+    with _locked(run_dir):
+        number, is_closed = _read(path)
+        _write(path, f"{number + 1}")
+    return Epoch(number + 1, has_holders_before=not is_closed)
+
+
+def close_epoch(run_dir: Path, number: int) -> None:
+    """Notes that the ledger of epoch `number` ends with nothing held. Blocks for disk I/O.
+
+    Does nothing where a later ledger has begun: it must not seem closed.
+    """
+    path = run_dir / EPOCH_FILE
+    with _locked(run_dir):
+        if _read(path) == (number, False):
+            _write(path, f"{number}{_CLOSED}")
+
+
+@contextlib.contextmanager
+def _locked(run_dir: Path) -> Iterator[None]:
     # The folder is what gets locked: the file itself is replaced.
     dir_fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -32,34 +69,34 @@ def next_epoch(run_dir: Path) -> int:
                 f"{run_dir} was locked by another process for {LOCK_TIMEOUT_S:g} s",
                 metadata={"run_dir": str(run_dir)},
             )
-        epoch = _read(path) + 1
-        _write(path, epoch)
+        yield
         os.fsync(dir_fd)
     finally:
         os.close(dir_fd)
-    return epoch
 
 
-def _read(path: Path) -> int:
+def _read(path: Path) -> tuple[int, bool]:
+    """The last epoch and whether it was closed; (0, True) before the first."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return 0
-    digits = content.strip()
+        return 0, True
+    text = content.strip()
+    digits = text.removesuffix(_CLOSED.encode())
     if not digits.isdigit() or len(digits) > len(str(MAX_EPOCH)) or not 1 <= int(digits) < MAX_EPOCH:
         raise FailedPreconditionError(
             f"the ledger's epoch file {path} is damaged: it has {content[:40]!r}, "
             f"expected a whole number from 1 to {MAX_EPOCH - 1}",
             metadata={"file": str(path)},
         )
-    return int(digits)
+    return int(digits), digits != text
 
 
-def _write(path: Path, epoch: int) -> None:
+def _write(path: Path, text: str) -> None:
     temporary = path.with_suffix(".tmp")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "w", encoding="ascii") as file:
-        file.write(f"{epoch}\n")
+        file.write(f"{text}\n")
         file.flush()
         os.fsync(fd)
     temporary.replace(path)

@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 from google.protobuf import timestamp_pb2
@@ -15,8 +15,10 @@ from google.protobuf import timestamp_pb2
 from acestage.errors import FieldViolation, InvalidArgumentError
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
-from services.orchestrator.lessor import Lease, LeaseState, Lessor
+from services.orchestrator.lease import Lease, LeaseState
+from services.orchestrator.lessor import Lessor
 from services.runtime.durations import duration
+from services.runtime.finishing import end
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ RENEW_FRACTION = 0.3
 
 MAX_HOLDER_LENGTH = 200
 
-_DEVICE = re.compile(r"cpu|cuda:(0|[1-9][0-9]*)")
+_DEVICE = re.compile(r"cpu|(cuda|fake):(0|[1-9][0-9]*)")
 """No leading zeros: a device has one name, or it could be granted twice."""
 
 _STATE_TO_PB = {
@@ -42,31 +44,38 @@ _STATE_TO_PB = {
 class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     """Serves the leases of one `Lessor`; `run` must be running for as long as the server does."""
 
-    def __init__(self, lessor: Lessor, is_device_free: Callable[[str], bool]) -> None:
+    def __init__(self, lessor: Lessor, shut_out: Callable[[str, int], bool]) -> None:
         """Takes over `lessor`, which nobody else may change.
 
         Args:
             lessor: the ledger.
-            is_device_free: True once the last user of a device is dead; must not block. An OSError
-                means that nothing is known, and leaves the device in quarantine.
+            shut_out: given a device and a fencing token, True once that lease's user is dead and can never
+                begin; must not block. An OSError means that nothing is known, and leaves the lease in
+                quarantine.
         """
         self._lessor = lessor
-        self._is_device_free = is_device_free
+        self._shut_out = shut_out
         self._changed = asyncio.Event()
+        self._was_in_grace = lessor.grace_remaining_s(time.monotonic()) > 0
         self._streams: dict[str, object] = {}
         """The stream that renewed each lease last: only its end means that the holder is gone."""
 
     async def run(self) -> None:
-        """Expires overdue leases and clears quarantined devices that proved free; never returns.
+        """Expires overdue leases and clears quarantined ones whose holders are dead; never returns.
 
-        Sleeps until the next deadline, and looks every `PROBE_INTERVAL_S` while a device is quarantined.
+        Sleeps until the next deadline, and looks every `PROBE_INTERVAL_S` while a lease is quarantined.
         """
         while True:
             changed = self._changed
             for lease in self._lessor.expire(time.monotonic()):
                 self._log_quarantine(lease, "not renewed in time")
-            for device in self._lessor.quarantined_devices():
-                self._probe(device)
+                self._announce_change()
+            for lease in self._lessor.quarantined():
+                self._probe(lease)
+            now = time.monotonic()
+            if self._was_in_grace and self._lessor.grace_remaining_s(now) <= 0:
+                self._was_in_grace = False
+                self._announce_change()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_s()):
                     await changed.wait()
@@ -75,7 +84,14 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self, request: pb.AcquireLeaseRequest, context: Any
     ) -> AsyncIterator[pb.AcquireLeaseResponse]:
         _validate(request)
-        ticket = self._lessor.enqueue(request.device, request.holder, request.vram_bytes, time.monotonic())
+        ticket = self._lessor.enqueue(
+            request.device,
+            request.holder,
+            request.vram_bytes,
+            time.monotonic(),
+            device_bytes=request.device_bytes,
+        )
+        self._announce_change()  # a holder may be asked to leave now
         reported_position = 0
         try:
             while True:
@@ -100,16 +116,59 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self, request_iterator: AsyncIterator[pb.KeepLeaseAliveRequest], context: Any
     ) -> AsyncIterator[pb.KeepLeaseAliveResponse]:
         stream = object()
+        reported: Lease | None = None
         try:
-            async for request in request_iterator:
-                now = time.monotonic()
-                lease = self._lessor.renew(request.lease_id, request.fencing_token, now)
-                self._streams[lease.lease_id] = stream
-                yield pb.KeepLeaseAliveResponse(lease=_lease_to_pb(lease, now))
+            async with aclosing(self._requests_and_changes(request_iterator)) as news:
+                async for request in news:
+                    now = time.monotonic()
+                    if request is not None:
+                        lease = self._renew(request, now)
+                        if reported is not None and reported.lease_id != lease.lease_id:
+                            raise InvalidArgumentError.at(
+                                "lease_id",
+                                f"is {lease.lease_id}, but this stream renews {reported.lease_id}; accepted: "
+                                "one lease a stream",
+                            )
+                        self._streams[lease.lease_id] = stream
+                        reported = lease
+                        yield pb.KeepLeaseAliveResponse(
+                            lease=_lease_to_pb(lease, now), sequence=request.sequence
+                        )
+                        self._announce_change()
+                    elif reported is not None:
+                        current = self._lessor.find(reported.lease_id)
+                        if current is not None and current.state is not reported.state:
+                            reported = current
+                            yield pb.KeepLeaseAliveResponse(lease=_lease_to_pb(current, now))
         finally:
-            for lease_id in [key for key, owner in self._streams.items() if owner is stream]:
-                del self._streams[lease_id]
-                self._abandon(lease_id, "its keepalive stream ended without a release")
+            if reported is not None and self._streams.get(reported.lease_id) is stream:
+                del self._streams[reported.lease_id]
+                self._abandon(reported.lease_id, "its keepalive stream ended without a release")
+
+    async def _requests_and_changes(
+        self, requests: AsyncIterator[pb.KeepLeaseAliveRequest]
+    ) -> AsyncIterator[pb.KeepLeaseAliveRequest | None]:
+        """The requests as they come, and None whenever the ledger has changed; ends with the requests."""
+        reading = asyncio.ensure_future(anext(requests, None))
+        changed = self._changed
+        try:
+            while True:
+                waiting = asyncio.ensure_future(changed.wait())
+                try:
+                    await asyncio.wait([reading, waiting], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
+                if not reading.done():
+                    changed = self._changed  # before the reader looks: what changes meanwhile comes next
+                    yield None
+                    continue
+                request = reading.result()
+                if request is None:
+                    return
+                reading = asyncio.ensure_future(anext(requests, None))
+                yield request
+        finally:
+            await end(reading)
 
     async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: Any) -> pb.ReleaseLeaseResponse:
         lease = self._lessor.release(request.lease_id, request.fencing_token)
@@ -127,9 +186,38 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
                     holder=ticket.holder,
                     vram_bytes=ticket.vram_bytes,
                     position=position,
+                    waited=duration(now - ticket.enqueued_at),
                 )
                 for ticket, position in self._lessor.waiters()
             ],
+            devices=[
+                pb.LedgerDevice(
+                    device=device.device,
+                    total_bytes=device.total_bytes,
+                    leased_bytes=device.leased_bytes,
+                    is_exclusive=device.is_exclusive,
+                )
+                for device in self._lessor.devices()
+            ],
+            grace_remaining=duration(self._lessor.grace_remaining_s(now)),
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is held or quarantined."""
+        return not self._lessor.leases()
+
+    def _renew(self, request: pb.KeepLeaseAliveRequest, now: float) -> Lease:
+        if request.HasField("lease") and self._lessor.find(request.lease_id) is None:
+            claimed = _lease_from_pb(request)
+            lease = self._lessor.restore(claimed, now, device_bytes=request.device_bytes)
+            log.warning("taken over from an earlier ledger, held by %s", lease.holder, extra=_fields(lease))
+        return self._lessor.renew(
+            request.lease_id,
+            request.fencing_token,
+            now,
+            is_idle=request.is_idle,
+            vram_bytes=request.vram_bytes,
         )
 
     def _announce_change(self) -> None:
@@ -143,14 +231,13 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             self._log_quarantine(lease, why)
             self._announce_change()
 
-    def _probe(self, device: str) -> None:
+    def _probe(self, lease: Lease) -> None:
         try:
-            is_free = self._is_device_free(device)
+            is_dead = self._shut_out(lease.device, lease.fencing_token)
         except OSError:
-            log.exception("cannot tell whether the device is free", extra={"device": device})
+            log.exception("cannot tell whether the holder is dead", extra=_fields(lease))
             return
-        lease = self._lessor.clear(device) if is_free else None
-        if lease is not None:
+        if is_dead and self._lessor.clear(lease.lease_id) is not None:
             log.info("proved free after %s", lease.holder, extra=_fields(lease))
             self._announce_change()
 
@@ -158,7 +245,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         """Seconds until there is something to look at; None for as long as nothing changes."""
         deadline = self._lessor.next_deadline()
         until_deadline_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._lessor.quarantined_devices():
+        if not self._lessor.quarantined():
             return until_deadline_s
         return PROBE_INTERVAL_S if until_deadline_s is None else min(PROBE_INTERVAL_S, until_deadline_s)
 
@@ -168,6 +255,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             lease=_lease_to_pb(lease, time.monotonic()),
             ttl=duration(ttl_s),
             renew_interval=duration(ttl_s * RENEW_FRACTION),
+            is_exclusive=self._lessor.is_exclusive(lease.device),
         )
         return pb.AcquireLeaseResponse(granted=granted)
 
@@ -175,7 +263,24 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         log.warning("quarantined, held by %s: %s", lease.holder, why, extra=_fields(lease))
 
 
-def _validate(request: pb.AcquireLeaseRequest) -> None:
+def _lease_from_pb(request: pb.KeepLeaseAliveRequest) -> Lease:
+    """What a holder says of its lease, for a ledger that does not know it."""
+    claimed = request.lease
+    _validate(claimed)
+    return Lease(
+        lease_id=request.lease_id,
+        device=claimed.device,
+        holder=claimed.holder,
+        vram_bytes=claimed.vram_bytes,
+        fencing_token=request.fencing_token,
+        state=LeaseState.ACTIVE,
+        granted_at=0.0,
+        expires_at=0.0,
+        is_idle=request.is_idle,
+    )
+
+
+def _validate(request: pb.AcquireLeaseRequest | pb.Lease) -> None:
     violations = []
     if not _DEVICE.fullmatch(request.device):
         violations.append(
@@ -207,6 +312,7 @@ def _lease_to_pb(lease: Lease, now: float) -> pb.Lease:
         state=_STATE_TO_PB[lease.state],
         grant_time=grant_time,
         remaining=duration(lease.remaining_s(now)),
+        is_idle=lease.is_idle,
     )
 
 

@@ -1,13 +1,17 @@
 """The ledger of devices as a pure state machine: no I/O, and the clock is passed in as `now`.
 
-A device has at most one holder; who wants it waits in line, first come, first served. A lease that
-expires, or whose holder vanishes, is QUARANTINED: its device is granted again only once the holder says
-that it left, or the device has proved free.
+A lease is a number of bytes on a device. A small device has one holder at a time; on a larger one, leases
+are granted as long as their sum fits. Who wants bytes waits in line, first come, first served: nobody is
+let past the first in line, however little they ask for, so everybody is served in the end. While somebody
+waits, just enough holders are asked to leave, those without work first.
 
-        ┌────────┐ somebody waits  ┌──────────┐
+A lease that expires, or whose holder vanishes, is QUARANTINED: its bytes count as taken until the holder
+says that it left, or has proved dead.
+
+        ┌────────┐ asked to leave  ┌──────────┐
     ───▶│ ACTIVE │────────────────▶│ REVOKING │
         │        │◀────────────────│          │
-        └────────┘   nobody waits  └──────────┘
+        └────────┘  no longer so   └──────────┘
           │    └─────────┐  ┌────────┘    │
           │ expired,     ▼  ▼             │ released
           │ abandoned  ┌─────────────┐    │
@@ -24,11 +28,25 @@ All times are seconds of one monotonic clock.
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from acestage.errors import LeaseLostError, NotFoundError, QueueFullError, StaleFencingTokenError
+from acestage.errors import (
+    LeaseLostError,
+    NotFoundError,
+    QueueFullError,
+    StaleFencingTokenError,
+    VramBudgetExceededError,
+)
+from services.orchestrator.device_ledger import DeviceLedger, DeviceSummary
+from services.orchestrator.lease import (
+    COUNTER_BITS,
+    MAX_EPOCH,
+    TRANSITIONS,
+    USABLE,
+    Lease,
+    LeaseState,
+    Ticket,
+)
 
 MAX_WAITER_COUNT = 1000
 """Waiters on all devices together; a stage queues its own work, so even one per stage is a long line."""
@@ -36,74 +54,13 @@ MAX_WAITER_COUNT = 1000
 KEPT_RELEASED_COUNT = 1000
 """Released leases that are remembered, so that releasing one twice succeeds."""
 
-COUNTER_BITS = 32
-"""Low bits of a fencing token: grants of one epoch. The epoch is above, so tokens grow across restarts."""
-
-MAX_EPOCH = (1 << (63 - COUNTER_BITS)) - 1
-"""The last epoch whose tokens fit the int64 of the wire."""
-
-
-class LeaseState(enum.Enum):
-    """The life of a lease."""
-
-    ACTIVE = "active"
-    REVOKING = "revoking"
-    QUARANTINED = "quarantined"
-    RELEASED = "released"
-
-
-TRANSITIONS: Mapping[LeaseState, frozenset[LeaseState]] = {
-    LeaseState.ACTIVE: frozenset({LeaseState.REVOKING, LeaseState.QUARANTINED, LeaseState.RELEASED}),
-    LeaseState.REVOKING: frozenset({LeaseState.ACTIVE, LeaseState.QUARANTINED, LeaseState.RELEASED}),
-    LeaseState.QUARANTINED: frozenset({LeaseState.RELEASED}),
-    LeaseState.RELEASED: frozenset(),
-}
-"""Every change of state that may happen."""
-
-USABLE = frozenset({LeaseState.ACTIVE, LeaseState.REVOKING})
-"""States in which the holder may use the device."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ticket:
-    """A place in the line for a device."""
-
-    number: int
-    device: str
-    holder: str
-    vram_bytes: int
-    enqueued_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One grant, as it stands.
-
-    Attributes:
-        fencing_token: grows with every grant, across restarts.
-        expires_at: when a usable lease is overdue unless it is renewed before.
-    """
-
-    lease_id: str
-    device: str
-    holder: str
-    vram_bytes: int
-    fencing_token: int
-    state: LeaseState
-    granted_at: float
-    expires_at: float
-
-    def remaining_s(self, now: float) -> float:
-        """Seconds for which the holder may still use the device; 0 once it may not."""
-        return max(0.0, self.expires_at - now) if self.state in USABLE else 0.0
-
 
 class Lessor:
-    """Who holds which device, and who waits for it.
+    """Who holds how much of which device, and who waits for it.
 
     A waiter takes its place with `enqueue` and then calls `claim` after every change until it gets its
     lease, or leaves with `withdraw`. The owner of the ledger calls `expire` whenever `next_deadline` has
-    passed, and `clear` for each of `quarantined_devices` that has proved free.
+    passed, and `clear` for each of `quarantined` whose holder has proved dead.
     """
 
     def __init__(
@@ -112,6 +69,8 @@ class Lessor:
         epoch: int,
         ttl_s: float,
         confirm_s: float | None = None,
+        grace_until: float | None = None,
+        is_exclusive: bool = False,
         max_waiter_count: int = MAX_WAITER_COUNT,
     ) -> None:
         """Starts an empty ledger.
@@ -121,6 +80,9 @@ class Lessor:
             ttl_s: a lease expires this long after its last renewal.
             confirm_s: and this long after its grant, until it is renewed for the first time: its holder may
                 have left just as it was granted. None is `ttl_s`.
+            grace_until: nothing is granted before, so that holders of an earlier ledger can report; None
+                where there are none.
+            is_exclusive: every device has one holder at a time, whatever its size.
             max_waiter_count: waiters on all devices together.
         """
         if not 0 <= epoch <= MAX_EPOCH:
@@ -128,21 +90,34 @@ class Lessor:
         self.ttl_s = ttl_s
         self._confirm_s = ttl_s if confirm_s is None else min(confirm_s, ttl_s)
         self._epoch = epoch
+        self._grace_until = grace_until
+        self._is_exclusive = is_exclusive
         self._max_waiter_count = max_waiter_count
         self._ticket_count = 0
         self._grant_count = 0
-        self._lines: dict[str, list[Ticket]] = {}
-        self._held: dict[str, Lease] = {}
+        self._devices: dict[str, DeviceLedger] = {}
         self._leases: dict[str, Lease] = {}
         self._released: dict[str, None] = {}
 
-    def enqueue(self, device: str, holder: str, vram_bytes: int, now: float) -> Ticket:
-        """Takes the last place in the line for `device`, and asks its holder to leave.
+    def enqueue(
+        self, device: str, holder: str, vram_bytes: int, now: float, *, device_bytes: int = 0
+    ) -> Ticket:
+        """Takes the last place in the line for `device`, and asks holders to leave where it does not fit.
+
+        Args:
+            device: its name.
+            holder: who asks.
+            vram_bytes: bytes wanted.
+            now: the time.
+            device_bytes: the device's size as the caller sees it; 0 where it does not know.
 
         Raises:
+            VramBudgetExceededError: the device is too small, however long one waits.
             QueueFullError: too many wait already.
         """
-        waiter_count = sum(map(len, self._lines.values()))
+        ledger = self._see(device, device_bytes)
+        _check_size(ledger, device, vram_bytes)
+        waiter_count = sum(len(entry.line) for entry in self._devices.values())
         if waiter_count >= self._max_waiter_count:
             raise QueueFullError(
                 f"{waiter_count} wait for a device already; at most {self._max_waiter_count} may",
@@ -151,25 +126,34 @@ class Lessor:
             )
         self._ticket_count += 1
         ticket = Ticket(self._ticket_count, device, holder, vram_bytes, now)
-        self._lines.setdefault(device, []).append(ticket)
+        ledger.line.append(ticket)
         self._update_revoking(device)
         return ticket
 
     def withdraw(self, ticket: Ticket) -> None:
         """Leaves the line; does nothing if `ticket` is no longer in it."""
-        if ticket in self._lines.get(ticket.device, ()):
-            self._remove(ticket)
+        line = self._devices[ticket.device].line
+        if ticket in line:
+            line.remove(ticket)
             self._update_revoking(ticket.device)
 
     def position(self, ticket: Ticket) -> int:
         """The place of `ticket` in its line: 1 is next."""
-        return self._lines[ticket.device].index(ticket) + 1
+        return self._devices[ticket.device].line.index(ticket) + 1
 
     def claim(self, ticket: Ticket, now: float) -> Lease | None:
-        """The lease, if `ticket` is next in line and its device is free; the ticket is used up then."""
-        if self.position(ticket) > 1 or ticket.device in self._held:
+        """The lease, if `ticket` is next in line and its bytes are free; the ticket is used up then.
+
+        Raises:
+            VramBudgetExceededError: the device turned out to be too small.
+        """
+        ledger = self._devices[ticket.device]
+        _check_size(ledger, ticket.device, ticket.vram_bytes)
+        if self.grace_remaining_s(now) > 0 or self.position(ticket) > 1:
             return None
-        self._remove(ticket)
+        if not ledger.has_room(ticket.vram_bytes):
+            return None
+        ledger.line.remove(ticket)
         self._grant_count += 1
         lease = Lease(
             lease_id=f"{self._epoch}-{self._grant_count}",
@@ -181,13 +165,22 @@ class Lessor:
             granted_at=now,
             expires_at=now + self._confirm_s,
         )
-        self._held[lease.device] = lease
-        self._leases[lease.lease_id] = lease
+        self._store(lease)
         self._update_revoking(lease.device)
         return self._leases[lease.lease_id]
 
-    def renew(self, lease_id: str, fencing_token: int, now: float) -> Lease:
+    def renew(
+        self, lease_id: str, fencing_token: int, now: float, *, is_idle: bool = False, vram_bytes: int = 0
+    ) -> Lease:
         """Puts the expiry off to one TTL from `now`; a lease that is being revoked may be renewed too.
+
+        Args:
+            lease_id: the lease.
+            fencing_token: its token.
+            now: the time.
+            is_idle: whether the holder is without work.
+            vram_bytes: bytes wanted from now on, 0 as many as before. Fewer are always given; more only
+                where they are free and nobody waits. What the lease has is in the result.
 
         Raises:
             NotFoundError: the ledger does not know `lease_id`.
@@ -201,64 +194,128 @@ class Lessor:
                 f"lease {lease_id} on {lease.device} is {state}; only a lease in use can be renewed",
                 metadata={"lease_id": lease_id, "device": lease.device, "state": state},
             )
-        return self._store(replace(lease, expires_at=now + self.ttl_s))
+        ledger = self._devices[lease.device]
+        if vram_bytes > lease.vram_bytes and (ledger.line or not ledger.has_room(vram_bytes, beside=lease)):
+            vram_bytes = 0
+        lease = self._store(
+            replace(
+                lease,
+                expires_at=now + self.ttl_s,
+                is_idle=is_idle,
+                vram_bytes=vram_bytes or lease.vram_bytes,
+            )
+        )
+        self._update_revoking(lease.device)
+        return self._leases[lease_id]
+
+    def restore(self, claimed: Lease, now: float, *, device_bytes: int = 0) -> Lease:
+        """Takes over a lease that an earlier ledger granted, as its holder reports it.
+
+        Args:
+            claimed: its id, device, holder, bytes, token and idleness count.
+            now: the time.
+            device_bytes: as in `enqueue`.
+
+        Raises:
+            NotFoundError: it is not from an earlier ledger, or the time for such reports is over.
+            LeaseLostError: the device has no room for it.
+        """
+        is_earlier = 0 < claimed.fencing_token >> COUNTER_BITS < self._epoch
+        if not is_earlier or self.grace_remaining_s(now) <= 0 or claimed.lease_id in self._leases:
+            raise self._unknown(claimed.lease_id)
+        ledger = self._see(claimed.device, device_bytes)
+        if not ledger.has_room(claimed.vram_bytes):
+            raise LeaseLostError(
+                f"lease {claimed.lease_id} on {claimed.device} cannot be taken over: others hold the device",
+                metadata={"lease_id": claimed.lease_id, "device": claimed.device},
+            )
+        self._store(replace(claimed, state=LeaseState.ACTIVE, granted_at=now, expires_at=now + self.ttl_s))
+        self._update_revoking(claimed.device)
+        return self._leases[claimed.lease_id]
+
+    def find(self, lease_id: str) -> Lease | None:
+        """The lease as it stands; None where this ledger never had it, or long ago."""
+        return self._leases.get(lease_id)
 
     def release(self, lease_id: str, fencing_token: int) -> Lease:
-        """Gives the device back, from any state: the holder says that it left. Twice is once.
+        """Gives the bytes back, from any state: the holder says that it left. Twice is once.
 
         Raises:
             NotFoundError: the ledger does not know `lease_id`.
             StaleFencingTokenError: the lease has another token.
         """
         lease = self._find(lease_id, fencing_token)
-        return lease if lease.state is LeaseState.RELEASED else self._move(lease, LeaseState.RELEASED)
+        return lease if lease.state is LeaseState.RELEASED else self._end(lease)
 
     def abandon(self, lease_id: str) -> Lease | None:
         """Quarantines a usable lease whose holder is gone; None if there was none to quarantine."""
         lease = self._leases.get(lease_id)
         if lease is None or lease.state not in USABLE:
             return None
-        return self._move(lease, LeaseState.QUARANTINED)
+        return self._quarantine(lease)
 
     def expire(self, now: float) -> list[Lease]:
         """Quarantines the overdue leases, and returns them."""
-        overdue = [x for x in self._held.values() if x.state in USABLE and now >= x.expires_at]
-        return [self._move(lease, LeaseState.QUARANTINED) for lease in overdue]
+        overdue = [lease for lease in self._usable() if now >= lease.expires_at]
+        return [self._quarantine(lease) for lease in overdue]
 
-    def clear(self, device: str) -> Lease | None:
-        """Releases the quarantined lease on `device`, which has proved free; None if there was none."""
-        lease = self._held.get(device)
+    def clear(self, lease_id: str) -> Lease | None:
+        """Releases a quarantined lease whose holder has proved dead; None if it was not quarantined."""
+        lease = self._leases.get(lease_id)
         if lease is None or lease.state is not LeaseState.QUARANTINED:
             return None
-        return self._move(lease, LeaseState.RELEASED)
+        return self._end(lease)
 
     def next_deadline(self) -> float | None:
-        """When the next usable lease is overdue; None if nothing is in use."""
-        return min((x.expires_at for x in self._held.values() if x.state in USABLE), default=None)
+        """When the next usable lease is overdue or the grace ends; None if nothing will happen by itself."""
+        deadlines = [lease.expires_at for lease in self._usable()]
+        if self._grace_until is not None and any(entry.line for entry in self._devices.values()):
+            deadlines.append(self._grace_until)
+        return min(deadlines, default=None)
 
-    def quarantined_devices(self) -> list[str]:
-        """The devices that have yet to prove free."""
-        return [x.device for x in self._held.values() if x.state is LeaseState.QUARANTINED]
+    def grace_remaining_s(self, now: float) -> float:
+        """Seconds for which nothing is granted yet."""
+        if self._grace_until is not None and now >= self._grace_until:
+            self._grace_until = None
+        return 0.0 if self._grace_until is None else self._grace_until - now
+
+    def quarantined(self) -> list[Lease]:
+        """The leases whose holders have yet to prove dead."""
+        return [lease for lease in self.leases() if lease.state is LeaseState.QUARANTINED]
 
     def leases(self) -> list[Lease]:
         """Every lease that is not RELEASED, oldest first."""
-        return sorted(self._held.values(), key=lambda lease: lease.fencing_token)
+        held = [lease for entry in self._devices.values() for lease in entry.held.values()]
+        return sorted(held, key=lambda lease: lease.fencing_token)
 
     def waiters(self) -> list[tuple[Ticket, int]]:
         """Every waiter and its position, by device and then position."""
         return [
             (ticket, index + 1)
-            for _, line in sorted(self._lines.items())
-            for index, ticket in enumerate(line)
+            for _, entry in sorted(self._devices.items())
+            for index, ticket in enumerate(entry.line)
         ]
+
+    def devices(self) -> list[DeviceSummary]:
+        """Every device that anybody ever asked for, by name."""
+        return [entry.summary(name) for name, entry in sorted(self._devices.items())]
+
+    def is_exclusive(self, device: str) -> bool:
+        """Whether `device`, which somebody asked for, has one holder at a time."""
+        return self._devices[device].is_exclusive
+
+    def _see(self, device: str, device_bytes: int) -> DeviceLedger:
+        entry = self._devices.setdefault(device, DeviceLedger(self._is_exclusive))
+        entry.see(device_bytes)
+        return entry
+
+    def _usable(self) -> list[Lease]:
+        return [lease for entry in self._devices.values() for lease in entry.usable()]
 
     def _find(self, lease_id: str, fencing_token: int) -> Lease:
         lease = self._leases.get(lease_id)
         if lease is None:
-            raise NotFoundError(
-                f"no lease {lease_id!r} on this ledger, whose epoch is {self._epoch}",
-                metadata={"lease_id": lease_id},
-            )
+            raise self._unknown(lease_id)
         if lease.fencing_token != fencing_token:
             raise StaleFencingTokenError(
                 f"fencing_token {fencing_token} is not that of lease {lease_id}",
@@ -266,34 +323,49 @@ class Lessor:
             )
         return lease
 
-    def _remove(self, ticket: Ticket) -> None:
-        line = self._lines[ticket.device]
-        line.remove(ticket)
-        if not line:
-            del self._lines[ticket.device]
+    def _unknown(self, lease_id: str) -> NotFoundError:
+        return NotFoundError(
+            f"no lease {lease_id!r} on this ledger, whose epoch is {self._epoch}",
+            metadata={"lease_id": lease_id},
+        )
 
     def _update_revoking(self, device: str) -> None:
-        """A holder is asked to leave for exactly as long as somebody waits."""
-        lease = self._held.get(device)
-        if lease is None or lease.state not in USABLE:
-            return
-        wanted = LeaseState.REVOKING if device in self._lines else LeaseState.ACTIVE
-        if lease.state is not wanted:
-            self._move(lease, wanted)
+        entry = self._devices[device]
+        asked = entry.to_leave()
+        for lease in entry.usable():
+            wanted = LeaseState.REVOKING if lease.lease_id in asked else LeaseState.ACTIVE
+            if lease.state is not wanted:
+                self._move(lease, wanted)
+
+    def _quarantine(self, lease: Lease) -> Lease:
+        moved = self._move(lease, LeaseState.QUARANTINED)
+        self._update_revoking(lease.device)
+        return moved
+
+    def _end(self, lease: Lease) -> Lease:
+        moved = self._move(lease, LeaseState.RELEASED)
+        del self._devices[lease.device].held[lease.lease_id]
+        self._released[lease.lease_id] = None
+        if len(self._released) > KEPT_RELEASED_COUNT:
+            oldest = next(iter(self._released))
+            del self._released[oldest], self._leases[oldest]
+        self._update_revoking(lease.device)
+        return moved
 
     def _move(self, lease: Lease, state: LeaseState) -> Lease:
         if state not in TRANSITIONS[lease.state]:
             raise AssertionError(f"lease {lease.lease_id} cannot go from {lease.state} to {state}")
-        moved = self._store(replace(lease, state=state))
-        if state is LeaseState.RELEASED:
-            del self._held[lease.device]
-            self._released[lease.lease_id] = None
-            if len(self._released) > KEPT_RELEASED_COUNT:
-                oldest = next(iter(self._released))
-                del self._released[oldest], self._leases[oldest]
-        return moved
+        return self._store(replace(lease, state=state))
 
     def _store(self, lease: Lease) -> Lease:
-        self._held[lease.device] = lease
+        self._devices[lease.device].held[lease.lease_id] = lease
         self._leases[lease.lease_id] = lease
         return lease
+
+
+def _check_size(ledger: DeviceLedger, device: str, vram_bytes: int) -> None:
+    if ledger.total_bytes is not None and vram_bytes > ledger.total_bytes:
+        raise VramBudgetExceededError(
+            f"vram_bytes: is {vram_bytes}; accepted on {device}: up to its {ledger.total_bytes} bytes",
+            metadata={"device": device, "device_bytes": str(ledger.total_bytes)},
+        )

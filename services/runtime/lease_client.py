@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from typing import TypeAlias
 
 import grpc
 import grpc.aio
@@ -15,7 +15,7 @@ from acestage.errors import DeadlineExceededError, InternalError, LeaseLostError
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
-from services.runtime.finishing import finish
+from services.runtime.finishing import end, finish
 from services.runtime.request_context import outgoing_metadata
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,8 @@ LOST_MARGIN_S = 2.0
 REOPEN_INTERVAL_S = 0.25
 """Between attempts to reopen a broken keepalive stream."""
 
+RenewalCall: TypeAlias = "grpc.aio.StreamStreamCall[pb.KeepLeaseAliveRequest, pb.KeepLeaseAliveResponse]"
+
 _LOST_CODES = (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND)
 
 
@@ -42,18 +44,32 @@ class HeldLease:
         lease_id: its id on the ledger.
         fencing_token: greater than that of every earlier grant.
         device: "cpu" or "cuda:N".
-        granted_at: the ledger's time of the grant, UTC.
+        is_exclusive: nobody else has a lease on the device.
+        vram_bytes: what the ledger grants, as of the last renewal.
         lost: set once the device may no longer be used, in time to stop what runs there.
+        revoked: set for as long as the ledger asks to leave.
     """
 
-    def __init__(self, lease: pb.Lease) -> None:
+    def __init__(self, granted: pb.LeaseGranted, device_bytes: int) -> None:
         """Takes over what the ledger granted."""
+        lease = granted.lease
         self.lease_id = lease.lease_id
         self.fencing_token = lease.fencing_token
         self.device = lease.device
-        self.granted_at: datetime = lease.grant_time.ToDatetime(tzinfo=UTC)
+        self.is_exclusive = granted.is_exclusive
+        self.vram_bytes = lease.vram_bytes
         self.lost = asyncio.Event()
+        self.revoked = asyncio.Event()
         self._loss = ""
+        self._granted = lease
+        self._device_bytes = device_bytes
+        self._is_idle = False
+        self._wanted_bytes = lease.vram_bytes
+        self._sent_at: dict[int, float] = {}
+        self._sequence = 0
+        self._confirmed = 0
+        self._news = asyncio.Condition()
+        self.wants_renewal = asyncio.Event()
 
     def raise_if_lost(self) -> None:
         """Does nothing while the device may be used.
@@ -72,6 +88,57 @@ class HeldLease:
         if not self.lost.is_set():
             self._loss = why
             self.lost.set()
+
+    def report(self, *, is_idle: bool, vram_bytes: int) -> None:
+        """Tells the ledger, soon, whether there is work and how many bytes are wanted."""
+        self._is_idle, self._wanted_bytes = is_idle, vram_bytes
+        self.wants_renewal.set()
+
+    async def grow(self, vram_bytes: int) -> bool:
+        """Asks for more bytes and waits for the answer; False where others need them or the lease is lost."""
+        self.report(is_idle=False, vram_bytes=vram_bytes)
+        asked = self._sequence + 1
+        confirmed = asyncio.ensure_future(self._until_confirmed(asked))
+        lost = asyncio.ensure_future(self.lost.wait())
+        try:
+            await asyncio.wait([confirmed, lost], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            confirmed.cancel()
+            lost.cancel()
+        return self.vram_bytes >= vram_bytes and not self.lost.is_set()
+
+    def next_request(self, now: float) -> pb.KeepLeaseAliveRequest:
+        """The next renewal, which goes out at `now`."""
+        self._sequence += 1
+        self._sent_at[self._sequence] = now
+        return pb.KeepLeaseAliveRequest(
+            lease_id=self.lease_id,
+            fencing_token=self.fencing_token,
+            is_idle=self._is_idle,
+            vram_bytes=self._wanted_bytes,
+            lease=self._granted,
+            device_bytes=self._device_bytes,
+            sequence=self._sequence,
+        )
+
+    async def take(self, response: pb.KeepLeaseAliveResponse) -> float | None:
+        """Notes what the ledger says; returns when the renewal that it confirms was sent, if it does."""
+        self.vram_bytes = response.lease.vram_bytes
+        self._granted = response.lease
+        if response.lease.state == pb.LEASE_STATE_REVOKING:
+            self.revoked.set()
+        else:
+            self.revoked.clear()
+        sent_at = self._sent_at.pop(response.sequence, None)
+        if sent_at is not None:
+            async with self._news:
+                self._confirmed = response.sequence
+                self._news.notify_all()
+        return sent_at
+
+    async def _until_confirmed(self, sequence: int) -> None:
+        async with self._news:
+            await self._news.wait_for(lambda: self._confirmed >= sequence)
 
 
 class LeaseClient:
@@ -105,6 +172,7 @@ class LeaseClient:
         vram_bytes: int,
         *,
         on_waiting: Callable[[int], None],
+        device_bytes: int = 0,
         timeout_s: float | None = None,
     ) -> AsyncIterator[HeldLease]:
         """Waits in line for `device`, and holds it for as long as the context lasts.
@@ -116,6 +184,7 @@ class LeaseClient:
             device: "cpu" or "cuda:N".
             vram_bytes: bytes wanted on the device.
             on_waiting: called with the place in line, at once and whenever it changes; 1 is next.
+            device_bytes: the device's size, for the ledger; 0 where it is not known.
             timeout_s: the longest wait in line; None waits for as long as it takes.
 
         Raises:
@@ -123,10 +192,14 @@ class LeaseClient:
             DeadlineExceededError: `timeout_s` passed.
             InvalidArgumentError: the ledger refuses `device` or `vram_bytes`.
             QueueFullError: too many wait already.
+            VramBudgetExceededError: the device is too small.
             LeaseLostError: the lease was lost before it could be renewed once.
         """
-        granted = await self._acquire(device, vram_bytes, on_waiting, timeout_s)
-        lease = HeldLease(granted.lease)
+        request = pb.AcquireLeaseRequest(
+            device=device, holder=self._holder, vram_bytes=vram_bytes, device_bytes=device_bytes
+        )
+        granted = await self._acquire(request, on_waiting, timeout_s)
+        lease = HeldLease(granted, device_bytes)
         renewed = asyncio.Event()
         keepalive = asyncio.create_task(self._keep_alive(lease, granted, renewed))
         try:
@@ -138,9 +211,9 @@ class LeaseClient:
             await finish(self._leave(lease, keepalive))
 
     async def _acquire(
-        self, device: str, vram_bytes: int, on_waiting: Callable[[int], None], timeout_s: float | None
+        self, request: pb.AcquireLeaseRequest, on_waiting: Callable[[int], None], timeout_s: float | None
     ) -> pb.LeaseGranted:
-        request = pb.AcquireLeaseRequest(device=device, holder=self._holder, vram_bytes=vram_bytes)
+        device = request.device
         call = self._stub.AcquireLease(
             request, timeout=timeout_s, metadata=outgoing_metadata(), wait_for_ready=True
         )
@@ -194,34 +267,24 @@ class LeaseClient:
     async def _renew_until_broken(
         self, lease: HeldLease, interval_s: float, on_renewed: Callable[[float], None]
     ) -> None:
-        """Renews `lease` at once and then every `interval_s`, until the stream ends.
+        """Renews `lease` at once, every `interval_s` and whenever it wants, until the stream ends.
 
         Raises:
             LeaseLostError: the ledger says that the lease is no longer ours.
         """
-        request = pb.KeepLeaseAliveRequest(lease_id=lease.lease_id, fencing_token=lease.fencing_token)
-        clock = asyncio.get_running_loop().time
         call = self._stub.KeepLeaseAlive(metadata=outgoing_metadata())
-        ended = asyncio.Event()
-        call.add_done_callback(lambda _: ended.set())
+        writer = asyncio.create_task(_write_renewals(call, lease, interval_s))
         try:
-            while True:
-                sent_at = clock()
-                await call.write(request)
-                if await call.read() is grpc.aio.EOF:
-                    return
-                on_renewed(sent_at)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(interval_s):
-                        await ended.wait()
-                if call.done():
-                    await call.read()  # raises what ended the stream
-                    return
+            while isinstance(response := await call.read(), pb.KeepLeaseAliveResponse):
+                sent_at = await lease.take(response)
+                if sent_at is not None:
+                    on_renewed(sent_at)
         except grpc.aio.AioRpcError as error:
             if error.code() in _LOST_CODES:
                 raise LeaseLostError(error.details() or error.code().name) from error
             log.warning("the keepalive stream broke: %s", error.details(), extra=_fields(lease))
         finally:
+            await end(writer)
             call.cancel()
 
     async def _leave(self, lease: HeldLease, keepalive: asyncio.Task[None]) -> None:
@@ -237,6 +300,18 @@ class LeaseClient:
                 log.warning("the release failed: %s", error.details(), extra=_fields(lease))
         keepalive.cancel()
         await asyncio.wait([keepalive])
+
+
+async def _write_renewals(call: RenewalCall, lease: HeldLease, interval_s: float) -> None:
+    clock = asyncio.get_running_loop().time
+    # A stream that has ended is noticed, with its reason, by who reads from it.
+    with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while True:
+            lease.wants_renewal.clear()
+            await call.write(lease.next_request(clock()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval_s):
+                    await lease.wants_renewal.wait()
 
 
 async def _first(*events: asyncio.Event) -> None:

@@ -323,7 +323,7 @@ Global___StageProgress: _TypeAlias = StageProgress  # noqa: Y015
 
 @_typing.final
 class StageCompleted(_message.Message):
-    """A stage is done and has given the device back."""
+    """A stage is done. It may keep its weights on the device until another one wants it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

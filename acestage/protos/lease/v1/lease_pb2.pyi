@@ -201,6 +201,9 @@ class LeaseGranted(_message.Message):
     LEASE_FIELD_NUMBER: _builtins.int
     TTL_FIELD_NUMBER: _builtins.int
     RENEW_INTERVAL_FIELD_NUMBER: _builtins.int
+    IS_EXCLUSIVE_FIELD_NUMBER: _builtins.int
+    is_exclusive: _builtins.bool
+    """The device has one holder at a time."""
     @_builtins.property
     def lease(self) -> Global___Lease: ...
     @_builtins.property
@@ -217,10 +220,11 @@ class LeaseGranted(_message.Message):
         lease: Global___Lease | None = ...,
         ttl: _duration_pb2.Duration | None = ...,
         renew_interval: _duration_pb2.Duration | None = ...,
+        is_exclusive: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "renew_interval", b"renew_interval", "ttl", b"ttl"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "renew_interval", b"renew_interval", "ttl", b"ttl"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["is_exclusive", b"is_exclusive", "lease", b"lease", "renew_interval", b"renew_interval", "ttl", b"ttl"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,6 +242,7 @@ class KeepLeaseAliveRequest(_message.Message):
     VRAM_BYTES_FIELD_NUMBER: _builtins.int
     LEASE_FIELD_NUMBER: _builtins.int
     DEVICE_BYTES_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     fencing_token: _builtins.int
     is_idle: _builtins.bool
@@ -248,6 +253,10 @@ class KeepLeaseAliveRequest(_message.Message):
     """
     device_bytes: _builtins.int
     """As in AcquireLeaseRequest."""
+    sequence: _builtins.int
+    """Chosen by the caller and returned in the response: a lease lasts from the moment when the request
+    was sent, which only its sender knows.
+    """
     @_builtins.property
     def lease(self) -> Global___Lease:
         """What was granted, so that a ledger that has started again can take the lease over."""
@@ -261,10 +270,11 @@ class KeepLeaseAliveRequest(_message.Message):
         vram_bytes: _builtins.int = ...,
         lease: Global___Lease | None = ...,
         device_bytes: _builtins.int = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_bytes", b"device_bytes", "fencing_token", b"fencing_token", "is_idle", b"is_idle", "lease", b"lease", "lease_id", b"lease_id", "vram_bytes", b"vram_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device_bytes", b"device_bytes", "fencing_token", b"fencing_token", "is_idle", b"is_idle", "lease", b"lease", "lease_id", b"lease_id", "sequence", b"sequence", "vram_bytes", b"vram_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -272,21 +282,25 @@ Global___KeepLeaseAliveRequest: _TypeAlias = KeepLeaseAliveRequest  # noqa: Y015
 
 @_typing.final
 class KeepLeaseAliveResponse(_message.Message):
-    """The renewed lease."""
+    """The lease as it stands."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     LEASE_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """That of the request; 0 where the ledger speaks by itself, which renews nothing."""
     @_builtins.property
     def lease(self) -> Global___Lease: ...
     def __init__(
         self,
         *,
         lease: Global___Lease | None = ...,
+        sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

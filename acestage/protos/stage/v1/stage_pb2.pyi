@@ -467,8 +467,8 @@ class StageReport(_message.Message):
 
     LEASE_ID_FIELD_NUMBER: _builtins.int
     FENCING_TOKEN_FIELD_NUMBER: _builtins.int
-    LEASE_GRANT_TIME_FIELD_NUMBER: _builtins.int
-    LEASE_RELEASE_TIME_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
     LOAD_TIME_FIELD_NUMBER: _builtins.int
     COMPUTE_TIME_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
@@ -484,14 +484,14 @@ class StageReport(_message.Message):
     planned_bytes: _builtins.int
     """Bytes that were planned for the job and asked of the ledger."""
     @_builtins.property
-    def lease_grant_time(self) -> _timestamp_pb2.Timestamp:
-        """When the device was held."""
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """When the job had the device. The lease may have begun earlier and may last longer."""
 
     @_builtins.property
-    def lease_release_time(self) -> _timestamp_pb2.Timestamp: ...
+    def end_time(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
     def load_time(self) -> _duration_pb2.Duration:
-        """From the grant to a worker with its weights on the device."""
+        """Until a worker had its weights on the device; 0 where they were there already."""
 
     @_builtins.property
     def compute_time(self) -> _duration_pb2.Duration:
@@ -510,8 +510,8 @@ class StageReport(_message.Message):
         *,
         lease_id: _builtins.str = ...,
         fencing_token: _builtins.int = ...,
-        lease_grant_time: _timestamp_pb2.Timestamp | None = ...,
-        lease_release_time: _timestamp_pb2.Timestamp | None = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
         load_time: _duration_pb2.Duration | None = ...,
         compute_time: _duration_pb2.Duration | None = ...,
         processes: _abc.Iterable[Global___ProcessMemory] | None = ...,
@@ -519,9 +519,9 @@ class StageReport(_message.Message):
         adaptations: _abc.Iterable[Global___Adaptation] | None = ...,
         planned_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "lease_grant_time", b"lease_grant_time", "lease_release_time", b"lease_release_time", "load_time", b"load_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "end_time", b"end_time", "load_time", b"load_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptations", b"adaptations", "compute_time", b"compute_time", "fencing_token", b"fencing_token", "lease_grant_time", b"lease_grant_time", "lease_id", b"lease_id", "lease_release_time", b"lease_release_time", "load_time", b"load_time", "peak_device_bytes", b"peak_device_bytes", "planned_bytes", b"planned_bytes", "processes", b"processes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptations", b"adaptations", "compute_time", b"compute_time", "end_time", b"end_time", "fencing_token", b"fencing_token", "lease_id", b"lease_id", "load_time", b"load_time", "peak_device_bytes", b"peak_device_bytes", "planned_bytes", b"planned_bytes", "processes", b"processes", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
