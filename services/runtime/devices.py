@@ -7,6 +7,7 @@ from pathlib import Path
 import pynvml
 
 from acestage.errors import FailedPreconditionError
+from services.runtime.cuda_devices import VISIBLE, cuda_handles, cuda_index
 
 _BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 in hardware
 _CPU_BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
@@ -26,7 +27,7 @@ def resolve_device(choice: str) -> str:
     index = int(choice.partition(":")[2] or 0)
     if index >= count:
         raise FailedPreconditionError(
-            f"device: is {choice!r}, but NVML shows {count} CUDA device(s); accepted here: "
+            f"device: is {choice!r}, but NVML and {VISIBLE} show {count} CUDA device(s); accepted here: "
             + ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
         )
     return f"cuda:{index}"
@@ -52,23 +53,16 @@ def resolve_dtype(choice: str, device: str, stored: str) -> str:
 
 def _cuda_device_count() -> int:
     try:
-        pynvml.nvmlInit()
+        with cuda_handles() as handles:
+            return len(handles)
     except pynvml.NVMLError:
         return 0  # no driver, hence no device
-    try:
-        return int(pynvml.nvmlDeviceGetCount())
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _compute_capability(device: str) -> tuple[int, int]:
-    pynvml.nvmlInit()
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2]))
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+    with cuda_handles() as handles:
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[cuda_index(device)])
         return int(major), int(minor)
-    finally:
-        pynvml.nvmlShutdown()
 
 
 def _cpu_flags() -> set[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from acestage import errors
 from services.runtime.finishing import finish
 from services.runtime.messages import receive_async, to_error
-from services.runtime.preload.protocol import FORK
+from services.runtime.preload.protocol import FORK, MODULE
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker_handle import EXIT_TIMEOUT_S, WorkerHandle
 
@@ -50,11 +50,15 @@ class PreloadClient:
     async def start(cls, config: StageConfig) -> PreloadClient:
         """Starts the process; `watch` must run from then on."""
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "services.runtime.preload"]
+        command = [sys.executable, "-m", MODULE]
         command += [str(theirs.fileno()), str(os.getpid()), config.to_json()]
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL
+                *command,
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                # The order of NVML, which the service counts by.
+                env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
             )
         return cls(config.stage, process, ours.dup(), ours)
 

@@ -1,0 +1,75 @@
+"""A driver without a GPU: what `pynvml` would say of the devices it was given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pynvml
+
+
+@dataclass
+class FakeGpu:
+    """A device. `processes`: bytes by process, None where the driver does not tell."""
+
+    uuid: str
+    total_bytes: int = 4 << 30
+    free_bytes: int = 3 << 30
+    processes: dict[int, int | None] = field(default_factory=dict)
+    name: str = "Fake GPU"
+    capability: tuple[int, int] = (8, 6)
+
+
+class FakeNvml:
+    """Stands for the module `pynvml`, which answers only while it is initialised; errors are the real ones."""
+
+    def __init__(self, *gpus: FakeGpu, has_driver: bool = True, tells_processes: bool = True) -> None:
+        self.gpus = gpus
+        self.open_count = 0
+        self._has_driver = has_driver
+        self._tells_processes = tells_processes
+
+    def nvmlInit(self) -> None:
+        if not self._has_driver:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+        self.open_count += 1
+
+    def nvmlShutdown(self) -> None:
+        self._check()
+        self.open_count -= 1
+
+    def nvmlDeviceGetCount(self) -> int:
+        self._check()
+        return len(self.gpus)
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> FakeGpu:
+        self._check()
+        return self.gpus[index]
+
+    def nvmlDeviceGetUUID(self, handle: FakeGpu) -> str:
+        self._check()
+        return handle.uuid
+
+    def nvmlDeviceGetName(self, handle: FakeGpu) -> str:
+        self._check()
+        return handle.name
+
+    def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu) -> Any:
+        self._check()
+        used = handle.total_bytes - handle.free_bytes
+        return SimpleNamespace(total=handle.total_bytes, free=handle.free_bytes, used=used)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: FakeGpu) -> list[Any]:
+        self._check()
+        if not self._tells_processes:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return [SimpleNamespace(pid=pid, usedGpuMemory=used) for pid, used in handle.processes.items()]
+
+    def nvmlDeviceGetCudaComputeCapability(self, handle: FakeGpu) -> tuple[int, int]:
+        self._check()
+        return handle.capability
+
+    def _check(self) -> None:
+        if not self.open_count:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_UNINITIALIZED)
