@@ -36,6 +36,7 @@ class GenerationOptions(TypedDict, total=False):
         timesteps: instead of step_count and shift: falling values in (0, 1], a last 0 apart.
         instruction: replaces the instruction that opens the prompt.
         batch_size: takes, 1 to 8 (1).
+        quantization: "none" or "int8" weights; left out, int8 only where the device needs it.
     """
 
     lyrics: str
@@ -53,6 +54,7 @@ class GenerationOptions(TypedDict, total=False):
     timesteps: Sequence[float]
     instruction: str
     batch_size: int
+    quantization: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class StageWaiting:
 
 @dataclass(frozen=True, slots=True)
 class StageStarted:
-    """A stage holds the device."""
+    """A stage holds the device, with a lease of so many bytes; `was_warm`: its weights were there already.
+    It comes again where the stage has to begin anew."""
 
     stage: str
     device: str
@@ -81,6 +84,9 @@ class StageStarted:
     lease_id: str
     fencing_token: int
     lease_wait_s: float
+    quantization: str
+    vram_bytes: int
+    was_warm: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +109,33 @@ class ProcessMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class Adaptation:
+    """What a stage did differently. `kind`: "smaller_tile", "split_guidance", "int8" or "float32"; the ways
+    `before` and `after`, and the `cause`, are for people."""
+
+    kind: str
+    before: str
+    after: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class StageCompleted:
-    """A stage is done. It held the lease from `granted_at` to `released_at`; `load_s` of that went by until
-    its worker was ready, `compute_s` in the model."""
+    """A stage is done. It had the device from `started_at` to `ended_at`; `load_s` of that went by until
+    its worker was ready, `compute_s` in the model. `planned_bytes` of the device were planned for it, and
+    `adaptations` is what it did differently for lack of memory or of precision."""
 
     stage: str
     lease_id: str
     fencing_token: int
-    granted_at: datetime
-    released_at: datetime
+    started_at: datetime
+    ended_at: datetime
     load_s: float
     compute_s: float
     processes: tuple[ProcessMemory, ...]
     peak_device_bytes: int
+    planned_bytes: int
+    adaptations: tuple[Adaptation, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +215,7 @@ class Settings:
     model: Model
     device: str
     dtype: str
+    quantization: str
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -13,6 +13,7 @@ from google.protobuf import duration_pb2
 
 from acestage.errors import DataLossError, InternalError
 from acestage.generation import (
+    Adaptation,
     AudioChunk,
     Generation,
     GenerationEvent,
@@ -123,6 +124,9 @@ def _started(message: pb.StageStarted) -> StageStarted:
         lease_id=started.lease_id,
         fencing_token=started.fencing_token,
         lease_wait_s=_seconds(started.lease_wait),
+        quantization=started.quantization,
+        vram_bytes=started.vram_bytes,
+        was_warm=started.was_warm,
     )
 
 
@@ -132,13 +136,20 @@ def _completed(message: pb.StageCompleted) -> StageCompleted:
         stage=message.stage,
         lease_id=report.lease_id,
         fencing_token=report.fencing_token,
-        granted_at=report.lease_grant_time.ToDatetime(UTC),
-        released_at=report.lease_release_time.ToDatetime(UTC),
+        started_at=report.start_time.ToDatetime(UTC),
+        ended_at=report.end_time.ToDatetime(UTC),
         load_s=_seconds(report.load_time),
         compute_s=_seconds(report.compute_time),
         processes=_memory(report.processes),
         peak_device_bytes=report.peak_device_bytes,
+        planned_bytes=report.planned_bytes,
+        adaptations=tuple(_adaptation(adaptation) for adaptation in report.adaptations),
     )
+
+
+def _adaptation(adaptation: stage_pb2.Adaptation) -> Adaptation:
+    kind = stage_pb2.AdaptationKind.Name(adaptation.kind).removeprefix("ADAPTATION_KIND_").lower()
+    return Adaptation(kind, adaptation.before, adaptation.after, adaptation.cause)
 
 
 def _settings(settings: pb.Settings) -> Settings:
@@ -163,6 +174,7 @@ def _settings(settings: pb.Settings) -> Settings:
         model=Model(model.name, model.is_turbo, model.is_untrained),
         device=settings.device,
         dtype=settings.dtype,
+        quantization=settings.quantization,
     )
 
 

@@ -244,8 +244,8 @@ def _to_json(generation: Generation, files: list[SavedTrack]) -> dict[str, Any]:
         stage.stage: {
             "load_s": stage.load_s,
             "compute_s": stage.compute_s,
-            "lease_granted_at": stage.granted_at.isoformat(),
-            "lease_released_at": stage.released_at.isoformat(),
+            "started_at": stage.started_at.isoformat(),
+            "ended_at": stage.ended_at.isoformat(),
             "fencing_token": stage.fencing_token,
             "peak_device_bytes": stage.peak_device_bytes,
         }

@@ -70,11 +70,11 @@ class ProgressView:
 
 def print_summary(console: Console, generation: Generation) -> None:
     """Stage times, who held the lease when, and the peak memory of every process."""
-    begin = min(stage.granted_at for stage in generation.stages)
-    stages = Table("stage", "load", "compute", "lease held", "token", title="Stages")
+    begin = min(stage.started_at for stage in generation.stages)
+    stages = Table("stage", "load", "compute", "on the device", "token", title="Stages")
     for stage in generation.stages:
-        start = (stage.granted_at - begin).total_seconds()
-        stop = (stage.released_at - begin).total_seconds()
+        start = (stage.started_at - begin).total_seconds()
+        stop = (stage.ended_at - begin).total_seconds()
         stages.add_row(
             stage.stage,
             f"{stage.load_s:.2f} s",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from acestage.tensors import ITEM_BYTES
-from services.runtime.job_budget import AdaptationKind, Attempt, Resources, quantizations
+from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Way, quantizations
 from services.runtime.messages import Message
 
 LATENT_COPIES = 4
@@ -24,9 +24,7 @@ class DitBudget:
         self._is_turbo = is_turbo
         self._latent_channel_count = latent_channel_count
 
-    def ways(
-        self, request: Message, resources: Resources, dtype: str
-    ) -> Sequence[tuple[AdaptationKind, Attempt]]:
+    def ways(self, request: Message, resources: Resources, dtype: str) -> Sequence[Way]:
         memory = resources.memories[dtype]
         frame_count = request.tensor_map()["context_latents"].shape[1]
         item_count = len(request.fields["seeds"])

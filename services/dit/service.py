@@ -15,7 +15,12 @@ from acestage.protos.dit.v1 import dit_pb2_grpc
 from services.dit.parameters import DenoiseParameters
 from services.runtime import tensor_requests
 from services.runtime.messages import Message
-from services.runtime.request_limits import MAX_FRAME_COUNT, MAX_ITEM_COUNT, MAX_TOKEN_COUNT
+from services.runtime.request_limits import (
+    MAX_FRAME_COUNT,
+    MAX_ITEM_COUNT,
+    MAX_TOKEN_COUNT,
+    check_quantization,
+)
 from services.runtime.stage_events import relay
 from services.runtime.stage_runner import StageRunner
 
@@ -34,10 +39,12 @@ class DitServicer(dit_pb2_grpc.DitServiceServicer):
         self, request_iterator: AsyncIterator[pb.DenoiseRequest], context: Context
     ) -> None:
         parameters, received = await tensor_requests.read(request_iterator, *_TENSORS)
-        job = self._job(parameters_from_pb(parameters), received)
+        job = self._job(parameters_from_pb(parameters), parameters.quantization, received)
         await relay(self._runner, job, context, pb.DenoiseResponse, _results)
 
-    def _job(self, parameters: DenoiseParameters, received: Mapping[str, tensors.WireTensor]) -> Message:
+    def _job(
+        self, parameters: DenoiseParameters, quantization: str, received: Mapping[str, tensors.WireTensor]
+    ) -> Message:
         channels = 2 * self._model.latent_channel_count
         states = tensors.require(received, "encoder_hidden_states", 1, None, self._model.condition_width)
         null = tensors.require(received, "null_condition", 1, 1, self._model.condition_width)
@@ -46,7 +53,8 @@ class DitServicer(dit_pb2_grpc.DitServiceServicer):
         checks.at_most(states.shape[1], "tokens", "tensor.encoder_hidden_states.shape", MAX_TOKEN_COUNT)
         checks.at_most(context_latents.shape[1], "frames", "tensor.context_latents.shape", MAX_FRAME_COUNT)
         checks.done()
-        return Message("denoise", dataclasses.asdict(parameters), (states, null, context_latents))
+        fields = {**dataclasses.asdict(parameters), "quantization": quantization}
+        return Message("denoise", fields, (states, null, context_latents))
 
 
 def add_servicer(runner: StageRunner, model: ModelFacts, server: grpc.aio.Server) -> None:
@@ -66,6 +74,7 @@ def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
     checks.within(parameters.guidance_scale, "parameters.guidance_scale", 0, 100)
     checks.within(start, "parameters.cfg_interval_start", 0, 1)
     checks.within(end, "parameters.cfg_interval_end", max(0.0, min(start, 1.0)), 1)
+    check_quantization(checks, parameters.quantization, "parameters.quantization")
     checks.done()
     return DenoiseParameters(
         seeds=tuple(parameters.seeds),

@@ -41,8 +41,10 @@ class DitWorker:
 
 
 def _parameters(request: Message) -> DenoiseParameters:
-    # JSON made lists of the tuples.
+    # JSON made lists of the tuples. How weights are held was settled before.
     fields: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in request.fields.items()
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in request.fields.items()
+        if name != "quantization"
     }
     return DenoiseParameters(**fields)

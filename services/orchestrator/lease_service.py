@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -147,7 +147,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
 
     async def _requests_and_changes(
         self, requests: AsyncIterator[pb.KeepLeaseAliveRequest]
-    ) -> AsyncIterator[pb.KeepLeaseAliveRequest | None]:
+    ) -> AsyncGenerator[pb.KeepLeaseAliveRequest | None, None]:
         """The requests as they come, and None whenever the ledger has changed; ends with the requests."""
         reading = asyncio.ensure_future(anext(requests, None))
         changed = self._changed

@@ -16,7 +16,7 @@ from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
 from services.orchestrator import requests
 from services.orchestrator.audio_meter import AudioMeter
-from services.orchestrator.requests import GenerationSettings
+from services.orchestrator.requests import DenoisedOn, GenerationSettings
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
 
 Emit = Callable[[pb.GenerateResponse], None]
@@ -51,9 +51,9 @@ class Pipeline:
         info = await self._model()
         settings = requests.resolve(request, info.model)
         conditioning = await self._encode(settings, info.model, emit, deadline)
-        latents = await self._denoise(settings, conditioning, emit, deadline)
+        latents, denoised = await self._denoise(settings, conditioning, emit, deadline)
         tracks = await self._decode(settings, latents, emit, deadline)
-        return Result(settings.to_pb(info.model, info.device, info.dtype), tracks)
+        return Result(settings.to_pb(info.model, denoised), tracks)
 
     async def _model(self) -> stage_pb2.GetStageInfoResponse:
         """What the DiT runs; the other stages must serve the same checkpoint."""
@@ -80,6 +80,7 @@ class Pipeline:
             key_scale=settings.key_scale,
             time_signature=settings.time_signature,
             instruction=settings.instruction,
+            quantization=settings.quantization,
         )
         stage = self._text_encoder.stage
         found = await self._text_encoder.encode(
@@ -92,7 +93,7 @@ class Pipeline:
 
     async def _denoise(
         self, settings: GenerationSettings, conditioning: list[WireTensor], emit: Emit, deadline: Deadline
-    ) -> WireTensor:
+    ) -> tuple[WireTensor, DenoisedOn]:
         parameters = dit_pb2.DenoiseParameters(
             seeds=settings.seeds,
             step_count=settings.step_count,
@@ -101,15 +102,22 @@ class Pipeline:
             cfg_interval_start=settings.cfg_interval[0],
             cfg_interval_end=settings.cfg_interval[1],
             timesteps=settings.timesteps,
+            quantization=settings.quantization,
         )
+        denoised = DenoisedOn("", "", "")
 
         def on_event(response: dit_pb2.DenoiseResponse) -> None:
+            nonlocal denoised
+            if response.HasField("started"):
+                started = response.started
+                denoised = DenoisedOn(started.device, started.dtype, started.quantization)
             if response.WhichOneof("event") == "step":
                 _progress(self._dit.stage, response.step.step, response.step.step_count, emit)
             else:
                 _relay(self._dit.stage, response, emit)
 
-        return await self._dit.denoise(parameters, conditioning, on_event, deadline)
+        latents = await self._dit.denoise(parameters, conditioning, on_event, deadline)
+        return latents, denoised
 
     async def _decode(
         self, settings: GenerationSettings, latents: WireTensor, emit: Emit, deadline: Deadline

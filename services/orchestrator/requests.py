@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from acestage.checks import Checks
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
-from services.runtime.request_limits import MAX_ITEM_COUNT, check_prompt
+from services.runtime.request_limits import MAX_ITEM_COUNT, check_prompt, check_quantization
 
 DURATION_S = (10.0, 600.0)
 STEPS = (1, 200)
@@ -22,6 +22,15 @@ RANDOM_SEED = -1
 TURBO_STEPS = 8
 BASE_STEPS = 32
 """Models without distilled guidance need more steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class DenoisedOn:
+    """Where and how the DiT worked in the end."""
+
+    device: str
+    dtype: str
+    quantization: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,7 @@ class GenerationSettings:
     timesteps: tuple[float, ...]
     instruction: str
     batch_size: int
+    quantization: str
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -53,7 +63,7 @@ class GenerationSettings:
         """Latent frames for the duration."""
         return math.ceil(self.duration_s * model.latent_frame_rate_hz)
 
-    def to_pb(self, model: Model, device: str, dtype: str) -> pb.Settings:
+    def to_pb(self, model: Model, denoised: DenoisedOn) -> pb.Settings:
         return pb.Settings(
             caption=self.caption,
             lyrics=self.lyrics,
@@ -72,8 +82,9 @@ class GenerationSettings:
             instruction=self.instruction,
             batch_size=self.batch_size,
             model=model,
-            device=device,
-            dtype=dtype,
+            device=denoised.device,
+            dtype=denoised.dtype,
+            quantization=denoised.quantization,
         )
 
 
@@ -100,6 +111,7 @@ def check(request: pb.GenerateRequest) -> None:
     timesteps = _timesteps(request)
     checks.timesteps(timesteps, "timesteps", STEPS[1])
     is_empty = bool(request.timesteps) and not timesteps
+    check_quantization(checks, request.quantization, "quantization")
     checks.require(not is_empty, "timesteps", "are 0 alone; accepted: falling values in (0, 1]")
     checks.done()
 
@@ -127,6 +139,7 @@ def resolve(request: pb.GenerateRequest, model: Model) -> GenerationSettings:
         timesteps=timesteps,
         instruction=request.instruction,
         batch_size=request.batch_size if request.HasField("batch_size") else 1,
+        quantization=request.quantization,
     )
 
 

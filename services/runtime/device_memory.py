@@ -14,6 +14,7 @@ import pynvml
 from acestage.errors import UnavailableError
 from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.cuda_devices import Nvml, cuda_handles, cuda_index
+from services.runtime.fake_device.spec import FakeDeviceSpec, used_bytes
 from services.runtime.preload.protocol import MODULE as PRELOAD_MODULE
 from services.runtime.process_memory import PROC, read_rollup
 
@@ -36,7 +37,7 @@ class DeviceMemory:
 
 
 def read_device_memory(
-    device: str, max_bytes: int | None, *, nvml: Nvml = pynvml, proc: Path = PROC
+    device: str, max_bytes: int | None, run_dir: Path, *, nvml: Nvml = pynvml, proc: Path = PROC
 ) -> DeviceMemory:
     """The memory of `device`, or of a simulated device of `max_bytes` in its place. Blocks for milliseconds.
 
@@ -52,6 +53,7 @@ def read_device_memory(
     Args:
         device: "cpu" or "cuda:N".
         max_bytes: size of the simulated device; None, or more than there is: the real one.
+        run_dir: where a fake device lies.
         nvml: the driver's interface.
         proc: where the kernel tells.
 
@@ -59,7 +61,8 @@ def read_device_memory(
         UnavailableError: the driver does not answer, or has no such device.
         FailedPreconditionError: `CUDA_VISIBLE_DEVICES` says what we cannot map.
     """
-    # A device of another kind gets its branch here.
+    if device.startswith("fake:"):
+        return _read_fake(device, run_dir)
     real = _read_cpu(proc) if device == "cpu" else _read_cuda(device, nvml)
     if max_bytes is None or max_bytes >= real.total_bytes:
         return real
@@ -68,12 +71,21 @@ def read_device_memory(
     return DeviceMemory(device, real.name, max_bytes, free_bytes)
 
 
+def _read_fake(device: str, run_dir: Path) -> DeviceMemory:
+    try:
+        total_bytes = FakeDeviceSpec.read(run_dir, device).total_bytes
+    except (OSError, ValueError) as error:
+        raise UnavailableError(f"device: is {device}, which {run_dir} does not describe: {error}") from error
+    free_bytes = max(0, total_bytes - used_bytes(run_dir, device))
+    return DeviceMemory(device, "fake device", total_bytes, free_bytes)
+
+
 def process_device_bytes(device: str, *, nvml: Nvml = pynvml) -> dict[int, int]:
     """Bytes on `device` by process, as far as the driver tells; empty on the CPU.
 
     In a container the driver may number processes as the host does; none of ours is found then.
     """
-    if device == "cpu":
+    if not device.startswith("cuda:"):
         return {}
     try:
         with cuda_handles(nvml) as handles:

@@ -19,8 +19,8 @@ def resolve_device(choice: str) -> str:
     Raises:
         FailedPreconditionError: a CUDA device was asked for and NVML does not show it.
     """
-    if choice == "cpu":
-        return "cpu"
+    if choice == "cpu" or choice.startswith("fake:"):
+        return choice
     count = _cuda_device_count()
     if choice == "auto":
         return "cuda:0" if count else "cpu"
@@ -46,7 +46,7 @@ def resolve_dtype(choice: str, device: str, stored: str) -> str:
     """
     if choice != "auto":
         return choice
-    if device == "cpu":
+    if not device.startswith("cuda:"):
         return "bfloat16" if stored == "bfloat16" and _cpu_flags() & _CPU_BF16_FLAGS else "float32"
     return "bfloat16" if _compute_capability(device) >= _BF16_CAPABILITY else "float16"
 

@@ -88,11 +88,15 @@ class Attempt:
         return replace(self, request=request)
 
 
+Way = tuple[AdaptationKind, Attempt]
+"""An attempt, and what leads to it from the way before."""
+
+
 class JobBudget(Protocol):
     """What a stage knows about the memory of its jobs."""
 
-    def ways(self, request: Message, resources: Resources, dtype: str) -> Sequence[tuple[AdaptationKind, Attempt]]:
-        """All ways of doing the job in `dtype`, the best first, each with what leads to it from the one before."""
+    def ways(self, request: Message, resources: Resources, dtype: str) -> Sequence[Way]:
+        """All ways of doing the job in `dtype`, the best first."""
         ...
 
     def remaining(self, request: Message, event: Message) -> Message:
@@ -106,9 +110,7 @@ def quantizations(choice: str) -> tuple[Quantization, ...]:
     return by_choice.get(choice, ("none", "int8"))
 
 
-def first_that_fits(
-    ways: Sequence[tuple[AdaptationKind, Attempt]], stage: str, resources: Resources
-) -> tuple[int, Attempt]:
+def first_that_fits(ways: Sequence[Way], stage: str, resources: Resources) -> tuple[int, Attempt]:
     """The index of the best way whose bytes the device has, and that way.
 
     Raises:

@@ -15,6 +15,7 @@ MAX_ITEM_COUNT = 8
 
 CHARACTERS = {"caption": 10_000, "lyrics": 50_000, "instruction": 1_000}
 """The most characters of each text."""
+QUANTIZATIONS = ("none", "int8")
 BPM = (30, 300)
 TIME_SIGNATURES = ("2", "3", "4", "6")
 _LANGUAGE_CODES = (
@@ -72,3 +73,8 @@ def check_prompt(checks: Checks, request: PromptRequest) -> None:
     ):
         value = getattr(request, field).strip()
         checks.require(not value or value in accepted, field, f"is {value[:50]!r}; accepted: {words}")
+
+
+def check_quantization(checks: Checks, value: str, field: str) -> None:
+    """`value` must be "none", "int8", or empty, which leaves it to the stage."""
+    checks.require(value in ("", *QUANTIZATIONS), field, f"is {value[:50]!r}; accepted: none, int8")

@@ -11,10 +11,19 @@ from google.protobuf import timestamp_pb2
 
 from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.durations import duration
+from services.runtime.job_budget import Adaptation, AdaptationKind
 from services.runtime.messages import Message
-from services.runtime.stage_runner import Queued, Report, StageRunner, Started
+from services.runtime.stage_event import Queued, Report, Started
+from services.runtime.stage_runner import StageRunner
 
 ResponseT = TypeVar("ResponseT")
+
+_KIND_TO_PB = {
+    AdaptationKind.SMALLER_TILE: stage_pb2.ADAPTATION_KIND_SMALLER_TILE,
+    AdaptationKind.SPLIT_GUIDANCE: stage_pb2.ADAPTATION_KIND_SPLIT_GUIDANCE,
+    AdaptationKind.INT8: stage_pb2.ADAPTATION_KIND_INT8,
+    AdaptationKind.FLOAT32: stage_pb2.ADAPTATION_KIND_FLOAT32,
+}
 
 
 async def relay(
@@ -58,20 +67,34 @@ def started_to_pb(event: Started) -> stage_pb2.StageStarted:
         device=event.device,
         dtype=event.dtype,
         lease_wait=duration(event.lease_wait_s),
+        quantization=event.quantization,
+        vram_bytes=event.vram_bytes,
+        was_warm=event.was_warm,
     )
 
 
 def report_to_pb(event: Report) -> stage_pb2.StageReport:
-    granted, released = timestamp_pb2.Timestamp(), timestamp_pb2.Timestamp()
-    granted.FromDatetime(event.granted_at)
-    released.FromDatetime(event.released_at)
+    started, ended = timestamp_pb2.Timestamp(), timestamp_pb2.Timestamp()
+    started.FromDatetime(event.started_at)
+    ended.FromDatetime(event.ended_at)
     return stage_pb2.StageReport(
         lease_id=event.lease_id,
         fencing_token=event.fencing_token,
-        lease_grant_time=granted,
-        lease_release_time=released,
+        start_time=started,
+        end_time=ended,
         load_time=duration(event.load_s),
         compute_time=duration(event.compute_s),
         processes=[memory.to_pb() for memory in event.processes],
         peak_device_bytes=event.peak_device_bytes,
+        planned_bytes=event.planned_bytes,
+        adaptations=[adaptation_to_pb(adaptation) for adaptation in event.adaptations],
+    )
+
+
+def adaptation_to_pb(adaptation: Adaptation) -> stage_pb2.Adaptation:
+    return stage_pb2.Adaptation(
+        kind=_KIND_TO_PB[adaptation.kind],
+        before=adaptation.before,
+        after=adaptation.after,
+        cause=adaptation.cause,
     )

@@ -1,121 +1,307 @@
-"""One job of a stage: wait for the lease, fork a worker, pass on what it says, leave the device.
+"""The jobs of a stage: one line of them, done one after the other for as long as the device may be kept.
 
-The work runs in a task of its own and its events go to a queue in host memory, so that a slow reader of
-the stream never holds the device longer.
+The first job in line takes the lease. The jobs behind it run under the same lease, since waking a worker and
+moving its weights costs more than most jobs do, until others have waited for too long. Without work the
+weights stay on the device until somebody else wants it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
-from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from acestage import errors
 from services.runtime.finishing import end, finish
+from services.runtime.job_budget import Adaptation, Attempt, JobBudget, Resources
+from services.runtime.ladder import Ladder
 from services.runtime.lease_client import HeldLease, LeaseClient
-from services.runtime.messages import Message, to_error
-from services.runtime.process_memory import ProcessMemory
-from services.runtime.worker_handle import WorkerHandle
+from services.runtime.messages import Message
+from services.runtime.stage_device import StageDevice
+from services.runtime.stage_event import Queued, Report, StageEvent
+from services.runtime.stage_job import StageJob
+from services.runtime.stay import Stay, Work
 from services.runtime.worker_host import WorkerHost
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-CANCEL_GRACE_S = 5.0
-"""A cancelled worker that is still in the same step after this long is killed."""
-
 LOADING_RETRY_S = 5.0
 
-
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """The job waits in line for the device; 1 is next."""
-
-    position: int
+_WORKER_IS_GONE = (errors.VramBudgetExceededError, errors.UnavailableError, errors.AbortedError)
+"""After any other error a worker can go on."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
-    """The job holds the device."""
+class WorkerState(enum.Enum):
+    """What the worker process of a stage does."""
 
-    lease_id: str
-    fencing_token: int
-    device: str
-    dtype: str
-    lease_wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What the finished job cost; times in seconds, memory in bytes."""
-
-    lease_id: str
-    fencing_token: int
-    granted_at: datetime
-    released_at: datetime
-    load_s: float
-    compute_s: float
-    processes: tuple[ProcessMemory, ...]
-    peak_device_bytes: int
-
-
-StageEvent = Queued | Started | Message | Report
+    ASLEEP = "asleep"
+    BUSY = "busy"
+    WARM = "warm"
 
 
 class StageRunner:
-    """Runs jobs of one stage, each under a lease and in a worker of its own."""
+    """Runs the jobs of one stage. Use with `async with`: leaving ends all jobs and leaves the device."""
 
     def __init__(
         self,
         stage: str,
-        device: str,
         host: WorkerHost,
         leases: LeaseClient,
+        budget: JobBudget,
+        device: StageDevice,
         *,
         progress_timeout_s: float,
+        max_hold_s: float,
+        stays_warm: bool = True,
     ) -> None:
+        """Prepares; nothing runs before the context is entered.
+
+        Args:
+            stage: its name.
+            host: forks the workers.
+            leases: to the ledger.
+            budget: what a job needs.
+            device: where the jobs run.
+            progress_timeout_s: a worker that says nothing for so long is replaced.
+            max_hold_s: while others wait, no further job is begun after this long.
+            stays_warm: whether to keep the weights on the device without work.
+        """
         self.stage = stage
-        self.device = device
         self.host = host
-        self._jobs: set[asyncio.Task[None]] = set()
+        self.device = device
         self._leases = leases
+        self._budget = budget
         self._progress_timeout_s = progress_timeout_s
+        self._max_hold_s = max_hold_s
+        self._stays_warm = stays_warm
+        self._line: deque[StageJob] = deque()
+        self._current: StageJob | None = None
+        self._stay: Stay | None = None
+        self._arrived = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._serving: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> StageRunner:
+        self._serving = asyncio.create_task(self._serve())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if self._serving is not None:
+            await end(self._serving)
+        for job in self._line:
+            job.end(errors.CancelledError(f"{self.stage}: the service stops"))
+        self._line.clear()
+
+    async def serve(self) -> None:
+        """Returns only if the runner fails: a service without it would be of no use."""
+        assert self._serving is not None
+        await asyncio.shield(self._serving)
 
     async def run(self, request: Message) -> AsyncGenerator[StageEvent, None]:
         """The events of the job: `Queued`, `Started`, the worker's messages, and a `Report` at the end.
 
-        Closing the iterator stops the work and waits until the device is free.
+        Closing the iterator stops the work and waits until the worker has let go of the job.
+
+        Raises:
+            UnavailableError: the model is still being loaded.
+            VramBudgetExceededError: no way of doing the job fits on the device.
         """
-        events: asyncio.Queue[StageEvent | None] = asyncio.Queue()
-        task = asyncio.create_task(self._work(request, events))
-        self._jobs.add(task)
-        task.add_done_callback(self._jobs.discard)
-        task.add_done_callback(lambda _: events.put_nowait(None))
+        self._resources()  # raises while there are none
+        job = StageJob(request)
+        self._line.append(job)
+        self._arrived.set()
         try:
-            while (event := await events.get()) is not None:
+            while (event := await job.next_event()) is not None:
                 yield event
-            await task
         finally:
-            await end(task)
+            await finish(self._dismiss(job))
 
     @property
     def active_job_count(self) -> int:
         """Jobs that run or wait for the device."""
-        return len(self._jobs)
+        return len(self._line) + (self._current is not None)
 
-    async def close(self) -> None:
-        """Cancels all jobs, and returns once they have left the device and given back their leases."""
-        jobs = set(self._jobs)
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+    @property
+    def worker_state(self) -> WorkerState:
+        if self._current is not None:
+            return WorkerState.BUSY
+        return WorkerState.ASLEEP if self.worker_pid is None else WorkerState.WARM
 
-    async def _work(self, request: Message, events: asyncio.Queue[StageEvent | None]) -> None:
+    @property
+    def worker_pid(self) -> int | None:
+        """The worker process; None while there is none."""
+        return None if self._stay is None else self._stay.worker_pid
+
+    async def _dismiss(self, job: StageJob) -> None:
+        job.cancelled.set()
+        if job in self._line:
+            self._line.remove(job)
+            job.end()
+            if not self._line:
+                self._emptied.set()
+        await job.ended()
+
+    async def _serve(self) -> None:
+        while True:
+            while not self._line:
+                self._arrived.clear()
+                await self._arrived.wait()
+            job = self._line[0]
+            try:
+                await self._visit(self._ladder(job).attempt)
+            except errors.AcestageError as error:
+                log.warning("%s", error, extra={"stage": self.stage})
+                self._fail_in_line(job, error)
+
+    def _fail_in_line(self, job: StageJob, error: errors.AcestageError) -> None:
+        """Ends what cannot get the device: `job`, or everybody in line where the ledger is out of reach."""
+        failed = list(self._line) if isinstance(error, errors.ServiceUnreachableError) else [job]
+        for one in failed:
+            if one in self._line:
+                self._line.remove(one)
+                one.end(error)
+
+    async def _visit(self, attempt: Attempt) -> None:
+        """Takes the lease, does what waits, and gives it back."""
+        async with AsyncExitStack() as stack:
+            lease = await self._acquire(stack, attempt.vram_bytes)
+            if lease is None:
+                return
+            stay = Stay(
+                self.stage,
+                lease,
+                self.host,
+                self.device.read_memory,
+                context_bytes=self._resources().memory.context_bytes,
+                progress_timeout_s=self._progress_timeout_s,
+            )
+            self._stay = stay
+            try:
+                await self._work(lease, stay)
+            finally:
+                try:
+                    await stay.leave()
+                finally:
+                    self._stay = None
+
+    async def _acquire(self, stack: AsyncExitStack, vram_bytes: int) -> HeldLease | None:
+        """The lease, given back as `stack` is left; None where nobody waits for it any more."""
+
+        def on_waiting(position: int) -> None:
+            for index, job in enumerate(self._line):
+                job.emit(Queued(position + index))
+
+        self._emptied.clear()
+        hold = self._leases.hold(
+            self.device.name, vram_bytes, on_waiting=on_waiting, device_bytes=self.device.total_bytes
+        )
+        acquiring = asyncio.ensure_future(stack.enter_async_context(hold))
+        emptied = asyncio.ensure_future(self._emptied.wait())
+        try:
+            await asyncio.wait([acquiring, emptied], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            emptied.cancel()
+            if not acquiring.done():
+                await end(acquiring)
+        return None if acquiring.cancelled() else acquiring.result()
+
+    async def _work(self, lease: HeldLease, stay: Stay) -> None:
+        """Does jobs under the lease until it is time to leave."""
         clock = asyncio.get_running_loop().time
+        begun = clock()
+        done_count = 0
+        while not lease.lost.is_set():
+            if not self._line:
+                if not self._stays_warm or stay.placement is None:
+                    return
+                self._arrived.clear()
+                resting_bytes = (
+                    self._resources()
+                    .memories[stay.placement.dtype]
+                    .resting_bytes(stay.placement.quantization)
+                )
+                lease.report(is_idle=True, vram_bytes=resting_bytes)
+                if not await stay.rest(self._arrived):
+                    return
+                continue
+            if done_count and lease.revoked.is_set() and clock() - begun >= self._max_hold_s:
+                return
+            job = self._line[0]
+            try:
+                ladder = self._ladder(job)
+            except errors.AcestageError as error:
+                self._fail_in_line(job, error)
+                continue
+            if not await _has_bytes(lease, ladder.attempt):
+                return  # others need them: wait in line for all of it
+            if job in self._line:  # unless it was cancelled meanwhile
+                self._line.remove(job)
+                await self._do(job, ladder, lease, stay)
+                done_count += 1
+
+    async def _do(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> None:
+        """Does one job, however it ends."""
+        self._current = job
+        try:
+            await self._climb_down(job, ladder, lease, stay)
+        except errors.AcestageError as error:
+            job.end(error)
+            if isinstance(error, _WORKER_IS_GONE):
+                await stay.leave()
+        except asyncio.CancelledError:
+            job.end(errors.CancelledError(f"{self.stage}: the service stops"))
+            raise
+        finally:
+            self._current = None
+            job.end(errors.InternalError(f"{self.stage}: the work ended early, see the log"))
+
+    async def _climb_down(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> None:
+        """Tries one way after the other until one works."""
+
+        def on_event(event: Message) -> None:
+            job.emit(event)
+            ladder.sent(event)
+
+        while True:
+            attempt = ladder.attempt
+            try:
+                work = await stay.attempt(job, attempt, on_event)
+            except (errors.VramBudgetExceededError, errors.NonFiniteError) as error:
+                await stay.leave()
+                ladder.step_down(error)
+                log.warning("%s; now: %s", error, ladder.attempt.way, extra={"stage": self.stage})
+                if not await _has_bytes(lease, ladder.attempt):
+                    raise
+                continue
+            job.emit(await self._report(work, attempt, lease, ladder.adaptations))
+            job.end()
+            return
+
+    async def _report(
+        self, work: Work, attempt: Attempt, lease: HeldLease, adaptations: tuple[Adaptation, ...]
+    ) -> Report:
+        processes = await asyncio.to_thread(self.host.memory)
+        return Report(
+            lease_id=lease.lease_id,
+            fencing_token=lease.fencing_token,
+            started_at=work.started_at,
+            ended_at=datetime.now(UTC),
+            load_s=work.load_s,
+            compute_s=work.compute_s,
+            processes=(*processes, work.worker),
+            peak_device_bytes=work.peak_device_bytes,
+            planned_bytes=attempt.vram_bytes,
+            adaptations=adaptations,
+        )
+
+    def _ladder(self, job: StageJob) -> Ladder:
+        return Ladder(self.stage, self._budget, self._resources(), job.request)
+
+    def _resources(self) -> Resources:
         facts = self.host.facts()
         if facts is None:
             raise errors.UnavailableError(
@@ -123,88 +309,20 @@ class StageRunner:
                 metadata={"stage": self.stage},
                 retry_delay_s=LOADING_RETRY_S,
             )
-        asked = clock()
-        async with self._leases.hold(
-            self.device,
-            max(facts.weights_bytes, 1),
-            on_waiting=lambda position: events.put_nowait(Queued(position)),
-        ) as lease:
-            started = Started(lease.lease_id, lease.fencing_token, self.device, facts.dtype, clock() - asked)
-            events.put_nowait(started)
-            report = await self._run_worker(request, events, lease)
-        events.put_nowait(replace(report, released_at=datetime.now(UTC)))
-
-    async def _run_worker(
-        self, request: Message, events: asyncio.Queue[StageEvent | None], lease: HeldLease
-    ) -> Report:
-        worker = await self.host.fork()
-        try:
-            await self._attend(worker.send(request), worker, lease)
-            while True:
-                message = await self._next_message(worker, lease)
-                if message.kind == "done":
-                    return self._report(message, worker, lease)
-                if message.kind == "error":
-                    raise to_error(message)
-                if message.kind != "placed":
-                    events.put_nowait(message)
-        except errors.LeaseLostError:
-            worker.kill()  # the device may be granted to someone else any moment
-            raise
-        finally:
-            await finish(_leave_device(worker, lease))
-
-    async def _next_message(self, worker: WorkerHandle, lease: HeldLease) -> Message:
-        message = await self._attend(worker.receive(), worker, lease)
-        if message is None:
-            code = await worker.exit_code()
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise errors.WorkerCrashedError(
-                f"{self.stage}: worker {worker.pid} {how} in the middle of the work",
-                metadata={"stage": self.stage, "pid": str(worker.pid), "exit_code": str(code)},
-                retry_delay_s=0.0,
-            )
-        return message
-
-    async def _attend(self, exchange: Coroutine[Any, Any, T], worker: WorkerHandle, lease: HeldLease) -> T:
-        """Awaits an exchange with the worker, while the lease holds and no longer than progress may take."""
-        exchanged = asyncio.ensure_future(exchange)
-        lost = asyncio.ensure_future(lease.lost.wait())
-        try:
-            await asyncio.wait(
-                [exchanged, lost], timeout=self._progress_timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            lease.raise_if_lost()
-            if exchanged.done():
-                return exchanged.result()
-            worker.kill()
-            raise errors.WorkerStalledError(
-                f"{self.stage}: worker {worker.pid} did nothing for {self._progress_timeout_s:g} s",
-                metadata={"stage": self.stage, "pid": str(worker.pid)},
-            )
-        finally:
-            exchanged.cancel()
-            lost.cancel()
-
-    def _report(self, done: Message, worker: WorkerHandle, lease: HeldLease) -> Report:
-        peak = int(done.fields["peak_rss_bytes"])
-        worker_memory = ProcessMemory(f"{self.stage}/worker", worker.pid, peak, peak)
-        return Report(
-            lease_id=lease.lease_id,
-            fencing_token=lease.fencing_token,
-            granted_at=lease.granted_at,
-            released_at=lease.granted_at,
-            load_s=float(done.fields["load_s"]),
-            compute_s=float(done.fields["compute_s"]),
-            processes=(*self.host.memory(), worker_memory),
-            peak_device_bytes=int(done.fields["peak_device_bytes"]),
+        device = self.device
+        return Resources(
+            device=device.name,
+            device_bytes=device.total_bytes,
+            dtype=facts.dtype,
+            quantization=device.quantization,
+            memories=facts.memories,
+            tile_frame_count=device.tile_frame_count,
         )
 
 
-async def _leave_device(worker: WorkerHandle, lease: HeldLease) -> None:
-    try:
-        await worker.stop(grace_s=CANCEL_GRACE_S)
-    except errors.DeviceQuarantinedError as error:
-        # Released, the device would be granted again; lost, it is quarantined until its lock is free.
-        lease.lose(error.message)
-        raise
+async def _has_bytes(lease: HeldLease, attempt: Attempt) -> bool:
+    """Whether the lease has what `attempt` needs, with what the ledger may add; tells it of the work."""
+    if attempt.vram_bytes > lease.vram_bytes:
+        return await lease.grow(attempt.vram_bytes)
+    lease.report(is_idle=False, vram_bytes=attempt.vram_bytes)
+    return True

@@ -14,20 +14,30 @@ from pathlib import Path
 import grpc.aio
 
 from acestage.checkpoints import ModelFacts, open_checkpoint
+from acestage.planning import MIB
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.settings import Settings
 from services.runtime import flags, logs
 from services.runtime.channels import open_channel
 from services.runtime.devices import resolve_device
 from services.runtime.finishing import end
+from services.runtime.job_budget import JobBudget
 from services.runtime.lease_client import LeaseClient
 from services.runtime.parent_death import die_with_parent
 from services.runtime.server import Server, run_service, until_stopped
 from services.runtime.stage_config import StageConfig
-from services.runtime.stage_runner import StageRunner
+from services.runtime.stage_device import StageDevice
+from services.runtime.stage_runner import StageRunner, WorkerState
 from services.runtime.worker_host import WorkerHost
 
 log = logging.getLogger(__name__)
+
+
+_STATE_TO_PB = {
+    WorkerState.ASLEEP: stage_pb2.WORKER_STATE_ASLEEP,
+    WorkerState.BUSY: stage_pb2.WORKER_STATE_BUSY,
+    WorkerState.WARM: stage_pb2.WORKER_STATE_WARM,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +48,13 @@ class StageDefinition:
         name: "text_encoder", "dit" or "vae".
         service_name: full name of its gRPC service.
         add_servicer: registers its servicer, given the runner and the model, on a server.
+        budget: what its jobs need, given the model.
     """
 
     name: str
     service_name: str
     add_servicer: Callable[[StageRunner, ModelFacts, grpc.aio.Server], None]
+    budget: Callable[[ModelFacts], JobBudget]
 
 
 def main(definition: StageDefinition, description: str) -> None:
@@ -66,12 +78,13 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
     )
     device = resolve_device(settings.device)
     config = StageConfig.from_settings(definition.name, settings, device)
+    stage_device = StageDevice.of(config)
 
     async def on_ready_change(is_ready: bool) -> None:
         await server.set_serving(is_ready)
         facts = host.facts()
         if facts is not None:
-            size = facts.weights_bytes / 2**20
+            size = facts.memories[facts.dtype].weights_bytes["none"] / MIB
             log.info("ready: %s, %s, %.0f MiB of weights", checkpoint.name, facts.dtype, size, extra=fields)
 
     port = settings.ports()[definition.name] if settings.port is None else settings.port
@@ -85,17 +98,28 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
         holder = f"{definition.name}@{socket.gethostname()}:{os.getpid()}"
         leases = LeaseClient(channel, settings.address("orchestrator"), holder)
         runner = StageRunner(
-            definition.name, device, host, leases, progress_timeout_s=settings.progress_timeout_s
+            definition.name,
+            host,
+            leases,
+            definition.budget(checkpoint.model),
+            stage_device,
+            progress_timeout_s=settings.progress_timeout_s,
+            max_hold_s=settings.max_hold_s,
+            stays_warm=not (definition.name == "dit" and settings.offload_dit_to_cpu),
         )
         definition.add_servicer(runner, checkpoint.model, server.grpc)
         stage_pb2_grpc.add_StageServiceServicer_to_server(StageInfo(runner, checkpoint.model), server.grpc)
         await server.start()
         watching = asyncio.create_task(host.run())
         try:
-            await until_stopped(watching)
+            async with runner:
+                serving = asyncio.create_task(runner.serve())
+                try:
+                    await until_stopped(watching, serving)
+                finally:
+                    await server.stop()
+                    await end(serving)
         finally:
-            await server.stop()
-            await runner.close()
             await end(watching)
 
 
@@ -111,15 +135,19 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
         request: stage_pb2.GetStageInfoRequest,
         context: grpc.aio.ServicerContext[stage_pb2.GetStageInfoRequest, stage_pb2.GetStageInfoResponse],
     ) -> stage_pb2.GetStageInfoResponse:
-        facts = await self._runner.host.ready()
+        runner = self._runner
+        facts = await runner.host.ready()
         return stage_pb2.GetStageInfoResponse(
-            stage=self._runner.stage,
+            stage=runner.stage,
             model=model_to_pb(self._model),
-            device=self._runner.device,
+            device=runner.device.name,
             dtype=facts.dtype,
-            weights_bytes=facts.weights_bytes,
-            active_job_count=self._runner.active_job_count,
+            weights_bytes=facts.memories[facts.dtype].weights_bytes["none"],
+            active_job_count=runner.active_job_count,
             processes=[memory.to_pb() for memory in self._runner.host.memory()],
+            memory=facts.memories[facts.dtype].to_pb(),
+            quantization=runner.device.quantization,
+            worker_state=_STATE_TO_PB[runner.worker_state],
         )
 
 

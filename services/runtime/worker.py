@@ -1,6 +1,11 @@
-"""The worker process: the only one that touches the device. It does one job and exits.
+"""The worker process: the only one that touches the device.
 
+It takes the device's lock, moves the weights, does one job after the other, and exits when it is told to.
 Exiting is the point: nothing but the end of a process gives all memory of a device back.
+
+Its first message is "hold" with the lease and how to place the weights; it answers "placed". Then comes a
+"job" after the other, each with a number and the request in it; the answers are the engine's messages and
+then "done", or "error". "cancel" with the number of a job ends that job, and "stop" the process.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import torch
 
 from acestage import errors
 from services.runtime.device_lock import DeviceLock
+from services.runtime.device_usage import DeviceUsage, open_device_usage
 from services.runtime.messages import Message, error_message, pack, receive
 from services.runtime.parent_death import die_with_parent
 from services.runtime.stage_config import StageConfig
@@ -33,13 +39,19 @@ class _Inbox:
     """Messages from the service, read by a thread so that a cancel is seen while the engine computes."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self.cancelled = threading.Event()
-        self._requests: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._cancelled_job = 0
+        self._stopped = False
+        self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._connection = connection
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
-    def next_request(self) -> Message:
+    def next_request(self) -> Message | None:
+        """Waits for the next message but "cancel"; None once the worker is to stop."""
         return self._requests.get()
+
+    def is_cancelled(self, job: int) -> bool:
+        """Whether the work on `job` is to end."""
+        return self._stopped or self._cancelled_job >= job
 
     def _read(self) -> None:
         while True:
@@ -47,23 +59,24 @@ class _Inbox:
             if message is None:
                 os._exit(1)  # the service is gone: nobody wants the result, and the device must be freed
             if message.kind == "cancel":
-                self.cancelled.set()
+                self._cancelled_job = message.fields["number"]
+            elif message.kind == "stop":
+                self._stopped = True
+                self._requests.put(None)
             else:
                 self._requests.put(message)
 
 
-def work(
-    connection: socket.socket, worker: StageWorker, config: StageConfig, dtype: str, parent_pid: int
-) -> NoReturn:
-    """Runs in a freshly forked process: takes one request, answers it, and ends the process."""
+def work(connection: socket.socket, worker: StageWorker, config: StageConfig, parent_pid: int) -> NoReturn:
+    """Runs in a freshly forked process, until the service says stop; ends the process."""
     die_with_parent(parent_pid, signal.SIGKILL)
     torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
     inbox = _Inbox(connection)
     exit_code = 0
     try:
-        request = inbox.next_request()
-        with DeviceLock(Path(config.run_dir), config.device, timeout_s=config.lock_timeout_s):
-            _run(connection, inbox, worker, config, dtype, request)
+        hold = inbox.next_request()
+        if hold is not None:
+            _hold(connection, inbox, worker, config, hold)
     except errors.AcestageError as error:
         _send(connection, error_message(error))
     except Exception as error:  # the end of the process: whatever happened, the service must hear of it
@@ -75,30 +88,59 @@ def work(
     os._exit(exit_code)  # no atexit handlers: those of the preload are not ours
 
 
+def _hold(
+    connection: socket.socket, inbox: _Inbox, worker: StageWorker, config: StageConfig, hold: Message
+) -> None:
+    """Has the device, and serves jobs on it."""
+    run_dir = Path(config.run_dir)
+    lock = DeviceLock(
+        run_dir,
+        config.device,
+        fencing_token=hold.fields["fencing_token"],
+        is_exclusive=hold.fields["is_exclusive"],
+        timeout_s=config.lock_timeout_s,
+    )
+    with lock, torch.no_grad():
+        start = time.monotonic()
+        usage = open_device_usage(config.device, run_dir, config.stage)
+        usage.cap(hold.fields["vram_bytes"], hold.fields["context_bytes"])
+        with usage.counted():
+            dtype = getattr(torch, hold.fields["dtype"])
+            worker.place(usage.torch_device, dtype, hold.fields["quantization"])
+        _send(connection, Message("placed", {"load_s": time.monotonic() - start}))
+        while (job := inbox.next_request()) is not None:
+            usage.cap(job.fields["vram_bytes"], hold.fields["context_bytes"])
+            _run(connection, inbox, worker, config, usage, job)
+
+
 def _run(
     connection: socket.socket,
     inbox: _Inbox,
     worker: StageWorker,
     config: StageConfig,
-    dtype: str,
-    request: Message,
+    usage: DeviceUsage,
+    job: Message,
 ) -> None:
-    device = torch.device(config.device)
+    """Does one job. An error of ours leaves the device as it was, so the worker can go on."""
     start = time.monotonic()
-    with torch.no_grad():
-        worker.place(device, getattr(torch, dtype))
-        loaded = time.monotonic()
-        _send(connection, Message("placed"))
-        for event in worker.run(request):
-            if inbox.cancelled.is_set():
-                raise errors.CancelledError(f"{config.stage}: the work was cancelled")
-            _send(connection, event)
-    peak_device_bytes = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    request = Message(job.fields["kind"], job.fields["fields"], job.tensors)
+    try:
+        with usage.counted():
+            usage.start_job()
+            for event in worker.run(request):
+                if inbox.is_cancelled(job.fields["number"]):
+                    raise errors.CancelledError(f"{config.stage}: the work was cancelled")
+                _send(connection, event)
+                usage.checkpoint()
+    except errors.AcestageError as error:
+        usage.trim()
+        _send(connection, error_message(error))
+        return
+    usage.trim()
     report = {
-        "load_s": loaded - start,
-        "compute_s": time.monotonic() - loaded,
+        "compute_s": time.monotonic() - start,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_device_bytes": peak_device_bytes,
+        "peak_device_bytes": usage.peak_bytes(),
     }
     _send(connection, Message("done", report))
 

@@ -36,6 +36,11 @@ class WorkerHandle:
         self._reader = reader
         self._writer = writer
         self._exited = exited
+        self._receiving: asyncio.Future[Message | None] | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._exited.done()
 
     async def send(self, message: Message) -> None:
         """Sends `message`. A worker that died is noticed by `receive`; one that does not read, by nobody."""
@@ -43,26 +48,43 @@ class WorkerHandle:
             self._writer.write(pack(message))
             await self._writer.drain()
 
+    def cancel(self, job: int) -> None:
+        """Asks for the end of job number `job`, within one step or tile; does not wait."""
+        # Not drained: a worker that does not read must not keep us from killing it.
+        self._writer.write(pack(Message("cancel", {"number": job})))
+
     async def receive(self) -> Message | None:
-        """The next message, or None once the worker has closed its end or died."""
-        return await receive_async(self._reader)
+        """The next message, or None once the worker has closed its end or died.
+
+        A cancelled call loses nothing: the next one has the message.
+        """
+        if self._receiving is None:
+            self._receiving = asyncio.ensure_future(receive_async(self._reader))
+        message = await asyncio.shield(self._receiving)
+        self._receiving = None
+        return message
 
     async def exit_code(self) -> int:
         """Waits for the end of the process. Negative: the signal that ended it."""
         return await asyncio.wait_for(asyncio.shield(self._exited), EXIT_TIMEOUT_S)
 
+    async def ended(self) -> None:
+        """Returns once the process is dead."""
+        await asyncio.wait([self._exited])
+
     async def stop(self, *, grace_s: float) -> None:
-        """Returns once the process is dead: cancelled, and killed if it is not gone after `grace_s`.
+        """Returns once the process is dead: told to stop, and killed if it is not gone after `grace_s`.
 
         Raises:
             DeviceQuarantinedError: it does not die even so (a driver may hold it in the kernel).
         """
-        # Not drained: a worker that does not read must not keep us from killing it.
-        self._writer.write(pack(Message("cancel")))
+        self._writer.write(pack(Message("stop")))
         await asyncio.wait([self._exited], timeout=grace_s)
         if not self._exited.done():
             self.kill()
             await asyncio.wait([self._exited], timeout=EXIT_TIMEOUT_S)
+        if self._receiving is not None:
+            self._receiving.cancel()
         self._writer.transport.abort()
         if not self._exited.done():
             raise DeviceQuarantinedError(

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.runtime.job_budget import AdaptationKind, Attempt, Resources, quantizations
+from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Way, quantizations
 from services.runtime.messages import Message
 
 
 class TextEncoderBudget:
     """With weights as they are, then with weights in INT8."""
 
-    def ways(
-        self, request: Message, resources: Resources, dtype: str
-    ) -> Sequence[tuple[AdaptationKind, Attempt]]:
+    def ways(self, request: Message, resources: Resources, dtype: str) -> Sequence[Way]:
         memory = resources.memories[dtype]
         choice = request.fields.get("quantization") or resources.quantization
         return [

@@ -13,7 +13,7 @@ from acestage.checks import Checks
 from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
 from acestage.protos.text_encoder.v1 import text_encoder_pb2_grpc
 from services.runtime.messages import Message
-from services.runtime.request_limits import MAX_FRAME_COUNT, check_prompt
+from services.runtime.request_limits import MAX_FRAME_COUNT, check_prompt, check_quantization
 from services.runtime.stage_events import relay
 from services.runtime.stage_runner import StageRunner
 from services.text_encoder.prompt import Prompt
@@ -42,6 +42,7 @@ def job_from_pb(request: pb.EncodeRequest) -> Message:
     check_prompt(checks, request)
     checks.within(request.frame_count, "frame_count", 1, MAX_FRAME_COUNT)
     checks.within(request.duration_s, "duration_s", *DURATION_S)
+    check_quantization(checks, request.quantization, "quantization")
     checks.done()
     prompt = Prompt(
         caption=request.caption,
@@ -53,7 +54,12 @@ def job_from_pb(request: pb.EncodeRequest) -> Message:
         time_signature=request.time_signature.strip(),
         instruction=request.instruction,
     )
-    return Message("encode", {"prompt": dataclasses.asdict(prompt), "frame_count": request.frame_count})
+    fields = {
+        "prompt": dataclasses.asdict(prompt),
+        "frame_count": request.frame_count,
+        "quantization": request.quantization,
+    }
+    return Message("encode", fields)
 
 
 def _results(message: Message) -> Iterator[pb.EncodeResponse]:

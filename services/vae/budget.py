@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.runtime.job_budget import AdaptationKind, Attempt, Resources
+from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Way
 from services.runtime.messages import Message
 
 LEAST_TILE_FRAMES = 4
@@ -15,9 +15,7 @@ LEAST_TILE_FRAMES = 4
 class VaeBudget:
     """Tiles as large as allowed, then half as large, and so on: the audio is the same."""
 
-    def ways(
-        self, request: Message, resources: Resources, dtype: str
-    ) -> Sequence[tuple[AdaptationKind, Attempt]]:
+    def ways(self, request: Message, resources: Resources, dtype: str) -> Sequence[Way]:
         memory = resources.memories[dtype]
         frame_count = request.tensor_map()["latents"].shape[1]
         most = request.fields["tile_frame_count"] or resources.tile_frame_count
@@ -26,7 +24,11 @@ class VaeBudget:
         while True:
             decoded = min(frame_count, tile + 2 * memory.halo_frame_count)
             attempt = Attempt(
-                request, dtype, "none", memory.total_bytes("tile", decoded), f"{dtype}, tiles of {tile} frames"
+                request,
+                dtype,
+                "none",
+                memory.total_bytes("tile", decoded),
+                f"{dtype}, tiles of {tile} frames",
             )
             found.append((AdaptationKind.SMALLER_TILE, attempt.told(tile_frame_count=tile)))
             if tile <= LEAST_TILE_FRAMES:

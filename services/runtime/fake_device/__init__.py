@@ -5,9 +5,9 @@
     {"total_bytes": 268435456,
      "faults": [{"stage": "vae", "kind": "out_of_memory", "at": 2, "times": 1}]}
 
-A worker's tensors are counted as they are allocated, and an allocation beyond the lease or the device fails as
-on CUDA. Faults strike before the message number `at` of a job (0: as the weights are placed; 1: before
-the first step or tile), `times` times in all:
+A worker's tensors are counted as they are allocated, and an allocation beyond the lease or the device
+fails as on CUDA. Faults strike before the message number `at` of a job (0: as the weights are placed;
+1: before the first step or tile), `times` times in all:
 
 - "out_of_memory": as the allocator would raise it,
 - "crash": the process ends,

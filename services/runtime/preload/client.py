@@ -8,9 +8,12 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from acestage import errors
+from acestage.planning import StageMemory
+from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.finishing import finish
 from services.runtime.messages import receive_async, to_error
 from services.runtime.preload.protocol import FORK, MODULE
@@ -22,10 +25,10 @@ FORK_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class PreloadFacts:
-    """What a ready preload says: the resolved data type, and the weights' bytes in it."""
+    """What a ready preload says: the resolved data type, and what the stage needs, by data type."""
 
     dtype: str
-    weights_bytes: int
+    memories: Mapping[str, StageMemory]
 
 
 class PreloadClient:
@@ -125,7 +128,7 @@ class PreloadClient:
         while (message := await receive_async(reader)) is not None:
             fields = message.fields
             if message.kind == "ready":
-                self.facts.set_result(PreloadFacts(fields["dtype"], fields["weights_bytes"]))
+                self.facts.set_result(PreloadFacts(fields["dtype"], _memories(fields["memories"])))
             elif message.kind == "forked":
                 exited = self._exits[fields["pid"]] = asyncio.get_running_loop().create_future()
                 if self._forked is not None and not self._forked.done():
@@ -135,6 +138,13 @@ class PreloadClient:
             elif message.kind == "error":
                 return to_error(message)
         return None
+
+
+def _memories(fields: Mapping[str, str]) -> dict[str, StageMemory]:
+    return {
+        dtype: StageMemory.from_pb(stage_pb2.StageMemory.FromString(bytes.fromhex(text)))
+        for dtype, text in fields.items()
+    }
 
 
 async def _resolve_once_dead(pid: int, exited: asyncio.Future[int]) -> None:

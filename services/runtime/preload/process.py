@@ -46,14 +46,18 @@ def main(control_fd: int, config_json: str) -> None:
     except AcestageError as error:
         control.sendall(pack(error_message(error)))
         sys.exit(1)
+    # float16 is given up for float32 where its values are not finite.
+    dtypes = (dtype, "float32") if dtype == "float16" else (dtype,)
+    memories = {
+        name: worker.memory(getattr(torch, name)).to_pb().SerializeToString().hex() for name in dtypes
+    }
     gc.freeze()
-    weights_bytes = _weights_bytes(worker, dtype)
-    control.sendall(pack(Message("ready", {"dtype": dtype, "weights_bytes": weights_bytes})))
-    _serve(control, worker, config, dtype)
+    control.sendall(pack(Message("ready", {"dtype": dtype, "memories": memories})))
+    _serve(control, worker, config)
 
 
 def _load(config: StageConfig) -> tuple[StageWorker, str]:
-    if config.device != "cpu" and torch.version.cuda is None:
+    if config.device.startswith("cuda") and torch.version.cuda is None:
         raise FailedPreconditionError(
             f"device: is {config.device}, but torch {torch.__version__} was built without CUDA; accepted: cpu"
         )
@@ -65,12 +69,7 @@ def _load(config: StageConfig) -> tuple[StageWorker, str]:
     return worker, resolve_dtype(config.dtype, config.device, str(stored).removeprefix("torch."))
 
 
-def _weights_bytes(worker: StageWorker, dtype: str) -> int:
-    item_bytes = getattr(torch, dtype).itemsize
-    return sum(p.numel() * item_bytes for module in worker.modules() for p in module.parameters())
-
-
-def _serve(control: socket.socket, worker: StageWorker, config: StageConfig, dtype: str) -> None:
+def _serve(control: socket.socket, worker: StageWorker, config: StageConfig) -> None:
     wakeup_read, wakeup_write = os.pipe()
     os.set_blocking(wakeup_read, False)
     os.set_blocking(wakeup_write, False)
@@ -98,7 +97,7 @@ def _serve(control: socket.socket, worker: StageWorker, config: StageConfig, dty
                 control.close()
                 os.close(wakeup_read)
                 os.close(wakeup_write)
-                work(socket.socket(fileno=descriptors[0]), worker, config, dtype, parent_pid)
+                work(socket.socket(fileno=descriptors[0]), worker, config, parent_pid)
             os.close(descriptors[0])
             control.sendall(pack(Message("forked", {"pid": pid})))
 

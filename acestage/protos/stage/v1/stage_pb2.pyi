@@ -439,7 +439,7 @@ class Adaptation(_message.Message):
     CAUSE_FIELD_NUMBER: _builtins.int
     kind: Global___AdaptationKind.ValueType
     before: _builtins.str
-    """What it was before and what it is now, for example "128" and "64" frames of a tile."""
+    """The way before and the way now, for people, for example "bfloat16, tiles of 64 frames"."""
     after: _builtins.str
     cause: _builtins.str
     """Why, for people."""
