@@ -7,7 +7,7 @@ from services.runtime.stage_server import StageDefinition, main
 
 
 def _budget(model: ModelFacts) -> DitBudget:
-    return DitBudget(is_turbo=model.is_turbo, latent_channel_count=model.latent_channel_count)
+    return DitBudget(is_turbo=model.is_turbo)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from acestage.tensors import ITEM_BYTES
 from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Way, quantizations
 from services.runtime.messages import Message
-
-LATENT_COPIES = 4
-"""Latents of all items at once: noise, latents, velocities, and the result of a step."""
 
 
 class DitBudget:
@@ -17,18 +13,15 @@ class DitBudget:
 
     Args:
         is_turbo: the model runs without guidance.
-        latent_channel_count: channels of a latent frame.
     """
 
-    def __init__(self, *, is_turbo: bool, latent_channel_count: int) -> None:
+    def __init__(self, *, is_turbo: bool) -> None:
         self._is_turbo = is_turbo
-        self._latent_channel_count = latent_channel_count
 
     def ways(self, request: Message, resources: Resources, dtype: str) -> Sequence[Way]:
         memory = resources.memories[dtype]
         frame_count = request.tensor_map()["context_latents"].shape[1]
         item_count = len(request.fields["seeds"])
-        latents_bytes = item_count * frame_count * self._latent_channel_count * ITEM_BYTES[dtype]
         is_guided = request.fields["guidance_scale"] > 1.0 and not self._is_turbo
         choice = request.fields.get("quantization") or resources.quantization
         found = []
@@ -36,11 +29,10 @@ class DitBudget:
             for split in (False, True) if is_guided else (False,):
                 mode = "guided" if is_guided and not split else "single"
                 vram_bytes = memory.total_bytes(mode, frame_count, quantization)
+                vram_bytes += (item_count - 1) * memory.activation_bytes("item", frame_count, quantization)
                 kind = AdaptationKind.SPLIT_GUIDANCE if split else AdaptationKind.INT8
                 way = f"{dtype}, weights {quantization}" + (", guidance split" if split else "")
-                attempt = Attempt(
-                    request, dtype, quantization, vram_bytes + LATENT_COPIES * latents_bytes, way
-                )
+                attempt = Attempt(request, dtype, quantization, vram_bytes, way)
                 found.append((kind, attempt.told(split_guidance=split)))
         return found
 

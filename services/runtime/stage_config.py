@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from dataclasses import dataclass
 
 from acestage.settings import QuantizationChoice, Settings
@@ -62,6 +63,10 @@ class StageConfig:
             max_device_bytes=settings.max_device_bytes,
             tile_frame_count=settings.vae_tile_frame_count or DEFAULT_TILE_FRAMES,
         )
+
+    def thread_count(self) -> int:
+        """CPU threads of a worker."""
+        return self.threads or len(os.sched_getaffinity(0))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -70,7 +70,7 @@ class _Inbox:
 def work(connection: socket.socket, worker: StageWorker, config: StageConfig, parent_pid: int) -> NoReturn:
     """Runs in a freshly forked process, until the service says stop; ends the process."""
     die_with_parent(parent_pid, signal.SIGKILL)
-    torch.set_num_threads(config.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(config.thread_count())
     inbox = _Inbox(connection)
     exit_code = 0
     try:

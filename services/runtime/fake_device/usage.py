@@ -17,11 +17,11 @@ _POLL_S = 0.02
 _NOTE_STEP_BYTES = 1 << 20
 
 
-class _CappedBytes(LiveBytes):
+class _CappedBytes(LiveBytes):  # type: ignore[no-untyped-call]
     """Fails an allocation beyond the cap, as CUDA's allocator does."""
 
     def __init__(self, usage: FakeUsage) -> None:
-        super().__init__()
+        super().__init__(cpu_thread_count=None)
         self._usage = usage
 
     def on_growth(self) -> None:

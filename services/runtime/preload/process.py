@@ -48,8 +48,10 @@ def main(control_fd: int, config_json: str) -> None:
         sys.exit(1)
     # float16 is given up for float32 where its values are not finite.
     dtypes = (dtype, "float32") if dtype == "float16" else (dtype,)
+    threads = None if config.device.startswith("cuda") else config.thread_count()
     memories = {
-        name: worker.memory(getattr(torch, name)).to_pb().SerializeToString().hex() for name in dtypes
+        name: worker.memory(getattr(torch, name), threads).to_pb().SerializeToString().hex()
+        for name in dtypes
     }
     gc.freeze()
     control.sendall(pack(Message("ready", {"dtype": dtype, "memories": memories})))
