@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from acestage.errors import DeviceQuarantinedError
-from services.runtime.device_lock import DeviceLock, is_free, lock_path
+from acestage.errors import DeviceQuarantinedError, StaleFencingTokenError
+from services.runtime.device_lock import DeviceLock, Fences, is_free, lock_path
 
 TAKE_LOCK = """
 import os, subprocess, sys
 from pathlib import Path
 from services.runtime.device_lock import DeviceLock
-DeviceLock(Path(sys.argv[1]), "cuda:0", timeout_s=5.0).__enter__()
+DeviceLock(Path(sys.argv[1]), "cuda:0", fencing_token=7, timeout_s=5.0).__enter__()
 """
 
 HOLD = (
@@ -72,21 +72,21 @@ def test_a_device_that_nobody_used_is_free(tmp_path: Path) -> None:
 def test_each_device_has_its_own_lock_file(tmp_path: Path) -> None:
     assert lock_path(tmp_path, "cpu") == tmp_path / "cpu.lock"
     assert lock_path(tmp_path, "cuda:0") == tmp_path / "cuda-0.lock"
-    with DeviceLock(tmp_path, "cuda:0", timeout_s=0.0):
+    with DeviceLock(tmp_path, "cuda:0", fencing_token=8, timeout_s=0.0):
         assert is_free(tmp_path, "cuda:1")
 
 
 def test_the_lock_is_held_for_the_context(tmp_path: Path) -> None:
-    with DeviceLock(tmp_path, "cpu", timeout_s=0.0):
+    with DeviceLock(tmp_path, "cpu", fencing_token=8, timeout_s=0.0):
         assert not is_free(tmp_path, "cpu")
     assert is_free(tmp_path, "cpu")
-    with DeviceLock(tmp_path, "cpu", timeout_s=0.0):
+    with DeviceLock(tmp_path, "cpu", fencing_token=8, timeout_s=0.0):
         assert not is_free(tmp_path, "cpu")
 
 
 def test_files_are_for_their_owner_alone(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    with DeviceLock(run_dir, "cpu", timeout_s=0.0):
+    with DeviceLock(run_dir, "cpu", fencing_token=8, timeout_s=0.0):
         assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
         assert stat.S_IMODE(lock_path(run_dir, "cpu").stat().st_mode) == 0o600
 
@@ -95,7 +95,7 @@ def test_a_device_in_use_is_refused_after_the_timeout(tmp_path: Path) -> None:
     with (
         process(HOLD, tmp_path),
         pytest.raises(DeviceQuarantinedError) as caught,
-        DeviceLock(tmp_path, "cuda:0", timeout_s=0.1),
+        DeviceLock(tmp_path, "cuda:0", fencing_token=8, timeout_s=0.1),
     ):
         pass
     assert "cuda:0" in caught.value.message
@@ -106,7 +106,9 @@ def test_a_device_in_use_is_refused_after_the_timeout(tmp_path: Path) -> None:
 def test_sigkill_frees_the_device_for_who_waits(tmp_path: Path) -> None:
     with process(HOLD, tmp_path) as (holder, _), ThreadPoolExecutor(1) as pool, ExitStack() as held:
         assert not is_free(tmp_path, "cuda:0")
-        waiting = pool.submit(held.enter_context, DeviceLock(tmp_path, "cuda:0", timeout_s=20.0))
+        waiting = pool.submit(
+            held.enter_context, DeviceLock(tmp_path, "cuda:0", fencing_token=8, timeout_s=20.0)
+        )
 
         holder.kill()
 
@@ -123,7 +125,7 @@ def test_a_forked_child_keeps_the_device_after_its_parent_died(tmp_path: Path) -
 
         os.kill(child_pid, signal.SIGKILL)
 
-        with DeviceLock(tmp_path, "cuda:0", timeout_s=20.0):
+        with DeviceLock(tmp_path, "cuda:0", fencing_token=8, timeout_s=20.0):
             pass
 
 
@@ -138,7 +140,53 @@ def test_a_link_in_place_of_the_lock_file_is_not_followed(tmp_path: Path) -> Non
     target = tmp_path / "elsewhere"
     lock_path(tmp_path, "cpu").symlink_to(target)
 
-    with pytest.raises(OSError, match="symbolic link"), DeviceLock(tmp_path, "cpu", timeout_s=0.0):
+    with (
+        pytest.raises(OSError, match="symbolic link"),
+        DeviceLock(tmp_path, "cpu", fencing_token=8, timeout_s=0.0),
+    ):
         pass
 
     assert not target.exists()
+
+
+def test_holders_that_share_a_device_are_told_apart(tmp_path: Path) -> None:
+    fences = Fences(tmp_path)
+    with DeviceLock(tmp_path, "cuda:0", fencing_token=3 << 40, is_exclusive=False, timeout_s=0.0):
+        with DeviceLock(tmp_path, "cuda:0", fencing_token=4 << 40, is_exclusive=False, timeout_s=0.0):
+            assert not fences.shut_out("cuda:0", 3 << 40)
+            assert not fences.shut_out("cuda:0", 4 << 40)
+        assert fences.shut_out("cuda:0", 4 << 40)
+        assert not fences.shut_out("cuda:0", 3 << 40)
+        assert not is_free(tmp_path, "cuda:0")
+    fences.close()
+
+
+def test_who_wants_the_device_alone_waits_for_those_who_share_it(tmp_path: Path) -> None:
+    with (
+        DeviceLock(tmp_path, "cuda:0", fencing_token=1, is_exclusive=False, timeout_s=0.0),
+        pytest.raises(DeviceQuarantinedError),
+        DeviceLock(tmp_path, "cuda:0", fencing_token=2, timeout_s=0.05),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("is_exclusive", [True, False])
+def test_a_holder_that_was_shut_out_never_begins(tmp_path: Path, is_exclusive: bool) -> None:
+    fences = Fences(tmp_path)
+    assert fences.shut_out("cuda:0", 5)  # it never came
+    late = DeviceLock(tmp_path, "cuda:0", fencing_token=5, is_exclusive=is_exclusive, timeout_s=0.0)
+    with pytest.raises(StaleFencingTokenError, match="fencing_token 5"), late:
+        pass
+    with DeviceLock(tmp_path, "cuda:0", fencing_token=6, is_exclusive=is_exclusive, timeout_s=0.0):
+        pass
+    fences.close()
+
+
+def test_a_killed_holder_can_be_shut_out_and_a_living_one_cannot(tmp_path: Path) -> None:
+    fences = Fences(tmp_path)
+    with process(HOLD, tmp_path) as (holder, _):
+        assert not fences.shut_out("cuda:0", 7)
+        holder.kill()
+        holder.wait()
+        assert fences.shut_out("cuda:0", 7)
+    fences.close()

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from acestage.errors import FailedPreconditionError
-from services.orchestrator.epoch import EPOCH_FILE, next_epoch
-from services.orchestrator.lessor import MAX_EPOCH
+from services.orchestrator.epoch import EPOCH_FILE, Epoch, close_epoch, next_epoch
+from services.orchestrator.lease import MAX_EPOCH
 
 
 def test_every_start_gets_a_greater_epoch(tmp_path: Path) -> None:
-    assert [next_epoch(tmp_path) for _ in range(3)] == [1, 2, 3]
+    assert [next_epoch(tmp_path).number for _ in range(3)] == [1, 2, 3]
 
 
 def test_the_run_dir_is_created_for_its_owner_alone(tmp_path: Path) -> None:
@@ -27,20 +27,34 @@ def test_the_run_dir_is_created_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_ledgers_that_start_together_get_different_epochs(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
-        epochs = list(pool.map(next_epoch, [tmp_path] * 16))
+        epochs = [epoch.number for epoch in pool.map(next_epoch, [tmp_path] * 16)]
 
     assert sorted(epochs) == list(range(1, 17))
+
+
+def test_only_a_ledger_that_ended_with_nothing_held_leaves_no_holders(tmp_path: Path) -> None:
+    assert next_epoch(tmp_path) == Epoch(1, has_holders_before=False)
+    assert next_epoch(tmp_path) == Epoch(2, has_holders_before=True)
+    close_epoch(tmp_path, 2)
+    assert next_epoch(tmp_path) == Epoch(3, has_holders_before=False)
+
+
+def test_a_ledger_that_ends_late_does_not_close_the_epoch_of_its_successor(tmp_path: Path) -> None:
+    next_epoch(tmp_path)
+    next_epoch(tmp_path)
+    close_epoch(tmp_path, 1)
+    assert next_epoch(tmp_path).has_holders_before
 
 
 def test_what_a_crash_left_behind_is_overwritten(tmp_path: Path) -> None:
     next_epoch(tmp_path)
     (tmp_path / EPOCH_FILE).with_suffix(".tmp").write_text("99 and then the power fai")
 
-    assert next_epoch(tmp_path) == 2
+    assert next_epoch(tmp_path).number == 2
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"seven", b"-1", b"1.5", b"0", b"1 2", b"\xb2", str(MAX_EPOCH).encode()]
+    "content", [b"", b"seven", b"-1", b"1.5", b"0", b"1 2", b"3closed", b"\xb2", str(MAX_EPOCH).encode()]
 )
 def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / EPOCH_FILE
