@@ -9,6 +9,7 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.loading import load_transformer
+from acestage.planning import Quantization
 from acestage.tensors import WireTensor
 from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.parameters import DenoiseParameters
@@ -28,8 +29,8 @@ class DitWorker:
     def modules(self) -> list[torch.nn.Module]:
         return [self._engine.transformer]
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        place(self._engine.transformer, device, dtype)
+    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        place(self._engine.transformer, device, dtype, quantization)
 
     def run(self, request: Message) -> Iterator[Message]:
         tensors = {name: tensor.to_torch() for name, tensor in request.tensor_map().items()}

@@ -8,6 +8,7 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.loading import load_condition_encoder, load_text_encoder, load_tokenizer
+from acestage.planning import Quantization
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
@@ -35,9 +36,9 @@ class TextEncoderWorker:
     def modules(self) -> list[torch.nn.Module]:
         return [self._engine.text_encoder, self._engine.condition_encoder]
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         for module in self.modules():
-            place(module, device, dtype)
+            place(module, device, dtype, quantization)
 
     def run(self, request: Message) -> Iterator[Message]:
         encoded = self._engine.encode(Prompt(**request.fields["prompt"]), request.fields["frame_count"])

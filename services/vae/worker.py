@@ -8,6 +8,7 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.loading import load_decoder
+from acestage.planning import Quantization
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
@@ -26,7 +27,8 @@ class VaeWorker:
     def modules(self) -> list[torch.nn.Module]:
         return [self._engine.decoder]
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        # Nothing to quantize: it has no linear layer.
         place(self._engine.decoder, device, dtype)
 
     def run(self, request: Message) -> Iterator[Message]:
