@@ -32,10 +32,8 @@ class VaeWorker:
         return measure(self, dtype, cpu_thread_count)
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        # Nothing to quantize: it has no linear layer.
         place(self.engine.decoder, device, dtype)
-        for part in self.engine.decoder.modules():
-            if hasattr(part, "weight_g"):
-                torch.nn.utils.remove_weight_norm(part)
 
     def run(self, request: Message) -> Iterator[Message]:
         latents = request.tensor_map()["latents"].to_torch()
