@@ -9,13 +9,18 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
+from services.dit.attention import WindowedAttentionProcessor
 from services.dit.parameters import DenoiseParameters
 from services.dit.schedule import make_scheduler
+from services.dit.token_chunks import TokenChunks
 
 # Constants of ACE-Step's adaptive projected guidance (arXiv 2410.02416), as its reference pipeline has them.
 APG_MOMENTUM = -0.75
 APG_ETA = 0.0
 APG_NORM_THRESHOLD = 2.5
+
+_PER_TOKEN = ("self_attn_norm", "cross_attn_norm", "mlp_norm", "mlp")
+"""Parts of a layer with temporaries larger than their input: float32 copies, wide intermediates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,10 @@ class DitEngine:
 
     def __init__(self, transformer: AceStepTransformer1DModel) -> None:
         self.transformer = transformer
+        transformer.set_attn_processor(WindowedAttentionProcessor())
+        for layer in transformer.layers:
+            for name in _PER_TOKEN:
+                setattr(layer, name, TokenChunks(getattr(layer, name)))
         config = transformer.config
         self.is_turbo = bool(config.is_turbo) or config.model_version == "turbo"
         self.channel_count = int(config.audio_acoustic_hidden_dim)

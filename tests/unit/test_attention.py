@@ -1,0 +1,134 @@
+"""Attention in blocks is the dense attention with a band mask, and takes far less memory."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AceStepTransformer1DModel
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from acestage.checkpoints import open_checkpoint
+from acestage.checkpoints.loading import load_transformer
+from services.dit import token_chunks
+from services.dit.attention import attend_within
+from services.dit.engine import DitEngine
+
+HEAD_DIM = 8
+
+
+def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int) -> torch.Tensor:
+    """The whole mask at once, as diffusers builds it."""
+    index = torch.arange(query.shape[1])
+    mask = (index[:, None] - index[None, :]).abs() <= window
+    groups = query.shape[2] // key.shape[2]
+    key, value = key.repeat_interleave(groups, dim=2), value.repeat_interleave(groups, dim=2)
+    states = (states.transpose(1, 2) for states in (query, key, value))
+    return scaled_dot_product_attention(*states, attn_mask=mask).transpose(1, 2)
+
+
+def states(items: int, tokens: int, heads: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
+    return torch.randn(
+        items, tokens, heads, HEAD_DIM, dtype=dtype, generator=torch.Generator().manual_seed(seed)
+    )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-6)])
+@pytest.mark.parametrize("items", [1, 2])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)])
+@pytest.mark.parametrize(
+    ("tokens", "window", "block"),
+    [(1, 3, 4), (4, 3, 4), (5, 3, 4), (31, 3, 4), (32, 3, 4), (33, 3, 4), (33, 3, 100), (40, 30, 4),
+     (97, 16, 1), (97, 16, 16), (97, 1, 7), (97, 0, 7), (300, 128, 256)],
+)  # fmt: skip
+def test_blocks_give_what_the_dense_mask_gives(
+    tokens: int,
+    window: int,
+    block: int,
+    heads: tuple[int, int],
+    items: int,
+    dtype: torch.dtype,
+    tolerance: float,
+) -> None:
+    query = states(items, tokens, heads[0], dtype, 1)
+    key, value = states(items, tokens, heads[1], dtype, 2), states(items, tokens, heads[1], dtype, 3)
+    ours = attend_within(query, key, value, HEAD_DIM**-0.5, window, block)
+    assert (ours - dense(query, key, value, window)).abs().max() <= tolerance
+    if window + 1 < tokens:
+        assert (ours - dense(query, key, value, window + 1)).abs().max() > 1e-4
+
+
+@functools.cache
+def transformer() -> AceStepTransformer1DModel:
+    """As diffusers has it; its window is 16 tokens, or 32 frames."""
+    return load_transformer(open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints")))
+
+
+def inputs(items: int, frames: int, dtype: torch.dtype) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(4)
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, dtype=dtype, generator=generator)
+
+    return {
+        "hidden_states": noise(items, frames, 8),
+        "timestep": torch.full((items,), 0.7, dtype=dtype),
+        "timestep_r": torch.full((items,), 0.7, dtype=dtype),
+        "encoder_hidden_states": noise(items, 45, 64),
+        "context_latents": noise(items, frames, 16),
+        "return_dict": False,
+    }
+
+
+@pytest.mark.parametrize("items", [1, 2])
+@pytest.mark.parametrize("frames", [1, 20, 33, 251, 1001])
+@torch.no_grad()
+def test_the_transformer_gives_what_that_of_diffusers_gives(
+    items: int, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_chunks, "CHUNK_TOKENS", 100)
+    monkeypatch.setattr("services.dit.attention.CHUNK_TOKENS", 100)
+    reference = copy.deepcopy(transformer()).double()
+    ours = DitEngine(copy.deepcopy(reference)).transformer
+    arguments = inputs(items, frames, torch.float64)
+    expected = reference(**arguments)[0]
+    assert expected.abs().max() > 0.1
+    # Not 1e-12: norms and rotary embeddings pass through float32 on either side.
+    assert (ours(**arguments)[0] - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+class LargestTensor(TorchDispatchMode):
+    """Counts the elements of the largest tensor that any operation makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.element_count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [
+            t.untyped_storage().nbytes() // t.itemsize
+            for t in tree_leaves(result)
+            if isinstance(t, torch.Tensor)
+        ]
+        self.element_count = max(self.element_count, *sizes, 0)
+        return result
+
+
+@torch.no_grad()
+def test_no_tensor_grows_with_the_square_of_the_length() -> None:
+    frames = 6000
+    square = (frames // 2) ** 2
+    arguments = inputs(1, frames, torch.float32)
+    with LargestTensor() as dense_run:
+        transformer()(**arguments)
+    assert dense_run.element_count >= square
+    with LargestTensor() as run:
+        DitEngine(copy.deepcopy(transformer())).transformer(**arguments)
+    assert run.element_count < square / 10
