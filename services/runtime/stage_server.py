@@ -14,14 +14,17 @@ from pathlib import Path
 import grpc.aio
 
 from acestage.checkpoints import ModelFacts, open_checkpoint
+from acestage.errors import AcestageError
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.settings import Settings
 from services.runtime import flags, logs
 from services.runtime.channels import open_channel
+from services.runtime.device_memory import DeviceMemory, read_device_memory
 from services.runtime.devices import resolve_device
 from services.runtime.finishing import end
 from services.runtime.lease_client import LeaseClient
 from services.runtime.parent_death import die_with_parent
+from services.runtime.process_memory import ProcessMemory
 from services.runtime.server import Server, run_service, until_stopped
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_runner import StageRunner
@@ -88,7 +91,10 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
             definition.name, device, host, leases, progress_timeout_s=settings.progress_timeout_s
         )
         definition.add_servicer(runner, checkpoint.model, server.grpc)
-        stage_pb2_grpc.add_StageServiceServicer_to_server(StageInfo(runner, checkpoint.model), server.grpc)
+        max_bytes = None if settings.max_vram_gb is None else round(settings.max_vram_gb * 2**30)
+        stage_pb2_grpc.add_StageServiceServicer_to_server(
+            StageInfo(runner, checkpoint.model, max_bytes), server.grpc
+        )
         await server.start()
         watching = asyncio.create_task(host.run())
         try:
@@ -102,9 +108,11 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
 class StageInfo(stage_pb2_grpc.StageServiceServicer):
     """Says what the stage runs, from what is known without touching the device."""
 
-    def __init__(self, runner: StageRunner, model: ModelFacts) -> None:
+    def __init__(self, runner: StageRunner, model: ModelFacts, max_device_bytes: int | None) -> None:
+        """Answers for `runner`; `max_device_bytes` is the size of a simulated device, None the real one."""
         self._runner = runner
         self._model = model
+        self._max_device_bytes = max_device_bytes
 
     async def GetStageInfo(
         self,
@@ -112,6 +120,10 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
         context: grpc.aio.ServicerContext[stage_pb2.GetStageInfoRequest, stage_pb2.GetStageInfoResponse],
     ) -> stage_pb2.GetStageInfoResponse:
         facts = await self._runner.host.ready()
+        # The kernel takes its time to add up the pages of a process, and a driver may too.
+        device_memory, processes = await asyncio.gather(
+            asyncio.to_thread(self._device_memory), asyncio.to_thread(self._processes)
+        )
         return stage_pb2.GetStageInfoResponse(
             stage=self._runner.stage,
             model=model_to_pb(self._model),
@@ -119,8 +131,19 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
             dtype=facts.dtype,
             weights_bytes=facts.weights_bytes,
             active_job_count=self._runner.active_job_count,
-            processes=[memory.to_pb() for memory in self._runner.host.memory()],
+            processes=[memory.to_pb() for memory in processes],
+            device_memory=device_memory.to_pb() if device_memory else None,
         )
+
+    def _device_memory(self) -> DeviceMemory | None:
+        try:
+            return read_device_memory(self._runner.device, self._max_device_bytes)
+        except AcestageError as error:  # the rest of the answer is of use all the more
+            log.warning("no device memory: %s", error, extra={"stage": self._runner.stage})
+            return None
+
+    def _processes(self) -> list[ProcessMemory]:
+        return [*self._runner.host.memory(), *self._runner.host.worker_memory()]
 
 
 def model_to_pb(model: ModelFacts) -> stage_pb2.Model:
