@@ -6,14 +6,18 @@ import asyncio
 import functools
 import logging
 import signal
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.settings import Settings
 from services.orchestrator.epoch import next_epoch
+from services.orchestrator.job_history import JobHistory
 from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.lease_service import LeaseService
 from services.orchestrator.lessor import Lessor
+from services.orchestrator.metrics import Metrics, StatusCollector
+from services.orchestrator.metrics_server import metrics_server
 from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.service import GenerationService
 from services.orchestrator.stage_clients import DitClient, TextEncoderClient, VaeClient
@@ -33,6 +37,7 @@ async def serve(settings: Settings) -> None:
     """Serves the orchestrator until SIGTERM or SIGINT."""
     lessor = Lessor(epoch=next_epoch(settings.run_dir), ttl_s=settings.lease_ttl_s, confirm_s=CONFIRM_S)
     leases = LeaseService(lessor, functools.partial(device_lock.is_free, settings.run_dir))
+    metrics = Metrics()
     names = ("acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService")
     port = settings.orchestrator_port if settings.port is None else settings.port
     async with (
@@ -44,21 +49,29 @@ async def serve(settings: Settings) -> None:
             TextEncoderClient("text_encoder", settings.address("text_encoder"), text_encoder),
             DitClient("dit", settings.address("dit"), dit),
             VaeClient("vae", settings.address("vae"), vae),
+            on_stage_event=metrics.count_stage_event,
         )
         queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)
         server = Server("orchestrator", names, host=settings.host, port=port)
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationService(pipeline, queue, leases), server.grpc
-        )
+        generation = GenerationService(pipeline, queue, leases, JobHistory(metrics.count_job))
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server.grpc)
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server.grpc)
+        metrics.registry.register(StatusCollector(generation.status, asyncio.get_running_loop()))
         await server.start()
-        await server.set_serving(True)
         ledger = asyncio.create_task(leases.run())
         try:
-            await until_stopped(ledger)
+            async with _metrics_server(metrics, settings):
+                await server.set_serving(True)
+                await until_stopped(ledger)
         finally:
             await server.stop()
             await end(ledger)
+
+
+def _metrics_server(metrics: Metrics, settings: Settings) -> AbstractAsyncContextManager[None]:
+    if settings.metrics_port is None:
+        return nullcontext()
+    return metrics_server(metrics.registry, settings.host, settings.metrics_port)
 
 
 def main() -> None:
