@@ -100,12 +100,21 @@ class StageProgress:
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemory:
-    """Resident memory of a process in bytes; mapped weights count."""
+    """Memory of a process in bytes.
+
+    Attributes:
+        rss_bytes: resident now; mapped weights count, though the kernel may drop them.
+        anonymous_bytes: resident now, and not to be dropped. Pages that processes share after a fork count
+            for each by its share, so that the sum over processes is what they take together.
+        device_bytes: on a CUDA device now, where the driver tells; else 0.
+    """
 
     name: str
     pid: int
     rss_bytes: int
     peak_rss_bytes: int
+    anonymous_bytes: int = 0
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,7 @@ class LocalStack:
                 "queue-max-count": settings.queue_max_count,
                 "concurrent-job-count": settings.concurrent_job_count,
             }
+            flags |= {"metrics-port": settings.metrics_port} if settings.metrics_port else {}
         else:
             flags |= {
                 "orchestrator": self.target,

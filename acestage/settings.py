@@ -168,6 +168,13 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_CONCURRENT_JOBS"),
         description="Jobs in work at the same time: more than 1 is of use where a stage has replicas.",
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        validation_alias=_names("ACESTAGE_METRICS_PORT"),
+        description="Port on which the orchestrator serves metrics for Prometheus.",
+    )
     lease_ttl_s: float = Field(
         10.0,
         ge=4.0,

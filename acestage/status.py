@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from google.protobuf import duration_pb2
+
 from acestage.generation import ProcessMemory
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2
@@ -12,8 +14,25 @@ from acestage.protos.stage.v1 import stage_pb2
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """A device as a stage measures it, in bytes; of a simulated device, its simulated size."""
+
+    device: str
+    name: str
+    total_bytes: int
+    used_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StageStatus:
-    """A stage. Where it does not serve, `error` says why and the rest is empty."""
+    """A stage. Where it does not serve, `error` says why and the rest is empty.
+
+    Attributes:
+        device_memory: None where the stage cannot tell.
+        worker_state: "asleep", "busy", "warm" (idle, with its weights on the device), or empty.
+        quantization: "none", "int8", or empty.
+    """
 
     stage: str
     target: str
@@ -25,29 +44,58 @@ class StageStatus:
     weights_bytes: int
     active_job_count: int
     processes: tuple[ProcessMemory, ...]
+    device_memory: DeviceStatus | None
+    worker_state: str
+    quantization: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerDevice:
+    """A device that the ledger has heard of; `total_bytes` is 0 where nobody said.
+
+    Attributes:
+        leased_bytes: of all leases together.
+        is_exclusive: one holder at a time, however much is free.
+    """
+
+    device: str
+    total_bytes: int
+    leased_bytes: int
+    is_exclusive: bool
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseStatus:
-    """Who holds a device; `state` is "active", "revoking" or "quarantined"."""
+    """Who holds a device.
 
+    Attributes:
+        state: "active", "revoking" or "quarantined".
+        is_idle: the holder has no work and keeps its weights on the device; it leaves once somebody waits.
+        age_s: since the grant, by the clock of this machine.
+        remaining_s: until it expires unless it is renewed.
+    """
+
+    lease_id: str
     device: str
     holder: str
     vram_bytes: int
     fencing_token: int
     state: str
+    is_idle: bool
     granted_at: datetime
+    age_s: float
     remaining_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """Who waits for a device; position 1 is next."""
+    """Who waits for a device, and for how long so far; position 1 is next."""
 
     device: str
     holder: str
     vram_bytes: int
     position: int
+    waited_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,26 +111,72 @@ class QueueStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class EndedJob:
+    """A job that ended.
+
+    Attributes:
+        total_s: from the request to the end.
+        outcome: "succeeded", "cancelled", or the reason of the error, such as "WORKER_CRASHED".
+        duration_s: of the music that was asked for.
+    """
+
+    job_id: str
+    ended_at: datetime
+    total_s: float
+    outcome: str
+    duration_s: float
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """Services, ledger and queue at one moment."""
+    """Services, devices, ledger and queue at one moment.
+
+    Attributes:
+        taken_at: that moment, by the clock of this machine.
+        devices: every device of the stages, once.
+        grace_remaining_s: for so long the ledger, which has just started, grants nothing.
+        recent_jobs: the last jobs that ended, the newest first.
+    """
 
     version: str
     started_at: datetime
+    taken_at: datetime
+    devices: tuple[DeviceStatus, ...]
     stages: tuple[StageStatus, ...]
+    ledger_devices: tuple[LedgerDevice, ...]
     leases: tuple[LeaseStatus, ...]
     waiters: tuple[Waiter, ...]
+    grace_remaining_s: float
     queue: QueueStatus
+    recent_jobs: tuple[EndedJob, ...]
     orchestrator: ProcessMemory
 
 
-def status_from_pb(status: pb.GetStatusResponse) -> Status:
+def status_from_pb(status: pb.GetStatusResponse, now: datetime | None = None) -> Status:
+    """The status that was read at `now` (None: this moment)."""
+    taken_at = now or datetime.now(UTC)
     queue = status.queue
+    ledger = status.ledger
+    stages = tuple(_stage(stage) for stage in status.stages)
+    devices: dict[str, DeviceStatus] = {}
+    for stage in stages:
+        if stage.device_memory is not None:
+            devices.setdefault(stage.device_memory.device, stage.device_memory)
     return Status(
         version=status.version,
         started_at=status.start_time.ToDatetime(UTC),
-        stages=tuple(_stage(stage) for stage in status.stages),
-        leases=tuple(_lease(lease) for lease in status.ledger.leases),
-        waiters=tuple(Waiter(w.device, w.holder, w.vram_bytes, w.position) for w in status.ledger.waiters),
+        taken_at=taken_at,
+        devices=tuple(devices.values()),
+        stages=stages,
+        ledger_devices=tuple(
+            LedgerDevice(d.device, d.total_bytes, d.leased_bytes, d.is_exclusive) for d in ledger.devices
+        ),
+        leases=tuple(_lease(lease, taken_at) for lease in ledger.leases),
+        waiters=tuple(
+            Waiter(w.device, w.holder, w.vram_bytes, w.position, _seconds(w.waited)) for w in ledger.waiters
+        ),
+        grace_remaining_s=_seconds(ledger.grace_remaining),
         queue=QueueStatus(
             running_count=queue.running_count,
             queued_count=queue.queued_count,
@@ -91,12 +185,14 @@ def status_from_pb(status: pb.GetStatusResponse) -> Status:
             failed_count=queue.failed_count,
             cancelled_count=queue.cancelled_count,
         ),
+        recent_jobs=tuple(_job(job) for job in status.recent_jobs),
         orchestrator=memory_from_pb(status.orchestrator_memory),
     )
 
 
 def _stage(stage: pb.StageStatus) -> StageStatus:
     info = stage.info
+    worker_state = stage_pb2.WorkerState.Name(info.worker_state).removeprefix("WORKER_STATE_").lower()
     return StageStatus(
         stage=stage.stage,
         target=stage.target,
@@ -108,20 +204,54 @@ def _stage(stage: pb.StageStatus) -> StageStatus:
         weights_bytes=info.weights_bytes,
         active_job_count=info.active_job_count,
         processes=tuple(memory_from_pb(process) for process in info.processes),
+        device_memory=_device(info.device_memory) if info.HasField("device_memory") else None,
+        worker_state="" if worker_state == "unspecified" else worker_state,
+        quantization=info.quantization,
     )
 
 
-def _lease(lease: lease_pb2.Lease) -> LeaseStatus:
+def _device(memory: stage_pb2.DeviceMemory) -> DeviceStatus:
+    used_bytes = memory.total_bytes - memory.free_bytes
+    return DeviceStatus(memory.device, memory.name, memory.total_bytes, used_bytes, memory.free_bytes)
+
+
+def _lease(lease: lease_pb2.Lease, now: datetime) -> LeaseStatus:
+    granted_at = lease.grant_time.ToDatetime(UTC)
     return LeaseStatus(
+        lease_id=lease.lease_id,
         device=lease.device,
         holder=lease.holder,
         vram_bytes=lease.vram_bytes,
         fencing_token=lease.fencing_token,
         state=lease_pb2.LeaseState.Name(lease.state).removeprefix("LEASE_STATE_").lower(),
-        granted_at=lease.grant_time.ToDatetime(UTC),
-        remaining_s=lease.remaining.ToNanoseconds() / 1e9,
+        is_idle=lease.is_idle,
+        granted_at=granted_at,
+        age_s=max(0.0, (now - granted_at).total_seconds()),
+        remaining_s=_seconds(lease.remaining),
+    )
+
+
+def _job(job: pb.EndedJob) -> EndedJob:
+    return EndedJob(
+        job_id=job.job_id,
+        ended_at=job.end_time.ToDatetime(UTC),
+        total_s=_seconds(job.total_time),
+        outcome=job.outcome,
+        duration_s=job.duration_s,
+        batch_size=job.batch_size,
     )
 
 
 def memory_from_pb(process: stage_pb2.ProcessMemory) -> ProcessMemory:
-    return ProcessMemory(process.name, process.pid, process.rss_bytes, process.peak_rss_bytes)
+    return ProcessMemory(
+        name=process.name,
+        pid=process.pid,
+        rss_bytes=process.rss_bytes,
+        peak_rss_bytes=process.peak_rss_bytes,
+        anonymous_bytes=process.anonymous_bytes,
+        device_bytes=process.device_bytes,
+    )
+
+
+def _seconds(duration: duration_pb2.Duration) -> float:
+    return duration.ToNanoseconds() / 1e9

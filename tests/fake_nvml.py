@@ -22,7 +22,7 @@ class FakeGpu:
 
 
 class FakeNvml:
-    """Stands for the module `pynvml`, which answers only while it is initialised; its errors are real."""
+    """Stands for the module `pynvml`: answers only while it is initialised, and raises the real errors."""
 
     def __init__(self, *gpus: FakeGpu, has_driver: bool = True, tells_processes: bool = True) -> None:
         self.gpus = gpus

@@ -6,14 +6,18 @@ import asyncio
 import logging
 import signal
 import time
+from contextlib import AbstractAsyncContextManager, closing, nullcontext
 
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.settings import Settings
 from services.orchestrator.epoch import close_epoch, next_epoch
+from services.orchestrator.job_history import JobHistory
 from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.lease_service import LeaseService
 from services.orchestrator.lessor import Lessor
+from services.orchestrator.metrics import Metrics, StatusCollector
+from services.orchestrator.metrics_server import metrics_server
 from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.service import GenerationService
 from services.orchestrator.stage_clients import DitClient, TextEncoderClient, VaeClient
@@ -42,6 +46,7 @@ async def serve(settings: Settings) -> None:
     )
     fences = Fences(settings.run_dir)
     leases = LeaseService(lessor, fences.shut_out)
+    metrics = Metrics()
     names = ("acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService")
     port = settings.orchestrator_port if settings.port is None else settings.port
     async with (
@@ -53,23 +58,31 @@ async def serve(settings: Settings) -> None:
             TextEncoderClient("text_encoder", settings.address("text_encoder"), text_encoder),
             DitClient("dit", settings.address("dit"), dit),
             VaeClient("vae", settings.address("vae"), vae),
+            on_stage_event=metrics.count_stage_event,
         )
         queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)
         server = Server("orchestrator", names, host=settings.host, port=port)
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(
-            GenerationService(pipeline, queue, leases), server.grpc
-        )
+        generation = GenerationService(pipeline, queue, leases, JobHistory(metrics.count_job))
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server.grpc)
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server.grpc)
+        metrics.registry.register(StatusCollector(generation.status, asyncio.get_running_loop()))
         await server.start()
-        await server.set_serving(True)
         ledger = asyncio.create_task(leases.run())
         try:
-            await until_stopped(ledger)
+            async with _metrics_server(metrics, settings):
+                await server.set_serving(True)
+                await until_stopped(ledger)
         finally:
             await server.stop()
             await end(ledger)
             if leases.is_idle:
                 close_epoch(settings.run_dir, epoch.number)
+
+
+def _metrics_server(metrics: Metrics, settings: Settings) -> AbstractAsyncContextManager[None]:
+    if settings.metrics_port is None:
+        return nullcontext()
+    return metrics_server(metrics.registry, settings.host, settings.metrics_port)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from services.orchestrator.requests import DenoisedOn, GenerationSettings
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
 
 Emit = Callable[[pb.GenerateResponse], None]
+OnStageEvent = Callable[[str, stage_pb2.StageStarted | stage_pb2.StageReport], None]
 StageResponse = text_encoder_pb2.EncodeResponse | dit_pb2.DenoiseResponse | vae_pb2.DecodeResponse
 
 CONDITIONING = ("encoder_hidden_states", "null_condition", "context_latents")
@@ -36,11 +37,20 @@ class Result:
 class Pipeline:
     """Runs jobs over the three stages."""
 
-    def __init__(self, text_encoder: TextEncoderClient, dit: DitClient, vae: VaeClient) -> None:
+    def __init__(
+        self,
+        text_encoder: TextEncoderClient,
+        dit: DitClient,
+        vae: VaeClient,
+        *,
+        on_stage_event: OnStageEvent = lambda stage, event: None,
+    ) -> None:
+        """Runs jobs over these stages; `on_stage_event` hears of every start and every report of a stage."""
         self.stages: tuple[StageClient, ...] = (text_encoder, dit, vae)
         self._text_encoder = text_encoder
         self._dit = dit
         self._vae = vae
+        self._on_stage_event = on_stage_event
 
     async def run(self, request: pb.GenerateRequest, emit: Emit, deadline: Deadline) -> Result:
         """Generates what a checked `request` asks for; audio and progress go to `emit` as they come.
@@ -84,7 +94,7 @@ class Pipeline:
         )
         stage = self._text_encoder.stage
         found = await self._text_encoder.encode(
-            request, lambda response: _relay(stage, response, emit), deadline
+            request, lambda response: self._relay(stage, response, emit), deadline
         )
         missing = [name for name in CONDITIONING if name not in found]
         if missing:
@@ -114,7 +124,7 @@ class Pipeline:
             if response.WhichOneof("event") == "step":
                 _progress(self._dit.stage, response.step.step, response.step.step_count, emit)
             else:
-                _relay(self._dit.stage, response, emit)
+                self._relay(self._dit.stage, response, emit)
 
         latents = await self._dit.denoise(parameters, conditioning, on_event, deadline)
         return latents, denoised
@@ -132,25 +142,26 @@ class Pipeline:
                     case "tile":
                         _progress(self._vae.stage, response.tile.tile, response.tile.tile_count, emit)
                     case _:
-                        _relay(self._vae.stage, response, emit)
+                        self._relay(self._vae.stage, response, emit)
         return tuple(
             meter.track(index, seed)
             for index, (meter, seed) in enumerate(zip(meters, settings.seeds, strict=True))
         )
 
-
-def _relay(stage: str, response: StageResponse, emit: Emit) -> None:
-    """Passes on what every stage reports: the wait for the device, the start, the end."""
-    match response.WhichOneof("event"):
-        case "queued":
-            waiting = pb.StageWaiting(stage=stage, position=response.queued.position)
-            emit(pb.GenerateResponse(stage_waiting=waiting))
-        case "started":
-            started = pb.StageStarted(stage=stage, started=response.started)
-            emit(pb.GenerateResponse(stage_started=started))
-        case "report":
-            completed = pb.StageCompleted(stage=stage, report=response.report)
-            emit(pb.GenerateResponse(stage_completed=completed))
+    def _relay(self, stage: str, response: StageResponse, emit: Emit) -> None:
+        """Passes on what every stage reports: the wait for the device, the start, the end."""
+        match response.WhichOneof("event"):
+            case "queued":
+                waiting = pb.StageWaiting(stage=stage, position=response.queued.position)
+                emit(pb.GenerateResponse(stage_waiting=waiting))
+            case "started":
+                self._on_stage_event(stage, response.started)
+                started = pb.StageStarted(stage=stage, started=response.started)
+                emit(pb.GenerateResponse(stage_started=started))
+            case "report":
+                self._on_stage_event(stage, response.report)
+                completed = pb.StageCompleted(stage=stage, report=response.report)
+                emit(pb.GenerateResponse(stage_completed=completed))
 
 
 def _progress(stage: str, done_count: int, total_count: int, emit: Emit) -> None:

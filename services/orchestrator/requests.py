@@ -18,6 +18,7 @@ GUIDANCE_SCALE = (0.0, 30.0)
 BATCH_SIZE = (1, MAX_ITEM_COUNT)
 MAX_SEED = 2**63 - 1 - BATCH_SIZE[1]
 RANDOM_SEED = -1
+DEFAULT_DURATION_S = 60.0
 
 TURBO_STEPS = 8
 BASE_STEPS = 32
@@ -127,7 +128,7 @@ def resolve(request: pb.GenerateRequest, model: Model) -> GenerationSettings:
         caption=request.caption,
         lyrics=request.lyrics,
         language=request.language.strip() or "en",
-        duration_s=request.duration_s if request.HasField("duration_s") else 60.0,
+        duration_s=request.duration_s if request.HasField("duration_s") else DEFAULT_DURATION_S,
         bpm=request.bpm if request.HasField("bpm") else None,
         key_scale=request.key_scale.strip(),
         time_signature=request.time_signature.strip(),

@@ -15,10 +15,11 @@ from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2
 from services.orchestrator import requests
+from services.orchestrator.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob, JobHistory
 from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.lease_service import LeaseService
 from services.orchestrator.outbox import Backlog, Outbox
-from services.orchestrator.pipeline import Pipeline
+from services.orchestrator.pipeline import Pipeline, Result
 from services.orchestrator.stage_clients import Deadline, StageClient
 from services.runtime.durations import duration
 from services.runtime.finishing import end
@@ -41,13 +42,15 @@ StatusContext = grpc.aio.ServicerContext[pb.GetStatusRequest, pb.GetStatusRespon
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     """Queues jobs and runs them; the events of a job go to host memory, so no listener holds it up."""
 
-    def __init__(self, pipeline: Pipeline, queue: JobQueue, leases: LeaseService) -> None:
+    def __init__(
+        self, pipeline: Pipeline, queue: JobQueue, leases: LeaseService, history: JobHistory
+    ) -> None:
         self._pipeline = pipeline
         self._queue = queue
         self._leases = leases
+        self._history = history
         self._backlog = Backlog(MAX_BACKLOG_BYTES)
         self._started_at = datetime.now(UTC)
-        self._counts = {"succeeded": 0, "failed": 0, "cancelled": 0}
 
     async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]
         requests.check(request)
@@ -72,7 +75,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         clock = asyncio.get_running_loop().time
         asked = clock()
         deadline = Deadline.after(timeout_s)
-        outcome = "failed"
+        outcome = errors.InternalError.reason  # what is not of our tree is a defect
+        result: Result | None = None
 
         def on_position(position: int) -> None:
             outbox.put(pb.GenerateResponse(queued=pb.JobQueued(job_id=job_id, position=position)))
@@ -81,13 +85,16 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             async with self._queue.turn(on_position):
                 begun = clock()
                 result = await self._pipeline.run(request, outbox.put, deadline)
-            outcome = "succeeded"
+            outcome = SUCCEEDED
         except (asyncio.CancelledError, errors.CancelledError):
-            outcome = "cancelled"
+            outcome = CANCELLED
+            raise
+        except errors.AcestageError as error:
+            outcome = error.reason
             raise
         finally:
-            self._counts[outcome] += 1
-            log.info("job %s after %.1f s", outcome, clock() - asked, extra={"job_id": job_id})
+            self._history.add(_ended_job(job_id, request, result, outcome, clock() - asked))
+            log.info("job ended: %s after %.1f s", outcome, clock() - asked, extra={"job_id": job_id})
         memory = measure("orchestrator")
         completed = pb.JobCompleted(
             job_id=job_id,
@@ -100,6 +107,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         outbox.put(pb.GenerateResponse(completed=completed))
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: StatusContext) -> pb.GetStatusResponse:
+        return await self.status()
+
+    async def status(self) -> pb.GetStatusResponse:
+        """How things are; a stage that does not answer costs `STATUS_TIMEOUT_S`."""
         stages = await asyncio.gather(*(_stage_status(stage) for stage in self._pipeline.stages))
         start_time = timestamp_pb2.Timestamp()
         start_time.FromDatetime(self._started_at)
@@ -108,17 +119,33 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             version=__version__,
             start_time=start_time,
             stages=stages,
-            ledger=await self._leases.ListLeases(lease_pb2.ListLeasesRequest(), context),
+            ledger=await self._leases.ListLeases(lease_pb2.ListLeasesRequest(), None),
             queue=pb.QueueStatus(
                 running_count=self._queue.running_count,
                 queued_count=self._queue.queued_count,
                 queue_max_count=self._queue.max_count,
-                succeeded_count=self._counts["succeeded"],
-                failed_count=self._counts["failed"],
-                cancelled_count=self._counts["cancelled"],
+                succeeded_count=self._history.counts[SUCCEEDED],
+                failed_count=self._history.counts[FAILED],
+                cancelled_count=self._history.counts[CANCELLED],
             ),
             orchestrator_memory=memory.to_pb() if memory else None,
+            recent_jobs=[job.to_pb() for job in self._history.recent()],
         )
+
+
+def _ended_job(
+    job_id: str, request: pb.GenerateRequest, result: Result | None, outcome: str, total_s: float
+) -> EndedJob:
+    """What to remember of a job; a job without a result is described by what was asked for."""
+    asked_s = request.duration_s if request.HasField("duration_s") else requests.DEFAULT_DURATION_S
+    return EndedJob(
+        job_id=job_id,
+        ended_at=datetime.now(UTC),
+        total_s=total_s,
+        outcome=outcome,
+        duration_s=result.settings.duration_s if result else asked_s,
+        batch_size=result.settings.batch_size if result else max(request.batch_size, 1),
+    )
 
 
 async def _stage_status(stage: StageClient) -> pb.StageStatus:

@@ -96,6 +96,24 @@ def process_device_bytes(device: str, *, nvml: Nvml = pynvml) -> dict[int, int]:
         return {}
 
 
+def worker_pids(device: str, proc: Path = PROC) -> Iterator[int]:
+    """The workers of all stages on `device`: children of preloads, whose command line they keep."""
+    preloads: dict[int, str] = {}
+    for entry in proc.iterdir():
+        if entry.name.isdecimal():
+            # A process may end while we look; that of another user may be hidden.
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                words = (entry / "cmdline").read_text(errors="replace").rstrip("\0").split("\0")
+                if words[1:3] == ["-m", PRELOAD_MODULE]:
+                    preloads[int(entry.name)] = json.loads(words[-1])["device"]
+    for pid, its_device in preloads.items():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            # The name, which stands in brackets, may have spaces and brackets of its own.
+            after_name = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+            if its_device == device and int(after_name[1]) in preloads:
+                yield pid
+
+
 def _read_cuda(device: str, nvml: Nvml) -> DeviceMemory:
     try:
         with cuda_handles(nvml) as handles:
@@ -125,26 +143,8 @@ def _cpu_name(proc: Path) -> str:
 
 
 def _used_by_workers(device: str, nvml: Nvml, proc: Path) -> int:
-    pids = set(_worker_pids(device, proc))
+    pids = set(worker_pids(device, proc))
     if device == "cpu":
         # Not what is private to a worker: weights that two workers share would not count at all.
         return sum(read_rollup(pid, proc).get("Pss", 0) for pid in pids)
     return sum(size for pid, size in process_device_bytes(device, nvml=nvml).items() if pid in pids)
-
-
-def _worker_pids(device: str, proc: Path) -> Iterator[int]:
-    """The workers of all stages on `device`: children of preloads, whose command line they keep."""
-    preloads: dict[int, str] = {}
-    for entry in proc.iterdir():
-        if entry.name.isdecimal():
-            # A process may end while we look; that of another user may be hidden.
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
-                words = (entry / "cmdline").read_text(errors="replace").rstrip("\0").split("\0")
-                if words[1:3] == ["-m", PRELOAD_MODULE]:
-                    preloads[int(entry.name)] = json.loads(words[-1])["device"]
-    for pid, its_device in preloads.items():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            # The name, which stands in brackets, may have spaces and brackets of its own.
-            after_name = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-            if its_device == device and int(after_name[1]) in preloads:
-                yield pid

@@ -11,7 +11,10 @@ from pydantic import ValidationError
 from acestage.settings import DTypeChoice, LogLevel, Settings, setting_errors
 
 _STAGE_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads", "orchestrator")
-_ORCHESTRATOR_FLAGS = ("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count")
+_ORCHESTRATOR_FLAGS = (
+    *("text_encoder", "dit", "vae"),
+    *("queue_max_count", "concurrent_job_count", "metrics_port"),
+)
 _COMMON_FLAGS = ("host", "port", "run_dir", "log_level")
 _CHOICES = {"dtype": get_args(DTypeChoice), "log_level": get_args(LogLevel)}
 _HELP = {

@@ -14,16 +14,19 @@ from pathlib import Path
 import grpc.aio
 
 from acestage.checkpoints import ModelFacts, open_checkpoint
+from acestage.errors import AcestageError
 from acestage.planning import MIB
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.settings import Settings
 from services.runtime import flags, logs
 from services.runtime.channels import open_channel
+from services.runtime.device_memory import DeviceMemory
 from services.runtime.devices import resolve_device
 from services.runtime.finishing import end
 from services.runtime.job_budget import JobBudget
 from services.runtime.lease_client import LeaseClient
 from services.runtime.parent_death import die_with_parent
+from services.runtime.process_memory import ProcessMemory
 from services.runtime.server import Server, run_service, until_stopped
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_device import StageDevice
@@ -137,6 +140,10 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
     ) -> stage_pb2.GetStageInfoResponse:
         runner = self._runner
         facts = await runner.host.ready()
+        # The kernel takes its time to add up the pages of a process, and a driver may too.
+        device_memory, processes = await asyncio.gather(
+            asyncio.to_thread(self._device_memory), asyncio.to_thread(self._processes)
+        )
         return stage_pb2.GetStageInfoResponse(
             stage=runner.stage,
             model=model_to_pb(self._model),
@@ -144,11 +151,22 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
             dtype=facts.dtype,
             weights_bytes=facts.memories[facts.dtype].weights_bytes["none"],
             active_job_count=runner.active_job_count,
-            processes=[memory.to_pb() for memory in self._runner.host.memory()],
+            processes=[memory.to_pb() for memory in processes],
             memory=facts.memories[facts.dtype].to_pb(),
             quantization=runner.device.quantization,
             worker_state=_STATE_TO_PB[runner.worker_state],
+            device_memory=device_memory.to_pb() if device_memory else None,
         )
+
+    def _device_memory(self) -> DeviceMemory | None:
+        try:
+            return self._runner.device.read_memory()
+        except AcestageError as error:  # the rest of the answer is of use all the more
+            log.warning("no device memory: %s", error, extra={"stage": self._runner.stage})
+            return None
+
+    def _processes(self) -> list[ProcessMemory]:
+        return [*self._runner.host.memory(), *self._runner.host.worker_memory()]
 
 
 def model_to_pb(model: ModelFacts) -> stage_pb2.Model:

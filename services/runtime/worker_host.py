@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from services.runtime.device_memory import process_device_bytes
 from services.runtime.finishing import finish
 from services.runtime.preload.client import PreloadClient, PreloadFacts
 from services.runtime.process_memory import ProcessMemory, measure
@@ -96,9 +97,16 @@ class WorkerHost:
         return await self._preload.fork()
 
     def memory(self) -> list[ProcessMemory]:
-        """Memory of this service and of its preload."""
+        """Memory of this service and of its preload. Blocks for some milliseconds, as `measure` does."""
         stage = self._config.stage
         found = [measure(f"{stage}/service"), measure(f"{stage}/preload", self._preload.pid)]
+        return [memory for memory in found if memory is not None]
+
+    def worker_memory(self) -> list[ProcessMemory]:
+        """Memory of the workers that live, that on the device included. Blocks as `memory` does."""
+        pids = self._preload.worker_pids
+        device_bytes = process_device_bytes(self._config.device) if pids else {}
+        found = [measure(f"{self._config.stage}/worker", pid, device_bytes=device_bytes) for pid in pids]
         return [memory for memory in found if memory is not None]
 
     async def _announce(self) -> None:

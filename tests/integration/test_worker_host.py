@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from acestage.errors import CheckpointError, FailedPreconditionError, WorkerCrashedError
+from services.runtime.device_memory import worker_pids
 from services.runtime.preload import client
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker_host import WorkerHost
@@ -72,6 +73,24 @@ def test_a_worker_ends_when_it_is_stopped_or_killed_and_its_exit_is_told(tmp_pat
             await second.stop(grace_s=0)
             await first.stop(grace_s=0.2)
             assert await first.exit_code() == -signal.SIGKILL  # it waits for a request and takes no cancel
+
+    run(scenario())
+
+
+def test_workers_are_measured_and_found_while_they_live(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with running_host(tmp_path) as (host, _):
+            assert host.worker_memory() == []
+            names = {memory.name: memory for memory in host.memory()}
+            assert set(names) == {"vae/service", "vae/preload"}
+            worker = await host.fork()
+            (memory,) = host.worker_memory()
+            assert (memory.name, memory.pid, memory.device_bytes) == ("vae/worker", worker.pid, 0)
+            assert 0 < memory.anonymous_bytes < memory.rss_bytes
+            assert worker.pid in set(worker_pids("cpu"))
+            await worker.stop(grace_s=0)
+            assert host.worker_memory() == []
+            assert worker.pid not in set(worker_pids("cpu"))
 
     run(scenario())
 

@@ -65,6 +65,11 @@ class PreloadClient:
             )
         return cls(config.stage, process, ours.dup(), ours)
 
+    @property
+    def worker_pids(self) -> tuple[int, ...]:
+        """The workers that live, as far as the process has said."""
+        return tuple(self._exits)
+
     async def watch(self) -> errors.AcestageError:
         """Handles the process's messages until it ends; returns why it ended."""
         reader, writer = await asyncio.open_connection(sock=self._end)

@@ -1,0 +1,69 @@
+"""`acestage top`: the status, live."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.console import RenderableType
+from rich.live import Live
+
+from acestage.cli.flags import Target, load_settings
+from acestage.cli.status_view import Outage, OutageView, StatusView
+from acestage.cli.terminal import open_console
+from acestage.client import Client
+from acestage.errors import AcestageError
+from acestage.status import Status
+
+TIMEOUT_S = 5.0
+"""A stage that does not answer costs the orchestrator 2 s."""
+
+
+def top(
+    target: Target = None,
+    interval_s: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two frames.")
+    ] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
+) -> None:
+    """Watch devices, leases, stages, memory and jobs. Ctrl-C ends it."""
+    address = target or load_settings().address("orchestrator")
+    console = open_console()
+    if once:
+        with Client(address) as client:
+            console.print(StatusView(client.status(TIMEOUT_S), address))
+        return
+    if not console.is_terminal:
+        raise typer.BadParameter("the output is no terminal; give --once", param_hint="acestage top")
+    # However it is ended, the terminal must be left as it was.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    pause = threading.Event()
+    try:
+        with Live(console=console, screen=True, auto_refresh=False) as live:
+            for frame in _frames(address):
+                live.update(frame, refresh=True)
+                pause.wait(interval_s)
+    except KeyboardInterrupt:
+        return
+
+
+def _frames(address: str) -> Iterator[RenderableType]:
+    """A frame for every time it is asked; never ends."""
+    outage: Outage | None = None
+    last: Status | None = None
+    while True:
+        try:
+            # A client's pause before it connects again grows to minutes, so an outage ends it.
+            with Client(address) as client:
+                while True:
+                    last = client.status(TIMEOUT_S)
+                    outage = None
+                    yield StatusView(last, address)
+        except AcestageError as error:
+            now = datetime.now(UTC)
+            outage = Outage(outage.since if outage else now, f"{error.reason}: {error.message}")
+            yield OutageView(outage, now, address, last)

@@ -1,0 +1,76 @@
+"""Jobs that ended: the last of them, and how many ended how."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from google.protobuf import timestamp_pb2
+
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from services.runtime.durations import duration
+
+KEPT_COUNT = 20
+
+SUCCEEDED = "succeeded"
+CANCELLED = "cancelled"
+FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """A job that ended.
+
+    Attributes:
+        total_s: from the request to the end.
+        outcome: "succeeded", "cancelled", or the reason of the error, such as "WORKER_CRASHED".
+        duration_s: of the music that was asked for.
+    """
+
+    job_id: str
+    ended_at: datetime
+    total_s: float
+    outcome: str
+    duration_s: float
+    batch_size: int
+
+    @property
+    def kind(self) -> str:
+        """ "succeeded", "cancelled" or "failed"."""
+        return self.outcome if self.outcome in (SUCCEEDED, CANCELLED) else FAILED
+
+    def to_pb(self) -> pb.EndedJob:
+        end_time = timestamp_pb2.Timestamp()
+        end_time.FromDatetime(self.ended_at)
+        return pb.EndedJob(
+            job_id=self.job_id,
+            end_time=end_time,
+            total_time=duration(self.total_s),
+            outcome=self.outcome,
+            duration_s=self.duration_s,
+            batch_size=self.batch_size,
+        )
+
+
+class JobHistory:
+    """Remembers the last `KEPT_COUNT` jobs and counts all since the start.
+
+    Args:
+        on_ended: hears of every job that is added.
+    """
+
+    def __init__(self, on_ended: Callable[[EndedJob], None] = lambda job: None) -> None:
+        self.counts = {SUCCEEDED: 0, FAILED: 0, CANCELLED: 0}
+        self._on_ended = on_ended
+        self._jobs: deque[EndedJob] = deque(maxlen=KEPT_COUNT)
+
+    def add(self, job: EndedJob) -> None:
+        self.counts[job.kind] += 1
+        self._jobs.appendleft(job)
+        self._on_ended(job)
+
+    def recent(self) -> tuple[EndedJob, ...]:
+        """The last jobs, the newest first."""
+        return tuple(self._jobs)

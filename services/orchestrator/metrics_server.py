@@ -1,0 +1,44 @@
+"""`/metrics` over HTTP, in threads of its own so that a scrape never holds up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server
+
+from acestage.errors import FailedPreconditionError
+from services.runtime.finishing import finish
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.asynccontextmanager
+async def metrics_server(registry: CollectorRegistry, host: str, port: int) -> AsyncIterator[None]:
+    """Serves `registry` on `host`:`port` for the body.
+
+    Raises:
+        FailedPreconditionError: the address cannot be bound.
+    """
+    try:
+        # In a thread: it looks up the host's name.
+        server, thread = await asyncio.to_thread(start_http_server, port, host.strip("[]"), registry)
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"metrics_port: cannot bind {host}:{port}; is it in use? ({error})"
+        ) from error
+    log.info("metrics", extra={"address": f"http://{host}:{port}/metrics"})
+    try:
+        yield
+    finally:
+        await finish(asyncio.to_thread(_stop, server, thread))
+
+
+def _stop(server: WSGIServer, thread: threading.Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join()
