@@ -24,6 +24,7 @@ class StageConfig:
         log_level: least severity that is logged.
         threads: CPU threads of a worker; None takes all CPUs that the process may use.
         lock_timeout_s: how long a worker waits for the device's lock.
+        cuda_allocator: value of PYTORCH_CUDA_ALLOC_CONF for the preload and its workers; None: as inherited.
     """
 
     stage: str
@@ -36,6 +37,7 @@ class StageConfig:
     log_level: str
     threads: int | None = None
     lock_timeout_s: float = 30.0
+    cuda_allocator: str | None = None
 
     @classmethod
     def from_settings(cls, stage: str, settings: Settings, device: str) -> StageConfig:
@@ -49,6 +51,7 @@ class StageConfig:
             run_dir=str(settings.run_dir),
             log_level=settings.log_level,
             threads=settings.threads,
+            cuda_allocator=settings.pytorch_cuda_alloc_conf,
         )
 
     def to_json(self) -> str:

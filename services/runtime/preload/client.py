@@ -54,7 +54,10 @@ class PreloadClient:
         command += [str(theirs.fileno()), str(os.getpid()), config.to_json()]
         with theirs:
             process = await asyncio.create_subprocess_exec(
-                *command, pass_fds=[theirs.fileno()], stdin=asyncio.subprocess.DEVNULL
+                *command,
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                env=_environment(config),
             )
         return cls(config.stage, process, ours.dup(), ours)
 
@@ -131,6 +134,12 @@ class PreloadClient:
             elif message.kind == "error":
                 return to_error(message)
         return None
+
+
+def _environment(config: StageConfig) -> dict[str, str]:
+    """That of this process; PyTorch reads its allocator's setting from there alone, never from `.env`."""
+    allocator = {} if config.cuda_allocator is None else {"PYTORCH_CUDA_ALLOC_CONF": config.cuda_allocator}
+    return os.environ | allocator
 
 
 async def _resolve_once_dead(pid: int, exited: asyncio.Future[int]) -> None:
