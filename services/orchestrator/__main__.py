@@ -44,6 +44,7 @@ async def serve(settings: Settings) -> None:
             TextEncoderClient("text_encoder", settings.address("text_encoder"), text_encoder),
             DitClient("dit", settings.address("dit"), dit),
             VaeClient("vae", settings.address("vae"), vae),
+            settings,
         )
         queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)
         server = Server("orchestrator", names, host=settings.host, port=port)
