@@ -111,6 +111,15 @@ def test_what_is_above_a_limit_is_refused(capped_stack: RunningStack, ask: Door)
     assert tuple(f"{v.field}: {v.description}" for v in caught.value.violations) == REFUSED
 
 
+def test_what_is_refused_never_enters_the_queue(capped_stack: RunningStack) -> None:
+    with grpc.insecure_channel(capped_stack.target) as channel:
+        stub = generation_pb2_grpc.GenerationServiceStub(channel)
+        responses = stub.Generate(pb.GenerateRequest(caption="piano", duration_s=21), timeout=60)
+        with pytest.raises(grpc.RpcError) as caught:
+            next(responses)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_what_is_above_a_limit_is_refused_by_the_command(capped_stack: RunningStack, tmp_path: Path) -> None:
     ended = generate(capped_stack, tmp_path)
     assert ended.returncode == 1
@@ -184,6 +193,12 @@ def test_the_allocator_of_the_file_reaches_the_process_whose_workers_use_it(
 ) -> None:
     preload = capped_stack.find("services.runtime.preload", f'"stage": "{stage}"')
     assert preload.environ()["PYTORCH_CUDA_ALLOC_CONF"] == ALLOCATOR
+
+
+def test_services_that_run_keep_their_limits(capped_stack: RunningStack, tmp_path: Path) -> None:
+    ended = generate(capped_stack, tmp_path, "--limits", "planner")
+    assert ended.returncode == 1
+    assert "--limits: services already run" in ended.stderr
 
 
 def test_limits_without_services_say_where_they_were_sought(tmp_path: Path) -> None:

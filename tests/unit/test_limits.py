@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -216,8 +217,10 @@ def test_settings_decide_on_language_models(basis: str) -> None:
 
 
 @pytest.mark.parametrize("device_gb", [4, 11, 80])
-def test_the_file_for_4_gb_gives_the_classic_mode_on_any_card(device_gb: int) -> None:
+def test_the_file_for_4_gb_gives_the_classic_mode_on_any_card(device_gb: int, folder: Path) -> None:
     settings = load_settings(ROOT / ".env.4gb")
+    shutil.copy(ROOT / ".env.4gb", folder / ".env")
+    assert load_settings() == settings
     limits = resolve(settings, stages(device_gb * GIB))
     assert limits.max_duration_s == Limit(180, "tier 1 (up to 4 GB)")
     assert limits.max_batch_size == Limit(1, "tier 1 (up to 4 GB)")
