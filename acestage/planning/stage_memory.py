@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,16 +40,7 @@ class ActivationCurve:
 
     def largest_frame_count(self, budget_bytes: int, most: int) -> int:
         """The most frames, up to `most`, whose peak is within `budget_bytes`; 0 where not even one is."""
-        if self.bytes_at(1) > budget_bytes:
-            return 0
-        fits, too_many = 1, most + 1
-        while too_many - fits > 1:
-            middle = (fits + too_many) // 2
-            if self.bytes_at(middle) <= budget_bytes:
-                fits = middle
-            else:
-                too_many = middle
-        return fits
+        return largest(lambda frames: self.bytes_at(frames) <= budget_bytes, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +52,8 @@ class StageMemory:
         reserve_bytes: margin for what the allocator rounds up and libraries take for themselves.
         weights_bytes: by quantization.
         activations: by mode and quantization. Modes: "encode" (text encoder), "single" and "guided" (DiT;
-            guided does both halves of guidance at once), "tile" (VAE; frames with the halo).
+            guided does both halves of guidance at once), "item" (DiT: what every item of a batch after the
+            first adds), "tile" (VAE; frames with the halo).
         halo_frame_count: latent frames on each side of a tile, for the VAE.
     """
 
@@ -71,24 +63,37 @@ class StageMemory:
     activations: Mapping[tuple[str, Quantization], ActivationCurve]
     halo_frame_count: int = 0
 
-    def activation_bytes(self, mode: str, frame_count: int, quantization: Quantization = "none") -> int:
+    def activation_bytes(
+        self, mode: str, frame_count: int, quantization: Quantization = "none", item_count: int = 1
+    ) -> int:
         """Peak bytes of activations."""
-        return self.activations[mode, quantization].bytes_at(frame_count)
+        size = self.activations[mode, quantization].bytes_at(frame_count)
+        item = self.activations.get(("item", quantization))
+        return size if item is None else size + (item_count - 1) * item.bytes_at(frame_count)
 
     def resting_bytes(self, quantization: Quantization = "none") -> int:
         """Bytes of a worker that has its weights on the device and no work."""
         return self.context_bytes + self.weights_bytes[quantization] + self.reserve_bytes
 
-    def total_bytes(self, mode: str, frame_count: int, quantization: Quantization = "none") -> int:
+    def total_bytes(
+        self, mode: str, frame_count: int, quantization: Quantization = "none", item_count: int = 1
+    ) -> int:
         """Bytes of the lease for a job."""
-        return self.resting_bytes(quantization) + self.activation_bytes(mode, frame_count, quantization)
+        activation_bytes = self.activation_bytes(mode, frame_count, quantization, item_count)
+        return self.resting_bytes(quantization) + activation_bytes
 
     def largest_frame_count(
-        self, mode: str, device_bytes: int, most: int, quantization: Quantization = "none"
+        self,
+        mode: str,
+        device_bytes: int,
+        most: int,
+        quantization: Quantization = "none",
+        item_count: int = 1,
     ) -> int:
         """The most frames, up to `most`, of a job that fits on `device_bytes`; 0 where none does."""
-        budget_bytes = device_bytes - self.resting_bytes(quantization)
-        return self.activations[mode, quantization].largest_frame_count(budget_bytes, most)
+        return largest(
+            lambda frames: self.total_bytes(mode, frames, quantization, item_count) <= device_bytes, most
+        )
 
     def to_pb(self) -> stage_pb2.StageMemory:
         return stage_pb2.StageMemory(
@@ -126,6 +131,20 @@ class StageMemory:
             },
             halo_frame_count=memory.halo_frame_count,
         )
+
+
+def largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number from 1 to `most` that fits, where all below one that fits do as well; else 0."""
+    if not fits(1):
+        return 0
+    fitting, too_large = 1, most + 1
+    while too_large - fitting > 1:
+        middle = (fitting + too_large) // 2
+        if fits(middle):
+            fitting = middle
+        else:
+            too_large = middle
+    return fitting
 
 
 def as_quantization(name: str) -> Quantization:

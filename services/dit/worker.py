@@ -9,8 +9,10 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.loading import load_transformer
+from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.dit.engine import Conditioning, DitEngine, StepDone
+from services.dit.memory import measure
 from services.dit.parameters import DenoiseParameters
 from services.runtime.messages import Message
 from services.runtime.placement import place
@@ -23,17 +25,24 @@ def load(checkpoint: Checkpoint) -> DitWorker:
 
 class DitWorker:
     def __init__(self, engine: DitEngine) -> None:
-        self._engine = engine
+        self.engine = engine
 
     def modules(self) -> list[torch.nn.Module]:
-        return [self._engine.transformer]
+        return [self.engine.transformer]
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        place(self._engine.transformer, device, dtype)
+    def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
+        return measure(self, dtype, cpu_thread_count)
+
+    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        place(self.engine.transformer, device, dtype)
+        if quantization == "int8":
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+            quantize_(self.engine.transformer, Int8WeightOnlyConfig())
 
     def run(self, request: Message) -> Iterator[Message]:
         tensors = {name: tensor.to_torch() for name, tensor in request.tensor_map().items()}
-        for event in self._engine.denoise(Conditioning(**tensors), _parameters(request)):
+        for event in self.engine.denoise(Conditioning(**tensors), _parameters(request)):
             if isinstance(event, StepDone):
                 yield Message("step", {"step": event.step, "step_count": event.step_count})
             else:

@@ -22,10 +22,15 @@ class StageWorker(Protocol):
         """The modules whose weights the device must hold."""
         ...
 
-    def memory(self, dtype: torch.dtype) -> StageMemory:
+    def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         """What the stage needs on a device in `dtype`, measured from the architecture with fake tensors.
 
         Called once, in the preload: it must not compute anything.
+
+        Args:
+            dtype: of weights and activations.
+            cpu_thread_count: of a worker, where the device is the CPU, whose kernels take memory by the
+                thread; None where it is a CUDA device.
         """
         ...
 

@@ -86,7 +86,7 @@ def _run(
     device = torch.device(config.device)
     start = time.monotonic()
     with torch.no_grad():
-        worker.place(device, getattr(torch, dtype))
+        worker.place(device, getattr(torch, dtype), "none")
         loaded = time.monotonic()
         _send(connection, Message("placed"))
         for event in worker.run(request):

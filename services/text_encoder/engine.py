@@ -42,7 +42,7 @@ class TextEncoderEngine:
         *,
         latent_frame_rate_hz: float,
     ) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self.text_encoder = text_encoder
         self.condition_encoder = condition_encoder
         self._timbre_frame_count = math.ceil(TIMBRE_REFERENCE_S * latent_frame_rate_hz)
@@ -70,7 +70,7 @@ class TextEncoderEngine:
         )
 
     def _tokenize(self, text: str, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded = self._tokenizer([text], truncation=True, max_length=max_tokens, return_tensors="pt")
+        encoded = self.tokenizer([text], truncation=True, max_length=max_tokens, return_tensors="pt")
         device = self.text_encoder.device
         return encoded.input_ids.to(device), encoded.attention_mask.to(device).bool()
 

@@ -8,10 +8,12 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.loading import load_condition_encoder, load_text_encoder, load_tokenizer
+from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
 from services.text_encoder.engine import TextEncoderEngine
+from services.text_encoder.memory import measure
 from services.text_encoder.prompt import Prompt
 
 OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents")
@@ -30,16 +32,23 @@ def load(checkpoint: Checkpoint) -> TextEncoderWorker:
 
 class TextEncoderWorker:
     def __init__(self, engine: TextEncoderEngine) -> None:
-        self._engine = engine
+        self.engine = engine
 
     def modules(self) -> list[torch.nn.Module]:
-        return [self._engine.text_encoder, self._engine.condition_encoder]
+        return [self.engine.text_encoder, self.engine.condition_encoder]
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+    def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
+        return measure(self, dtype, cpu_thread_count)
+
+    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         for module in self.modules():
             place(module, device, dtype)
+            if quantization == "int8":
+                from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+                quantize_(module, Int8WeightOnlyConfig())
 
     def run(self, request: Message) -> Iterator[Message]:
-        encoded = self._engine.encode(Prompt(**request.fields["prompt"]), request.fields["frame_count"])
+        encoded = self.engine.encode(Prompt(**request.fields["prompt"]), request.fields["frame_count"])
         tensors = tuple(WireTensor.from_torch(name, getattr(encoded, name)) for name in OUTPUTS)
         yield Message("conditioning", tensors=tensors)

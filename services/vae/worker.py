@@ -8,10 +8,12 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.loading import load_decoder
+from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
 from services.vae.engine import VaeEngine
+from services.vae.memory import measure
 
 
 def load(checkpoint: Checkpoint) -> VaeWorker:
@@ -21,17 +23,23 @@ def load(checkpoint: Checkpoint) -> VaeWorker:
 
 class VaeWorker:
     def __init__(self, engine: VaeEngine) -> None:
-        self._engine = engine
+        self.engine = engine
 
     def modules(self) -> list[torch.nn.Module]:
-        return [self._engine.decoder]
+        return [self.engine.decoder]
 
-    def place(self, device: torch.device, dtype: torch.dtype) -> None:
-        place(self._engine.decoder, device, dtype)
+    def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
+        return measure(self, dtype, cpu_thread_count)
+
+    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        place(self.engine.decoder, device, dtype)
+        for part in self.engine.decoder.modules():
+            if hasattr(part, "weight_g"):
+                torch.nn.utils.remove_weight_norm(part)
 
     def run(self, request: Message) -> Iterator[Message]:
         latents = request.tensor_map()["latents"].to_torch()
-        for tile in self._engine.decode(latents, request.fields["tile_frame_count"]):
+        for tile in self.engine.decode(latents, request.fields["tile_frame_count"]):
             fields = {
                 "item_index": tile.item_index,
                 "start_sample": tile.start_sample,

@@ -1,0 +1,76 @@
+"""What the DiT needs on its device, measured from its architecture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
+
+from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, StageMemory, context_bytes
+from services.dit.engine import APG_MOMENTUM, Conditioning, DitEngine
+from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
+from services.runtime.request_limits import LONGEST_PROMPT_TOKENS, MAX_FRAME_COUNT
+
+if TYPE_CHECKING:
+    from services.dit.worker import DitWorker
+
+FRAME_COUNTS = (250, 1000, 2048, 4500, MAX_FRAME_COUNT)
+"""Where the curves are measured."""
+
+
+def measure(worker: DitWorker, dtype: torch.dtype, cpu_thread_count: int | None) -> StageMemory:
+    """Runs the engine's passes on fake tensors, for the longest prompt.
+
+    Modes are "single" (one pass of the transformer), "guided" (both halves of guidance at once; only of
+    models that take guidance), and "item": what each item of a batch after the first adds.
+    """
+    transformer = worker.engine.transformer
+    weights: dict[Quantization, int] = {}
+    activations: dict[tuple[str, Quantization], ActivationCurve] = {}
+    quantizations: tuple[Quantization, ...] = ("none", "int8")
+    for quantization in quantizations:
+        with fake_tensors():
+            placed = placed_copy(worker, dtype, quantization, [Stack(transformer, transformer.layer_types)])
+            weights[quantization] = placed.weights_bytes
+            engine = placed.worker.engine
+            for mode in ("single",) if engine.is_turbo else ("single", "guided"):
+                points = tuple(
+                    (frames, _peak_bytes(engine, mode, frames, cpu_thread_count)) for frames in FRAME_COUNTS
+                )
+                activations[mode, quantization] = ActivationCurve(points)
+        activations["item", quantization] = _item_curve(engine, dtype)
+    return StageMemory(
+        context_bytes=context_bytes(cpu_thread_count),
+        reserve_bytes=RESERVE_BYTES,
+        weights_bytes=weights,
+        activations=activations,
+    )
+
+
+def _peak_bytes(engine: DitEngine, mode: str, frame_count: int, cpu_thread_count: int | None) -> int:
+    dtype = engine.transformer.dtype
+    condition_width = engine.transformer.condition_embedder.in_features
+
+    def step() -> None:
+        latents = torch.zeros(1, frame_count, engine.channel_count, dtype=dtype)
+        conditioning = Conditioning(
+            encoder_hidden_states=torch.zeros(1, LONGEST_PROMPT_TOKENS, condition_width, dtype=dtype),
+            null_condition=torch.zeros(1, 1, condition_width, dtype=dtype),
+            context_latents=torch.zeros(1, frame_count, 2 * engine.channel_count, dtype=dtype),
+        )
+        if mode == "guided":
+            momentum = MomentumBuffer(APG_MOMENTUM)
+            momentum.running_average = torch.zeros_like(latents)  # as the step before leaves it
+            engine._guided_velocity(latents, 0.5, conditioning, 7.0, momentum)
+        else:
+            states, context = conditioning.encoder_hidden_states, conditioning.context_latents
+            engine._velocity(latents, 0.5, states, context)
+
+    return peak_bytes(step, cpu_thread_count=cpu_thread_count)
+
+
+def _item_curve(engine: DitEngine, dtype: torch.dtype) -> ActivationCurve:
+    """Items take turns; what stays of each is latents, velocity, and what the scheduler makes in float32."""
+    frame_bytes = engine.channel_count * (2 * dtype.itemsize + 2 * torch.float32.itemsize)
+    return ActivationCurve(tuple((frames, frames * frame_bytes) for frames in (1, MAX_FRAME_COUNT)))

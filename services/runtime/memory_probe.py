@@ -1,0 +1,175 @@
+"""Peak memory of a computation, found from its shapes alone: fake tensors, no weights, no device.
+
+Modules are copied with fake tensors in the place of their weights, so the very code that a worker runs can be
+run on shapes, in milliseconds and without a thread. What is counted is what torch's allocator would be
+asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from acestage.planning import Quantization
+from services.runtime.kernel_scratch import Scratch, scratch_of
+from services.runtime.stage_worker import StageWorker
+
+Worker = TypeVar("Worker", bound=StageWorker)
+
+
+@contextmanager
+def fake_tensors() -> Iterator[None]:
+    """Within, every tensor that is made is fake, and nothing is computed."""
+    with torch.no_grad(), FakeTensorMode():
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """A module that runs its `layers`, alike but for their types, one after the other.
+
+    A layer frees all but its result before the next one starts, so the first layers that include every type
+    have the peak of all of them, in a fraction of the time.
+    """
+
+    module: torch.nn.Module
+    layer_types: Sequence[str]
+
+    @property
+    def kept_count(self) -> int:
+        """Layers that are enough."""
+        return max(2, 1 + max(self.layer_types.index(kind) for kind in set(self.layer_types)))
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedCopy(Generic[Worker]):
+    """A worker of fake tensors, with the first layers of its stacks, and the bytes that it has with all."""
+
+    worker: Worker
+    weights_bytes: int
+
+
+def placed_copy(
+    worker: Worker, dtype: torch.dtype, quantization: Quantization, stacks: Sequence[Stack] = ()
+) -> PlacedCopy[Worker]:
+    """Copies `worker` with fake tensors, and places the copy as a worker process places the real one.
+
+    Call it within `fake_tensors`. Weights on the meta device are fine. The device is the CPU, because fake
+    tensors of a CUDA device need one.
+    """
+    memo = _fakes(worker)
+    shortened = []
+    for stack in stacks:
+        layers: Any = stack.module.layers
+        kept = copy.deepcopy(layers[: stack.kept_count], memo)
+        memo[id(layers)] = kept
+        shortened.append((kept, len(layers) - len(kept)))
+    placed = copy.deepcopy(worker, memo)
+    placed.place(torch.device("cpu"), dtype, quantization)
+    left_out_bytes = sum(count * _weights_bytes([kept[0]]) for kept, count in shortened)
+    return PlacedCopy(placed, _weights_bytes(placed.modules()) + left_out_bytes)
+
+
+def peak_bytes(work: Callable[[], object], *, cpu_thread_count: int | None) -> int:
+    """The most bytes that live at once while `work` runs, without those of tensors that were there before.
+
+    Args:
+        work: runs on fake tensors; call this within `fake_tensors`.
+        cpu_thread_count: threads of the kernels, where they are the CPU's; None for a CUDA device.
+    """
+    counter = _LiveBytes(cpu_thread_count)
+    with counter:
+        work()
+    return counter.peak_bytes
+
+
+class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the storages that are made while it is entered, until they are freed."""
+
+    def __init__(self, cpu_thread_count: int | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak_bytes = 0
+        self._cpu_thread_count = cpu_thread_count
+        self._live_bytes = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        # A storage that is met first as an argument was there before.
+        for tensor in _tensors(args):
+            self._meet(tensor, is_new=False)
+        before_bytes = self._live_bytes
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            self._meet(tensor, is_new=True)
+        scratch = scratch_of(func, args, result, self._cpu_thread_count)
+        self._note_peak(before_bytes, self._live_bytes, scratch)
+        return result
+
+    def _note_peak(self, before_bytes: int, after_bytes: int, scratch: Scratch) -> None:
+        self.peak_bytes = max(
+            self.peak_bytes,
+            before_bytes + scratch.before_result_bytes,
+            after_bytes + scratch.beside_result_bytes,
+        )
+
+    def _meet(self, tensor: torch.Tensor, *, is_new: bool) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        size_bytes = storage.nbytes() if is_new else 0
+        self._live_bytes += size_bytes
+        weakref.finalize(storage, self._forget, key, size_bytes).atexit = False
+
+    def _forget(self, key: int, size_bytes: int) -> None:
+        self._known.discard(key)
+        self._live_bytes -= size_bytes
+
+
+def _tensors(values: object) -> Iterator[torch.Tensor]:
+    if isinstance(values, torch.Tensor):
+        yield values
+    elif isinstance(values, tuple | list):
+        for value in values:
+            yield from _tensors(value)
+
+
+def _fakes(worker: StageWorker) -> dict[int, Any]:
+    """A fake tensor for each that the modules of `worker` hold, by the identity of the real one."""
+    fakes: dict[int, Any] = {}
+    for part in chain.from_iterable(module.modules() for module in worker.modules()):
+        for tensor in chain(part._parameters.values(), part._buffers.values(), vars(part).values()):
+            if isinstance(tensor, torch.Tensor):
+                fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
+                is_parameter = isinstance(tensor, torch.nn.Parameter)
+                fakes[id(tensor)] = torch.nn.Parameter(fake, requires_grad=False) if is_parameter else fake
+    return fakes
+
+
+def _weights_bytes(modules: Iterable[torch.nn.Module]) -> int:
+    """Bytes of the parameters and buffers of `modules`, each storage once."""
+    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
+    storages = (part.untyped_storage() for tensor in tensors for part in _inner_tensors(tensor))
+    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
+
+
+def _inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The plain tensors of a quantized one, or `tensor` itself."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    names, _ = tensor.__tensor_flatten__()
+    for name in names:
+        yield from _inner_tensors(getattr(tensor, name))
