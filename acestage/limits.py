@@ -43,7 +43,8 @@ class Limits:
     """The limits of every front door.
 
     Attributes:
-        max_duration_s: the longest song, in seconds.
+        max_duration_s: the longest song, in seconds, of a request for one take. Where the device is just
+            large enough, more takes leave a little less.
         max_batch_size: the most takes of one request.
         language_models: every language model, allowed or not.
         device: where the DiT works: "cpu" or "cuda:N".

@@ -24,13 +24,13 @@ class CurrentLimits:
         self._settings = settings
         self._last: dict[str, StageFacts] = {}
 
-    async def ask(self) -> Limits:
-        """The limits now; a stage that has never answered sets none, as its jobs fail anyhow."""
+    async def ask(self, item_count: int) -> Limits:
+        """The limits of a request for so many takes; a stage that never answered sets none: its jobs fail."""
         await self._ask_all()
-        return self._resolve()
+        return self._resolve(item_count)
 
     async def ask_known(self) -> Limits:
-        """The limits now.
+        """The limits of a request for one take.
 
         Raises:
             AcestageError: a stage does not answer and never has, so nobody knows its limit.
@@ -39,13 +39,13 @@ class CurrentLimits:
         for stage in self._stages:
             if stage.stage not in self._last:
                 raise failures[stage.stage]
-        return self._resolve()
+        return self._resolve(item_count=1)
 
-    def after(self, infos: Iterable[stage_pb2.GetStageInfoResponse]) -> Limits:
-        """The limits, given what the stages just said."""
+    def after(self, infos: Iterable[stage_pb2.GetStageInfoResponse], item_count: int) -> Limits:
+        """The limits of a request for so many takes, given what the stages just said."""
         for info in infos:
             self._last[info.stage] = StageFacts.from_pb(info)
-        return self._resolve()
+        return self._resolve(item_count)
 
     async def _ask_all(self) -> dict[str, AcestageError]:
         """Why stages did not answer, by stage."""
@@ -63,6 +63,6 @@ class CurrentLimits:
             return error
         return None
 
-    def _resolve(self) -> Limits:
+    def _resolve(self, item_count: int) -> Limits:
         facts = (self._last.get(stage.stage) for stage in self._stages)
-        return resolve(self._settings, [known for known in facts if known is not None])
+        return resolve(self._settings, [known for known in facts if known is not None], item_count)

@@ -57,12 +57,13 @@ class StageFacts:
         )
 
 
-def resolve(settings: Settings, stages: Sequence[StageFacts]) -> Limits:
+def resolve(settings: Settings, stages: Sequence[StageFacts], item_count: int = 1) -> Limits:
     """The limits for what `stages` run on; those that are not known set none.
 
     Args:
         settings: the basis, and what caps it.
         stages: in the order of a job's way; the device of the DiT is the one that the tier table is about.
+        item_count: takes that a request asks for: where the device is just large enough, each costs seconds.
     """
     device = next((stage.device for stage in stages if stage.stage == "dit"), "")
     device_bytes = min(
@@ -71,19 +72,19 @@ def resolve(settings: Settings, stages: Sequence[StageFacts]) -> Limits:
     )
     tier = tier_of(device_bytes) if device_bytes else None
     duration, batch = MODEL_DURATION, MOST_ITEMS
-    if settings.limits == "planner":
-        for stage in stages:
-            duration = _lower(duration, _longest_song(settings, stage))
-    elif tier is not None:
+    if settings.limits == "tier" and tier is not None:
         has_lm = settings.init_language_model is True
         duration_s = tier.max_duration_with_lm_s if has_lm else tier.max_duration_s
         batch_size = tier.max_batch_size_with_lm if has_lm else tier.max_batch_size
         duration = _lower(duration, Limit(duration_s, tier.name))
         batch = _lower(batch, Limit(batch_size, tier.name))
-    if settings.max_duration_s is not None:
-        duration = _lower(duration, Limit(settings.max_duration_s, "ACESTEP_MAX_DURATION"))
     if settings.max_batch_size is not None:
         batch = _lower(batch, Limit(settings.max_batch_size, "ACESTEP_MAX_BATCH_SIZE"))
+    if settings.limits == "planner":
+        for stage in stages:
+            duration = _lower(duration, _longest_song(settings, stage, min(item_count, int(batch.value))))
+    if settings.max_duration_s is not None:
+        duration = _lower(duration, Limit(settings.max_duration_s, "ACESTEP_MAX_DURATION"))
     return Limits(
         max_duration_s=duration,
         max_batch_size=batch,
@@ -110,7 +111,7 @@ def _device_bytes(settings: Settings, stage: StageFacts) -> int:
     return min(simulated, stage.device_bytes or simulated)
 
 
-def _longest_song(settings: Settings, stage: StageFacts) -> Limit:
+def _longest_song(settings: Settings, stage: StageFacts, item_count: int) -> Limit:
     """The longest song in whole seconds for which `stage` fits on its device by itself; 0 where none does."""
     memory, device_bytes = stage.memory, _device_bytes(settings, stage)
     if memory is None or not device_bytes:
@@ -124,9 +125,12 @@ def _longest_song(settings: Settings, stage: StageFacts) -> Limit:
         frame_count = most if fits else 0
     else:
         mode = _LEAST_MODES[stage.stage]
-        frame_count = max(memory.largest_frame_count(mode, device_bytes, most, q) for q in quantizations)
+        frame_count = max(
+            memory.largest_frame_count(mode, device_bytes, most, kind, item_count) for kind in quantizations
+        )
     duration_s = int(frame_count / stage.latent_frame_rate_hz)
-    source = f"planner: {stage.stage} on {stage.device} with {device_bytes / GIB:.1f} GiB"
+    takes = f", {item_count} takes" if item_count > 1 else ""
+    source = f"planner: {stage.stage} on {stage.device} with {device_bytes / GIB:.1f} GiB{takes}"
     return Limit(duration_s if duration_s >= MIN_DURATION_S else 0, source)
 
 

@@ -58,7 +58,7 @@ class Pipeline:
         """
         infos = await self._model()
         info = next(info for info in infos if info.stage == self._dit.stage)
-        limits = self.limits.after(infos)
+        limits = self.limits.after(infos, requests.item_count(request))
         request, clamped = requests.lower(request, limits)
         requests.check(request, limits)
         settings = requests.resolve(request, info.model, limits)

@@ -79,6 +79,11 @@ class GenerationSettings:
         )
 
 
+def item_count(request: pb.GenerateRequest) -> int:
+    """Takes that `request` asks for, whether or not so many are accepted; at least 1."""
+    return max(1, request.batch_size)
+
+
 def lower(request: pb.GenerateRequest, limits: Limits) -> tuple[pb.GenerateRequest, tuple[Clamped, ...]]:
     """`request` with values above a limit lowered to it, where it allows that, and what was lowered.
 

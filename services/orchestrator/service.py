@@ -51,7 +51,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._counts = {"succeeded": 0, "failed": 0, "cancelled": 0}
 
     async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]
-        limits = await self._pipeline.limits.ask()
+        limits = await self._pipeline.limits.ask(requests.item_count(request))
         lowered, _ = requests.lower(request, limits)
         requests.check(lowered, limits)
         self._backlog.check()

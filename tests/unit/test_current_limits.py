@@ -79,10 +79,10 @@ def test_limits_follow_what_the_stages_say() -> None:
     async def scenario() -> None:
         async with grpc.aio.insecure_channel("nowhere:1") as channel:
             scene = Scene(channel)
-            assert longest_s(await scene.limits.ask()) == (120, "planner: dit")
+            assert longest_s(await scene.limits.ask(1)) == (120, "planner: dit")
             scene.stages["dit"].answer = info("dit", room_mib=200)
             assert longest_s(await scene.limits.ask_known()) == (200, "planner: dit")
-            after = scene.limits.after([info(stage, room_mib=300) for stage in STAGES])
+            after = scene.limits.after([info(stage, room_mib=300) for stage in STAGES], 1)
             assert longest_s(after) == (300, "planner: dit")
 
     asyncio.run(scenario())
@@ -92,9 +92,9 @@ def test_a_stage_that_is_gone_counts_as_it_last_did() -> None:
     async def scenario() -> None:
         async with grpc.aio.insecure_channel("nowhere:1") as channel:
             scene = Scene(channel)
-            await scene.limits.ask()
+            await scene.limits.ask(1)
             scene.stages["dit"].answer = gone("dit")
-            assert longest_s(await scene.limits.ask()) == (120, "planner: dit")
+            assert longest_s(await scene.limits.ask(1)) == (120, "planner: dit")
             assert longest_s(await scene.limits.ask_known()) == (120, "planner: dit")
 
     asyncio.run(scenario())
@@ -105,7 +105,7 @@ def test_a_stage_that_never_answered_sets_no_limit_and_is_named_to_who_asks_for_
         async with grpc.aio.insecure_channel("nowhere:1") as channel:
             scene = Scene(channel)
             scene.stages["dit"].answer = gone("dit")
-            assert longest_s(await scene.limits.ask()) == (600, "the model")
+            assert longest_s(await scene.limits.ask(1)) == (600, "the model")
             with pytest.raises(AcestageError, match="dit does not answer"):
                 await scene.limits.ask_known()
 
@@ -118,6 +118,6 @@ def test_a_defect_is_not_taken_for_a_stage_that_is_gone() -> None:
             scene = Scene(channel)
             scene.stages["vae"].answer = ZeroDivisionError()
             with pytest.raises(ZeroDivisionError):
-                await scene.limits.ask()
+                await scene.limits.ask(1)
 
     asyncio.run(scenario())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,27 @@ def test_the_planner_allows_the_longest_song_for_which_every_stage_fits(
     assert limits.max_duration_s == Limit(duration_s, source)
     assert limits.max_batch_size == Limit(8, "the most for one request")
     assert (limits.device, limits.device_bytes, limits.basis) == ("cuda:0", device_mib * MIB, "planner")
+
+
+@pytest.mark.parametrize(
+    ("item_count", "max_batch_size", "duration_s", "takes"),
+    [
+        (1, None, 180, ""),
+        (2, None, 171, ", 2 takes"),
+        (8, None, 133, ", 8 takes"),
+        (100, None, 133, ", 8 takes"),
+        (8, 2, 171, ", 2 takes"),
+    ],
+)
+def test_every_take_after_the_first_costs_seconds_where_the_device_is_just_large_enough(
+    item_count: int, max_batch_size: int | None, duration_s: int, takes: str
+) -> None:
+    """An item adds 0.05 MiB for each second, to 1 MiB for each second of the song."""
+    per_item = {("item", kind): ActivationCurve(((1, 0), (15_000, 30 * MIB))) for kind in DIT.weights_bytes}
+    dit = replace(DIT, activations=dict(DIT.activations) | per_item)
+    settings = load_settings(quantization="none", max_batch_size=max_batch_size)
+    limits = resolve(settings, stages(3580 * MIB, dit=dit), item_count)
+    assert limits.max_duration_s == Limit(duration_s, dit_source(3580 * MIB) + takes)
 
 
 def test_the_stage_that_fits_least_is_named() -> None:
