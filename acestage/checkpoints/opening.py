@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from acestage.checkpoints.checkpoint import Checkpoint, Layout, ModelFacts
+from acestage.checkpoints.checkpoint import Checkpoint, Layout
 from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER, TRANSFORMER, VAE
 from acestage.checkpoints.configs import ConfigFile
 from acestage.checkpoints.diffusers_layout import INDEX_FILE, TOKENIZER_FOLDER, read_diffusers
+from acestage.checkpoints.facts import model_facts
 from acestage.checkpoints.original_layout import TEXT_ENCODER_FOLDER, find_original, read_original
 from acestage.checkpoints.repositories import REPOSITORIES
 from acestage.errors import CheckpointError
@@ -55,7 +55,7 @@ def open_checkpoint(
         raise CheckpointError(f"{tokenizer_path / 'tokenizer.json'}: file not found")
     configs = {component.name: component.config for component in components}
     _check_fit(configs)
-    facts = _facts(path.name, configs, is_untrained=marked.flag(UNTRAINED_KEY))
+    facts = model_facts(path.name, configs, is_untrained=marked.flag(UNTRAINED_KEY))
     return Checkpoint(path, path.name, layout, facts, components, tokenizer_path)
 
 
@@ -75,22 +75,6 @@ def _find(name_or_path: str | Path, checkpoints_dir: Path) -> Path:
     hint = f"; it can be downloaded: {name_or_path}" if name_or_path in REPOSITORIES else ""
     raise CheckpointError(
         f"checkpoint {str(name_or_path)!r} not found, looked for {', '.join(map(str, candidates))}{hint}"
-    )
-
-
-def _facts(name: str, configs: Mapping[str, ConfigFile], *, is_untrained: bool) -> ModelFacts:
-    transformer, vae = configs[TRANSFORMER], configs[VAE]
-    sample_rate_hz = vae.count("sampling_rate")
-    hop_sample_count = math.prod(vae.counts("downsampling_ratios"))
-    return ModelFacts(
-        name=name,
-        is_turbo=transformer.flag("is_turbo") or transformer.values.get("model_version") == "turbo",
-        latent_channel_count=transformer.count("audio_acoustic_hidden_dim"),
-        latent_frame_rate_hz=sample_rate_hz / hop_sample_count,
-        sample_rate_hz=sample_rate_hz,
-        hop_sample_count=hop_sample_count,
-        condition_width=configs[CONDITION_ENCODER].count("hidden_size"),
-        is_untrained=is_untrained,
     )
 
 

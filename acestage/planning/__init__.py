@@ -1,21 +1,36 @@
 """What fits on a device: pure arithmetic on figures that were measured from the architecture. No torch."""
 
+from acestage.planning.choices import DEFAULT_TILE_FRAMES, Choice, choose_dit, choose_encode, choose_tile
+from acestage.planning.language_model import LanguageModelMemory
 from acestage.planning.overheads import (
     CPU_PROCESS_BYTES,
     CUDA_CONTEXT_BYTES,
     RESERVE_BYTES,
     context_bytes,
 )
+from acestage.planning.plan import MAX_BATCH_SIZE, MAX_DURATION_S, Plan, StagePlan, Wishes, make_plan
 from acestage.planning.stage_memory import GIB, MIB, ActivationCurve, Quantization, StageMemory
 
 __all__ = [
     "CPU_PROCESS_BYTES",
     "CUDA_CONTEXT_BYTES",
+    "DEFAULT_TILE_FRAMES",
     "GIB",
+    "MAX_BATCH_SIZE",
+    "MAX_DURATION_S",
     "MIB",
     "RESERVE_BYTES",
     "ActivationCurve",
+    "Choice",
+    "LanguageModelMemory",
+    "Plan",
     "Quantization",
     "StageMemory",
+    "StagePlan",
+    "Wishes",
+    "choose_dit",
+    "choose_encode",
+    "choose_tile",
     "context_bytes",
+    "make_plan",
 ]

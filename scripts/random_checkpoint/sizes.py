@@ -13,6 +13,7 @@ from acestage.checkpoints.component_names import (
     TRANSFORMER,
     VAE,
 )
+from acestage.checkpoints.published import published_configs
 
 Size = Literal["tiny", "tiny-xl", "full", "xl"]
 Variant = Literal["turbo", "base"]
@@ -57,26 +58,16 @@ def _tiny_around(transformer_widths: Settings, variant: Variant) -> dict[str, Se
 
 
 def _full(variant: Variant) -> dict[str, Settings]:
-    return _published(_widths(hidden=2048, intermediate=6144, heads=16, key_value_heads=8), 24, variant)
+    return _published(variant, is_xl=False)
 
 
 def _xl(variant: Variant) -> dict[str, Settings]:
-    return _published(_widths(hidden=2560, intermediate=9728, heads=32, key_value_heads=8), 32, variant)
+    return _published(variant, is_xl=True)
 
 
-def _published(transformer_widths: Settings, layer_count: int, variant: Variant) -> dict[str, Settings]:
-    return _model(
-        variant,
-        attention=_attention(head_dim=128, sliding_window=128),
-        transformer_widths=transformer_widths,
-        encoder_widths=_widths(hidden=2048, intermediate=6144, heads=16, key_value_heads=8),
-        layer_counts={"transformer": layer_count, "lyric": 8, "timbre": 4, "pooler": 2},
-        latent_channels=64,
-        vae={"decoder_channels": 128, "channel_multiples": [1, 2, 4, 8, 16]},
-        # Qwen3-Embedding-0.6B.
-        text={"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28,
-              "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151_669},
-    )  # fmt: skip
+def _published(variant: Variant, *, is_xl: bool) -> dict[str, Settings]:
+    configs = published_configs(is_xl=is_xl, version=variant)
+    return {name: dict(config.values) for name, config in configs.items()}
 
 
 _SIZES: dict[Size, Callable[[Variant], dict[str, Settings]]] = {
