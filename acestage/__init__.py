@@ -12,14 +12,19 @@ from importlib.metadata import version
 from acestage import errors
 from acestage.client import AsyncClient, Client
 from acestage.generation import Generation, GenerationOptions, Settings, Track
+from acestage.limits import Clamped, LanguageModelLimit, Limit, Limits
 from acestage.status import Status
 
 __version__ = version("acestage")
 __all__ = [
     "AsyncClient",
+    "Clamped",
     "Client",
     "Generation",
     "GenerationOptions",
+    "LanguageModelLimit",
+    "Limit",
+    "Limits",
     "Settings",
     "Status",
     "Track",

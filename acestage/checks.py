@@ -20,10 +20,13 @@ class Checks:
         if not is_fine:
             self._violations.append(FieldViolation(field, description))
 
-    def within(self, value: float, field: str, least: float, most: float) -> None:
-        """`value` must be a number in [least, most]."""
+    def within(self, value: float, field: str, least: float, most: float, source: str = "") -> None:
+        """`value` must be a number in [least, most]; `source` says what set `most`."""
         is_fine = math.isfinite(value) and least <= value <= most
-        self.require(is_fine, field, f"is {value:g}; accepted: {least:g} to {most:g}")
+        why = f" ({source})" if source else ""
+        accepted = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+        # Ten digits: a value a little above the limit must not look like the limit.
+        self.require(is_fine, field, f"is {value:.10g}; accepted: {accepted}{why}")
 
     def at_most(self, count: int, of_what: str, field: str, most: int) -> None:
         """`field` must have no more than `most` of something, for example frames."""

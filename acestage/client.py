@@ -14,6 +14,7 @@ from acestage.errors import InternalError
 from acestage.generation import Generation, GenerationEvent, GenerationOptions
 from acestage.generation_stream import GenerationStream, request_to_pb
 from acestage.keepalive import CLIENT_KEEPALIVE
+from acestage.limits import Limits
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
@@ -83,6 +84,13 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 
+    def limits(self, timeout_s: float = 10.0) -> Limits:
+        """What a request may ask for here, and what set each limit."""
+        try:
+            return Limits.from_pb(self._stub.GetLimits(pb.GetLimitsRequest(), timeout=timeout_s))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
     def close(self) -> None:
         self._channel.close()
 
@@ -137,6 +145,13 @@ class AsyncClient:
         """See `Client.status`."""
         try:
             return status_from_pb(await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
+    async def limits(self, timeout_s: float = 10.0) -> Limits:
+        """See `Client.limits`."""
+        try:
+            return Limits.from_pb(await self._stub.GetLimits(pb.GetLimitsRequest(), timeout=timeout_s))
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 

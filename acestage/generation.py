@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acestage.audio_file import AudioFormat, BitDepth, write_audio
+from acestage.limits import Clamped
 
 STAGES = ("text_encoder", "dit", "vae")
 """The stages, in the order in which a job goes through them."""
@@ -23,7 +24,8 @@ class GenerationOptions(TypedDict, total=False):
     Attributes:
         lyrics: up to 50,000 characters; empty is an instrumental.
         language: code of the lyrics' language ("en").
-        duration_s: 10 to 600 seconds (60).
+        duration_s: 10 to 600 seconds (60, or the limit where that is lower); `Client.limits` says how much
+            the services allow.
         bpm: 30 to 300 beats a minute.
         key_scale: a note and a mode, such as "F# minor".
         time_signature: "2", "3", "4" or "6".
@@ -35,7 +37,8 @@ class GenerationOptions(TypedDict, total=False):
         cfg_interval_end: … and this (1).
         timesteps: instead of step_count and shift: falling values in (0, 1], a last 0 apart.
         instruction: replaces the instruction that opens the prompt.
-        batch_size: takes, 1 to 8 (1).
+        batch_size: takes, 1 to 8 (1), or as many as the services allow.
+        clamp: values above a limit are lowered to it, which the result reports, rather than refused.
         quantization: "none" or "int8" weights; left out, int8 only where the device needs it.
     """
 
@@ -55,6 +58,7 @@ class GenerationOptions(TypedDict, total=False):
     instruction: str
     batch_size: int
     quantization: str
+    clamp: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +236,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A finished job."""
+    """A finished job; `clamped` are the values that were lowered to a limit, as `clamp` allows."""
 
     job_id: str
     tracks: tuple[Track, ...]
@@ -241,6 +245,7 @@ class Generation:
     total_s: float
     run_s: float
     processes: tuple[ProcessMemory, ...]
+    clamped: tuple[Clamped, ...] = ()
 
 
 GenerationEvent = (

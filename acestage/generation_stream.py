@@ -28,6 +28,7 @@ from acestage.generation import (
     StageWaiting,
     Track,
 )
+from acestage.limits import Clamped
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.status import memory_from_pb
@@ -92,6 +93,7 @@ class GenerationStream:
             total_s=_seconds(completed.total_time),
             run_s=_seconds(completed.run_time),
             processes=memory + tuple(process for stage in self._stages for process in stage.processes),
+            clamped=tuple(Clamped.from_pb(clamped) for clamped in completed.clamped),
         )
 
     def _track(self, track: pb.Track) -> Track:

@@ -11,6 +11,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any, Self
 
 import grpc
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 _RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
+_LIMIT_SETTINGS = (
+    *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
+    *("max_vram_gb", "quantization"),
+)
 
 
 @dataclass(slots=True)
@@ -45,6 +50,7 @@ class LocalStack:
     Args:
         settings: what the services run.
         ports: the port of each service.
+        env_file: what the services read in the place of `.env`; None is `.env`.
         log_file: where the services' logs go; None is this process's stderr.
         ready_timeout_s: how long the services may take to load the model.
     """
@@ -54,11 +60,13 @@ class LocalStack:
         settings: Settings,
         ports: Mapping[str, int],
         *,
+        env_file: Path | None = None,
         log_file: IO[bytes] | None = None,
         ready_timeout_s: float = 300.0,
     ) -> None:
         self._settings = settings
         self._services = {name: _Service(name, ports[name]) for name in SERVICES}
+        self._env_file = env_file
         self._log_file = log_file
         self._ready_timeout_s = ready_timeout_s
         self._watchers: list[asyncio.Task[None]] = []
@@ -110,6 +118,8 @@ class LocalStack:
                 "concurrent-job-count": settings.concurrent_job_count,
             }
             flags |= {"metrics-port": settings.metrics_port} if settings.metrics_port else {}
+            limits = {name.replace("_", "-"): getattr(settings, name) for name in _LIMIT_SETTINGS}
+            flags |= {name: value for name, value in limits.items() if value is not None}
         else:
             flags |= {
                 "orchestrator": self.target,
@@ -120,6 +130,7 @@ class LocalStack:
             }
             flags |= {"variant": settings.variant} if settings.variant else {}
             flags |= {"threads": settings.threads} if settings.threads else {}
+        flags |= {"env-file": self._env_file} if self._env_file else {}
         arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [sys.executable, "-m", f"services.{service}", *arguments]
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
@@ -42,6 +42,14 @@ def check_address(address: str) -> str:
 
 Address = Annotated[str, AfterValidator(check_address)]
 """Where a service answers."""
+
+
+def _auto_as_unset(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+
+Switch = Annotated[bool | None, BeforeValidator(_auto_as_unset)]
+"""true, false, or auto, which is None: Acestage decides."""
 
 
 def setting_errors(error: ValidationError) -> list[str]:
@@ -117,21 +125,53 @@ class Settings(BaseSettings):
         validation_alias=_names("MAX_CUDA_VRAM"),
         description="Treat the device as one of so many gigabytes.",
     )
-    offload_to_cpu: bool | None = Field(
+    offload_to_cpu: Switch = Field(
         None,
         validation_alias=_names("ACESTEP_OFFLOAD_TO_CPU"),
-        description="true: one stage on the device at a time, whatever its size.",
+        description="auto, true or false; true: one stage on the device at a time, whatever its size.",
     )
-    offload_dit_to_cpu: bool | None = Field(
+    offload_dit_to_cpu: Switch = Field(
         None,
         validation_alias=_names("ACESTEP_OFFLOAD_DIT_TO_CPU"),
-        description="true: the DiT leaves the device after each job.",
+        description="auto, true or false; true: the DiT leaves the device after each job.",
     )
     vae_tile_frame_count: int | None = Field(
         None,
         ge=1,
         validation_alias=_names("ACESTAGE_VAE_TILE_FRAMES", "ACESTEP_VAE_DECODE_CHUNK_SIZE"),
         description="The most latent frames that the VAE decodes at once.",
+    )
+    pytorch_cuda_alloc_conf: str | None = Field(
+        None,
+        validation_alias=_names("PYTORCH_CUDA_ALLOC_CONF"),
+        description="How the workers' allocator on the GPU works, in PyTorch's own words.",
+    )
+    limits: LimitsBasis = Field(
+        "planner",
+        validation_alias=_names("ACESTAGE_LIMITS"),
+        description="planner or tier: what was measured to fit on the device, or a fixed table by its size.",
+    )
+    max_duration_s: float | None = Field(
+        None,
+        ge=10,
+        validation_alias=_names("ACESTEP_MAX_DURATION"),
+        description="The longest song in seconds, where the device allows as much.",
+    )
+    max_batch_size: int | None = Field(
+        None,
+        ge=1,
+        validation_alias=_names("ACESTEP_MAX_BATCH_SIZE"),
+        description="The most takes of one request.",
+    )
+    init_language_model: Switch = Field(
+        None,
+        validation_alias=_names("ACESTEP_INIT_LLM", "ACESTEP_INIT_LM_DEFAULT"),
+        description="auto, true or false; false: no language model may be used.",
+    )
+    language_model: str | None = Field(
+        None,
+        validation_alias=_names("ACESTEP_LM_MODEL_PATH"),
+        description="The only language model that may be used, for example acestep-5Hz-lm-0.6B.",
     )
     host: str = Field(
         "127.0.0.1", validation_alias=_names("ACESTAGE_HOST"), description="Address that servers bind."
@@ -211,3 +251,13 @@ class Settings(BaseSettings):
         """Where `service` answers: the address that was given, else its port on this machine."""
         given: str | None = getattr(self, service)
         return given or f"127.0.0.1:{self.ports()[service]}"
+
+
+def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
+    """The settings, where each of `flags` wins over the environment, and that over `env_file`, else `.env`.
+
+    Raises:
+        ValidationError: a setting is wrong; `setting_errors` says which.
+    """
+    source: dict[str, Any] = {} if env_file is None else {"_env_file": env_file}
+    return Settings(**source, **flags)

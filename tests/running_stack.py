@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +49,27 @@ class RunningStack:
     @classmethod
     @contextlib.contextmanager
     def start(
-        cls, checkpoint: str | Path, folder: Path, *, device: str = "cpu", **environment: str
+        cls,
+        checkpoint: str | Path,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        flags: Sequence[str] = (),
+        **environment: str,
     ) -> Iterator[RunningStack]:
-        """Starts the services and waits until they serve; ends them, and checks that none is left."""
+        """Starts the services and waits until they serve; ends them, and checks that none is left.
+
+        Args:
+            checkpoint: what they run.
+            folder: for the log and the run folder.
+            device: where they run it.
+            flags: more of `acestage up`.
+            **environment: more variables.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         ports = free_ports()
-        flags = [f"--{name.replace('_', '-')}-port={port}" for name, port in ports.items()]
-        command = [sys.executable, "-m", "acestage", "up", f"--checkpoint={checkpoint}", *flags]
+        port_flags = [f"--{name.replace('_', '-')}-port={port}" for name, port in ports.items()]
+        command = [sys.executable, "-m", "acestage", "up", f"--checkpoint={checkpoint}", *port_flags, *flags]
         variables = {
             "ACESTAGE_RUN_DIR": str(folder / "run"),
             "ACESTAGE_THREADS": str(THREADS),

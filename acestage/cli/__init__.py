@@ -1,4 +1,4 @@
-"""The command line: `acestage up`, `generate`, `status`, `top`, `models`."""
+"""The command line: `acestage up`, `generate`, `status`, `top`, `limits`, `models`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from acestage.cli import generate, models, status, top, up
+from acestage.cli import generate, limits, models, status, top, up
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -21,6 +21,7 @@ app.command("up")(up.up)
 app.command("generate")(generate.generate)
 app.command("status")(status.status)
 app.command("top")(top.top)
+app.command("limits")(limits.limits)
 app.add_typer(models.app, name="models")
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
+from acestage import settings
 from acestage.settings import Settings, check_address, setting_errors
 
 
-def load_settings(**flags: Any) -> Settings:
-    """The settings, where a flag that was given (is not None) wins."""
+def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
+    """The settings, where a flag that was given (is not None) wins; `env_file` stands in for `.env`."""
+    given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return Settings(**{name: value for name, value in flags.items() if value is not None})
+        return settings.load_settings(env_file, **given)
     except ValidationError as error:
         raise typer.BadParameter("; ".join(setting_errors(error))) from None
 

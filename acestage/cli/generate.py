@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any, cast
@@ -63,11 +64,15 @@ def generate(
     ] = None,
     instruction: Annotated[str | None, typer.Option(help="Replaces the prompt's instruction.")] = None,
     batch: Annotated[int | None, typer.Option(help="Takes, with seeds that count up.")] = None,
+    clamp: Annotated[
+        bool, typer.Option("--clamp", help="Lower values to the limits, and say so, rather than fail.")
+    ] = False,
     checkpoint: Annotated[str | None, typer.Option(help="Model for services started by this run.")] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda[:N], for services of this run.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="Data type, for services of this run.")] = None,
+    limits: Annotated[str | None, typer.Option(help="planner or tier, for services of this run.")] = None,
     target: Target = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
     audio_format: Annotated[Format | None, typer.Option("--format", help="wav, or flac.")] = None,
@@ -99,9 +104,10 @@ def generate(
         "timesteps": _timesteps(timesteps),
         "instruction": instruction,
         "batch_size": batch,
+        "clamp": clamp or None,
     }
     options = cast(GenerationOptions, {name: value for name, value in given.items() if value is not None})
-    own = {"checkpoint": checkpoint, "device": device, "dtype": dtype}
+    own = {"checkpoint": checkpoint, "device": device, "dtype": dtype, "limits": limits}
     try:
         generation = asyncio.run(_run(console, target, own, caption, options))
     except asyncio.CancelledError:
@@ -110,6 +116,10 @@ def generate(
     files = save(generation, output, file_format, bit_depth.value)
     for file in files:
         _print_file(console, file)
+    for clamped in generation.clamped:
+        limit = clamped.limit
+        note = f"{clamped.field}: {clamped.requested:.10g} was lowered to {limit.value:g} ({limit.source})"
+        print_label(console, "Note:", note)
     if generation.settings.model.is_untrained:
         name = generation.settings.model.name
         note = f"{name} is untrained: this is noise that proves the path, not music. For music: "
@@ -132,7 +142,7 @@ def _print_file(console: Console, file: SavedTrack) -> None:
 
 
 async def _run(
-    console: Console, target: str | None, own: dict[str, str | None], caption: str, options: GenerationOptions
+    console: Console, target: str | None, own: dict[str, Any], caption: str, options: GenerationOptions
 ) -> Generation:
     task = asyncio.current_task()
     assert task is not None
@@ -255,6 +265,7 @@ def _to_json(generation: Generation, files: list[SavedTrack]) -> dict[str, Any]:
     return {
         "job_id": generation.job_id,
         "settings": generation.settings.to_dict(),
+        "clamped": [asdict(clamped) for clamped in generation.clamped],
         "tracks": tracks,
         "total_s": generation.total_s,
         "run_s": generation.run_s,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,9 +30,16 @@ def up(
     text_encoder_port: Port = None,
     dit_port: Port = None,
     vae_port: Port = None,
+    limits: Annotated[
+        str | None, typer.Option(help="planner or tier: what was measured to fit, or the fixed table.")
+    ] = None,
+    env_file: Annotated[
+        Path | None, typer.Option(help="Read in the place of .env.", exists=True, dir_okay=False)
+    ] = None,
 ) -> None:
     """Start all services and keep them running. Ctrl-C ends all of them."""
     settings = load_settings(
+        env_file,
         checkpoint=checkpoint,
         variant=variant,
         device=device,
@@ -41,12 +49,13 @@ def up(
         text_encoder_port=text_encoder_port,
         dit_port=dit_port,
         vae_port=vae_port,
+        limits=limits,
     )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, env_file))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, env_file: Path | None) -> None:
     console = open_console(stderr=True)
     task = asyncio.current_task()
     assert task is not None
@@ -64,7 +73,7 @@ async def _serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop)
     console.print(f"Starting the services with {settings.checkpoint} …", soft_wrap=True)
     try:
-        async with LocalStack(settings, settings.ports()) as stack:
+        async with LocalStack(settings, settings.ports(), env_file=env_file) as stack:
             is_up = True
             console.print(f"Up. The orchestrator answers at {stack.target}. Press Ctrl-C to stop.")
             await stopped.wait()

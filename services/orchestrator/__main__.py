@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import time
-from contextlib import AbstractAsyncContextManager, closing, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
@@ -58,6 +58,7 @@ async def serve(settings: Settings) -> None:
             TextEncoderClient("text_encoder", settings.address("text_encoder"), text_encoder),
             DitClient("dit", settings.address("dit"), dit),
             VaeClient("vae", settings.address("vae"), vae),
+            settings,
             on_stage_event=metrics.count_stage_event,
         )
         queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)

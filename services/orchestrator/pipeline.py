@@ -8,14 +8,17 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from acestage.errors import FailedPreconditionError, InternalError
+from acestage.limits import Clamped
 from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.text_encoder.v1 import text_encoder_pb2
 from acestage.protos.vae.v1 import vae_pb2
+from acestage.settings import Settings
 from acestage.tensors import WireTensor
 from services.orchestrator import requests
 from services.orchestrator.audio_meter import AudioMeter
+from services.orchestrator.current_limits import CurrentLimits
 from services.orchestrator.requests import DenoisedOn, GenerationSettings
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
 
@@ -28,25 +31,28 @@ CONDITIONING = ("encoder_hidden_states", "null_condition", "context_latents")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a finished job says: its settings, and its tracks without their samples."""
+    """What a finished job says: its settings, its tracks without their samples, what was lowered."""
 
     settings: pb.Settings
     tracks: tuple[pb.Track, ...]
+    clamped: tuple[Clamped, ...]
 
 
 class Pipeline:
-    """Runs jobs over the three stages."""
+    """Runs jobs over the three stages, within the limits that they and `settings` set."""
 
     def __init__(
         self,
         text_encoder: TextEncoderClient,
         dit: DitClient,
         vae: VaeClient,
+        settings: Settings,
         *,
         on_stage_event: OnStageEvent = lambda stage, event: None,
     ) -> None:
         """Runs jobs over these stages; `on_stage_event` hears of every start and every report of a stage."""
         self.stages: tuple[StageClient, ...] = (text_encoder, dit, vae)
+        self.limits = CurrentLimits(self.stages, settings)
         self._text_encoder = text_encoder
         self._dit = dit
         self._vae = vae
@@ -56,17 +62,22 @@ class Pipeline:
         """Generates what a checked `request` asks for; audio and progress go to `emit` as they come.
 
         Raises:
-            AcestageError: a stage failed, or the stages do not serve the same model.
+            AcestageError: a stage failed, the stages do not serve the same model, or the limits have
+                changed since the check.
         """
-        info = await self._model()
-        settings = requests.resolve(request, info.model)
+        infos = await self._model()
+        info = next(info for info in infos if info.stage == self._dit.stage)
+        limits = self.limits.after(infos, requests.item_count(request))
+        request, clamped = requests.lower(request, limits)
+        requests.check(request, limits)
+        settings = requests.resolve(request, info.model, limits)
         conditioning = await self._encode(settings, info.model, emit, deadline)
         latents, denoised = await self._denoise(settings, conditioning, emit, deadline)
         tracks = await self._decode(settings, latents, emit, deadline)
-        return Result(settings.to_pb(info.model, denoised), tracks)
+        return Result(settings.to_pb(info.model, denoised), tracks, clamped)
 
-    async def _model(self) -> stage_pb2.GetStageInfoResponse:
-        """What the DiT runs; the other stages must serve the same checkpoint."""
+    async def _model(self) -> list[stage_pb2.GetStageInfoResponse]:
+        """What the stages run; all must serve the same checkpoint."""
         infos = await asyncio.gather(*(stage.info() for stage in self.stages))
         models = {info.stage: info.model.name for info in infos}
         if any(info.model != infos[0].model for info in infos):
@@ -75,7 +86,7 @@ class Pipeline:
                 + ", ".join(f"{stage} serves {name}" for stage, name in models.items()),
                 metadata=models,
             )
-        return next(info for info in infos if info.stage == self._dit.stage)
+        return infos
 
     async def _encode(
         self, settings: GenerationSettings, model: stage_pb2.Model, emit: Emit, deadline: Deadline

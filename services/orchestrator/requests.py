@@ -7,18 +7,19 @@ import secrets
 from dataclasses import dataclass
 
 from acestage.checks import Checks
+from acestage.errors import VramBudgetExceededError
+from acestage.limits import Clamped, Limits
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
+from services.orchestrator.limits import MIN_DURATION_S, MODEL_DURATION, MODEL_LIMITS
 from services.runtime.request_limits import MAX_ITEM_COUNT, check_prompt, check_quantization
 
-DURATION_S = (10.0, 600.0)
+DEFAULT_DURATION_S = 60.0
 STEPS = (1, 200)
 SHIFT = (0.1, 10.0)
 GUIDANCE_SCALE = (0.0, 30.0)
-BATCH_SIZE = (1, MAX_ITEM_COUNT)
-MAX_SEED = 2**63 - 1 - BATCH_SIZE[1]
+MAX_SEED = 2**63 - 1 - MAX_ITEM_COUNT
 RANDOM_SEED = -1
-DEFAULT_DURATION_S = 60.0
 
 TURBO_STEPS = 8
 BASE_STEPS = 32
@@ -89,19 +90,51 @@ class GenerationSettings:
         )
 
 
-def check(request: pb.GenerateRequest) -> None:
-    """Raises `InvalidArgumentError` with every wrong field of `request`; unset fields are fine."""
+def item_count(request: pb.GenerateRequest) -> int:
+    """Takes that `request` asks for, whether or not so many are accepted; at least 1."""
+    return max(1, request.batch_size)
+
+
+def lower(request: pb.GenerateRequest, limits: Limits) -> tuple[pb.GenerateRequest, tuple[Clamped, ...]]:
+    """`request` with values above a limit lowered to it, where it allows that, and what was lowered.
+
+    Anything else that is wrong stays as it is, for `check` to refuse.
+    """
+    lowered, clamped = pb.GenerateRequest(), []
+    lowered.CopyFrom(request)
+    for field, limit, kind in (
+        ("duration_s", limits.max_duration_s, float),
+        ("batch_size", limits.max_batch_size, int),
+    ):
+        value = getattr(request, field)
+        if request.clamp and math.isfinite(value) and value > limit.value > 0:
+            setattr(lowered, field, kind(limit.value))
+            clamped.append(Clamped(field, value, limit))
+    return lowered, tuple(clamped)
+
+
+def check(request: pb.GenerateRequest, limits: Limits = MODEL_LIMITS) -> None:
+    """Checks all fields; unset ones are fine.
+
+    Raises:
+        InvalidArgumentError: with every wrong field of `request`.
+        VramBudgetExceededError: no song at all fits on the device.
+    """
     checks = Checks()
     check_prompt(checks, request)
+    longest = limits.max_duration_s if limits.max_duration_s.value else MODEL_DURATION
+    most_items = limits.max_batch_size
+    if request.HasField("duration_s"):
+        checks.within(request.duration_s, "duration_s", MIN_DURATION_S, longest.value, longest.source)
+    if request.HasField("batch_size"):
+        checks.within(request.batch_size, "batch_size", 1, most_items.value, most_items.source)
     for field, (least, most_value) in {
-        "duration_s": DURATION_S,
         "seed": (RANDOM_SEED, MAX_SEED),
         "step_count": STEPS,
         "shift": SHIFT,
         "guidance_scale": GUIDANCE_SCALE,
         "cfg_interval_start": (0.0, 1.0),
         "cfg_interval_end": (0.0, 1.0),
-        "batch_size": BATCH_SIZE,
     }.items():
         if request.HasField(field):  # type: ignore[arg-type]
             checks.within(getattr(request, field), field, least, most_value)
@@ -115,20 +148,27 @@ def check(request: pb.GenerateRequest) -> None:
     check_quantization(checks, request.quantization, "quantization")
     checks.require(not is_empty, "timesteps", "are 0 alone; accepted: falling values in (0, 1]")
     checks.done()
+    if not limits.max_duration_s.value:
+        source = limits.max_duration_s.source
+        raise VramBudgetExceededError(
+            f"duration_s: no song fits, not even one of {MIN_DURATION_S} s ({source})",
+            metadata={"source": source},
+        )
 
 
-def resolve(request: pb.GenerateRequest, model: Model) -> GenerationSettings:
-    """The settings that a checked `request` means for `model`."""
+def resolve(request: pb.GenerateRequest, model: Model, limits: Limits = MODEL_LIMITS) -> GenerationSettings:
+    """The settings that a checked `request` means for `model` within `limits`."""
     timesteps = _timesteps(request)
     default_steps = TURBO_STEPS if model.is_turbo else BASE_STEPS
     steps = request.step_count if request.HasField("step_count") else default_steps
     has_seed = request.HasField("seed") and request.seed != RANDOM_SEED
+    default_duration_s = min(DEFAULT_DURATION_S, limits.max_duration_s.value)
     guidance = request.guidance_scale if request.HasField("guidance_scale") else 7.0
     return GenerationSettings(
         caption=request.caption,
         lyrics=request.lyrics,
         language=request.language.strip() or "en",
-        duration_s=request.duration_s if request.HasField("duration_s") else DEFAULT_DURATION_S,
+        duration_s=request.duration_s if request.HasField("duration_s") else default_duration_s,
         bpm=request.bpm if request.HasField("bpm") else None,
         key_scale=request.key_scale.strip(),
         time_signature=request.time_signature.strip(),

@@ -36,6 +36,7 @@ MAX_BACKLOG_BYTES = 1 << 30
 """Ten minutes of music are 230 MB; beyond this, jobs wait until clients have read theirs."""
 
 GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+LimitsContext = grpc.aio.ServicerContext[pb.GetLimitsRequest, pb.GetLimitsResponse]
 StatusContext = grpc.aio.ServicerContext[pb.GetStatusRequest, pb.GetStatusResponse]
 
 
@@ -53,7 +54,9 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._started_at = datetime.now(UTC)
 
     async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]
-        requests.check(request)
+        limits = await self._pipeline.limits.ask(requests.item_count(request))
+        lowered, _ = requests.lower(request, limits)
+        requests.check(lowered, limits)
         self._backlog.check()
         job_id = uuid.uuid4().hex[:12]
         with Outbox(self._backlog) as outbox:
@@ -103,8 +106,12 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             total_time=duration(clock() - asked),
             run_time=duration(clock() - begun),
             orchestrator_memory=memory.to_pb() if memory else None,
+            clamped=[clamped.to_pb() for clamped in result.clamped],
         )
         outbox.put(pb.GenerateResponse(completed=completed))
+
+    async def GetLimits(self, request: pb.GetLimitsRequest, context: LimitsContext) -> pb.GetLimitsResponse:
+        return (await self._pipeline.limits.ask_known()).to_pb()
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: StatusContext) -> pb.GetStatusResponse:
         return await self.status()

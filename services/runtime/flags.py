@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from acestage.settings import DTypeChoice, LogLevel, Settings, setting_errors
+from acestage.settings import (
+    DTypeChoice,
+    LimitsBasis,
+    LogLevel,
+    QuantizationChoice,
+    Settings,
+    load_settings,
+    setting_errors,
+)
 
 _STAGE_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads", "orchestrator")
 _ORCHESTRATOR_FLAGS = (
-    *("text_encoder", "dit", "vae"),
-    *("queue_max_count", "concurrent_job_count", "metrics_port"),
+    *("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count", "metrics_port"),
+    *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
+    *("max_vram_gb", "quantization"),
 )
 _COMMON_FLAGS = ("host", "port", "run_dir", "log_level")
-_CHOICES = {"dtype": get_args(DTypeChoice), "log_level": get_args(LogLevel)}
+_CHOICES = {
+    "dtype": get_args(DTypeChoice),
+    "limits": get_args(LimitsBasis),
+    "log_level": get_args(LogLevel),
+    "quantization": get_args(QuantizationChoice),
+}
 _HELP = {
     "dtype": "data type to compute in",
     "log_level": "least severity that is logged",
@@ -24,7 +39,7 @@ _HELP = {
 
 
 def parse(service: str, description: str, arguments: list[str] | None = None) -> tuple[Settings, int | None]:
-    """The settings of `service` from its flags, the environment and `.env`.
+    """The settings of `service` from its flags, the environment and `.env`, or what stands in for that.
 
     Returns:
         The settings, and the process with which this one must end (None: none).
@@ -40,9 +55,13 @@ def parse(service: str, description: str, arguments: list[str] | None = None) ->
             f"--{name.replace('_', '-')}", help=text, default=argparse.SUPPRESS, choices=_CHOICES.get(name)
         )
     parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, ends")
+    parser.add_argument("--env-file", type=Path, help="file to read in the place of .env")
     values: dict[str, Any] = vars(parser.parse_args(arguments))
     parent_pid: int | None = values.pop("parent_pid")
+    env_file: Path | None = values.pop("env_file")
+    if env_file is not None and not env_file.is_file():
+        parser.error(f"--env-file: {env_file} is no file")
     try:
-        return Settings(**values), parent_pid
+        return load_settings(env_file, **values), parent_pid
     except ValidationError as error:
         sys.exit("\n".join(setting_errors(error)))

@@ -31,6 +31,7 @@ class StageConfig:
         max_device_bytes: treat the device as one of this size; None takes it as it is.
         tile_frame_count: the most latent frames in a tile of the VAE.
         lock_timeout_s: how long a worker waits for the device's lock.
+        cuda_allocator: value of PYTORCH_CUDA_ALLOC_CONF for the preload and its workers; None: as inherited.
     """
 
     stage: str
@@ -46,6 +47,7 @@ class StageConfig:
     max_device_bytes: int | None = None
     tile_frame_count: int = DEFAULT_TILE_FRAMES
     lock_timeout_s: float = 30.0
+    cuda_allocator: str | None = None
 
     @classmethod
     def from_settings(cls, stage: str, settings: Settings, device: str) -> StageConfig:
@@ -62,6 +64,7 @@ class StageConfig:
             quantization=settings.quantization,
             max_device_bytes=settings.max_device_bytes,
             tile_frame_count=settings.vae_tile_frame_count or DEFAULT_TILE_FRAMES,
+            cuda_allocator=settings.pytorch_cuda_alloc_conf,
         )
 
     def thread_count(self) -> int:

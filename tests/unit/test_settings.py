@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from acestage.settings import SERVICES, Settings, check_address, setting_errors
+from acestage.settings import SERVICES, Settings, check_address, load_settings, setting_errors
+from services.runtime.stage_config import StageConfig
 
 
 @pytest.fixture(autouse=True)
@@ -16,7 +17,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, empty; no setting comes from outside."""
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
-        if name.startswith(("ACESTAGE_", "ACESTEP_")):
+        if name.startswith(("ACESTAGE_", "ACESTEP_", "MAX_CUDA_VRAM", "PYTORCH_CUDA_")):
             monkeypatch.delenv(name)
     return tmp_path
 
@@ -120,3 +121,57 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
     monkeypatch.setenv("ACESTAGE_THREADS", "3")
     assert Settings().threads == 3
     assert Settings(threads=4).threads == 4
+
+
+def test_a_file_can_stand_in_for_env(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / ".env").write_text("ACESTAGE_THREADS=2\nACESTAGE_DIT=dit:1\n")
+    (folder / "other").write_text("ACESTAGE_THREADS=3\nACESTAGE_VAE=vae:1\n")
+    settings = load_settings(folder / "other", host="0.0.0.0")
+    assert (settings.threads, settings.dit, settings.vae, settings.host) == (3, None, "vae:1", "0.0.0.0")
+    monkeypatch.setenv("ACESTAGE_THREADS", "4")
+    assert load_settings(folder / "other").threads == 4
+    assert load_settings().dit == "dit:1"
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"), [("auto", None), ("Auto", None), ("true", True), ("false", False), ("0", False)]
+)
+@pytest.mark.parametrize("variable", ["ACESTEP_INIT_LLM", "ACESTEP_INIT_LM_DEFAULT"])
+def test_a_switch_is_true_false_or_auto(
+    variable: str, given: str, meant: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, given)
+    assert Settings().init_language_model is meant
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ACESTAGE_LIMITS", "none"),
+        ("ACESTEP_MAX_DURATION", "9"),
+        ("ACESTEP_MAX_DURATION", "nan"),
+        ("ACESTEP_MAX_BATCH_SIZE", "0"),
+        ("ACESTEP_INIT_LLM", "perhaps"),
+        ("MAX_CUDA_VRAM", "0"),
+    ],
+)
+def test_a_limit_that_means_nothing_is_refused(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    (line,) = errors_of()
+    assert line.startswith(f"{variable}: ")
+    assert line.endswith(f"(given: {value!r})")
+
+
+def test_the_allocator_of_a_file_reaches_the_configuration_of_the_stages(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocator() -> str | None:
+        return StageConfig.from_settings("dit", Settings(), "cpu").cuda_allocator
+
+    assert allocator() is None
+    (folder / ".env").write_text("PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:128\n")
+    assert allocator() == "max_split_size_mb:128"
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:256")
+    assert allocator() == "max_split_size_mb:256"

@@ -60,8 +60,7 @@ class PreloadClient:
                 *command,
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
-                # The order of NVML, which the service counts by.
-                env=os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+                env=_environment(config),
             )
         return cls(config.stage, process, ours.dup(), ours)
 
@@ -150,6 +149,13 @@ def _memories(fields: Mapping[str, str]) -> dict[str, StageMemory]:
         dtype: StageMemory.from_pb(stage_pb2.StageMemory.FromString(bytes.fromhex(text)))
         for dtype, text in fields.items()
     }
+
+
+def _environment(config: StageConfig) -> dict[str, str]:
+    """That of this process; PyTorch reads its allocator's setting from there alone, never from `.env`."""
+    allocator = {} if config.cuda_allocator is None else {"PYTORCH_CUDA_ALLOC_CONF": config.cuda_allocator}
+    # The order of devices is that of NVML, which the service counts by.
+    return os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | allocator
 
 
 async def _resolve_once_dead(pid: int, exited: asyncio.Future[int]) -> None:

@@ -1,0 +1,40 @@
+"""`acestage limits`: what requests may ask for, and what set each limit."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from acestage.cli.flags import Target, load_settings
+from acestage.cli.terminal import open_console, print_json
+from acestage.client import Client
+from acestage.limits import Limits
+from acestage.planning import GIB
+
+
+def limits(
+    target: Target = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Show the longest song, the largest batch and the language models that the services allow, and why."""
+    address = target or load_settings().address("orchestrator")
+    with Client(address) as client:
+        found = client.limits()
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        _print(found, address)
+
+
+def _print(found: Limits, target: str) -> None:
+    console = open_console()
+    size = f"{found.device_bytes / GIB:.1f} GiB, {found.tier}" if found.device_bytes else "memory not known"
+    console.print(f"Limits of {target} by the {found.basis}; device {found.device}: {size}", soft_wrap=True)
+    table = Table("what", "limit", "set by")
+    table.add_row("longest song", f"{found.max_duration_s.value:g} s", found.max_duration_s.source)
+    table.add_row("takes of a request", f"{found.max_batch_size.value:g}", found.max_batch_size.source)
+    for model in found.language_models:
+        table.add_row(f"language model {model.name}", "yes" if model.is_allowed else "no", model.source)
+    console.print(table)

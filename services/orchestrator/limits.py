@@ -1,0 +1,162 @@
+"""One set of limits, resolved from the planner or the tier table, and the settings. No I/O."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+
+from acestage.limits import LanguageModelLimit, Limit, Limits
+from acestage.planning import GIB, Quantization, StageMemory
+from acestage.protos.stage.v1 import stage_pb2
+from acestage.settings import Settings
+from services.orchestrator.tiers import LANGUAGE_MODEL_BYTES, Tier, tier_of
+from services.runtime.request_limits import MAX_ITEM_COUNT
+
+MIN_DURATION_S = 10
+MAX_DURATION_S = 600
+"""Seconds: the shortest and the longest song that the model was made for."""
+
+MODEL_DURATION = Limit(MAX_DURATION_S, "the model")
+MOST_ITEMS = Limit(MAX_ITEM_COUNT, "the most for one request")
+MODEL_LIMITS = Limits(MODEL_DURATION, MOST_ITEMS, (), "", 0, "", "planner")
+"""Limits that no device and no setting can raise."""
+
+_LEAST_MODES = {"text_encoder": "encode", "dit": "single"}
+"""The way of working that takes the least memory: guidance can be split."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageFacts:
+    """A stage on its device.
+
+    Attributes:
+        stage: "text_encoder", "dit" or "vae".
+        device: "cpu" or "cuda:N".
+        device_bytes: what the stage sees of it; 0 where it does not say.
+        memory: what the stage needs; None where it does not say.
+        latent_frame_rate_hz: latent frames for a second of music.
+    """
+
+    stage: str
+    device: str
+    device_bytes: int
+    memory: StageMemory | None
+    latent_frame_rate_hz: float
+
+    @classmethod
+    def from_pb(cls, info: stage_pb2.GetStageInfoResponse) -> StageFacts:
+        return cls(
+            stage=info.stage,
+            device=info.device,
+            device_bytes=info.device_memory.total_bytes,
+            memory=StageMemory.from_pb(info.memory) if info.memory.activations else None,
+            latent_frame_rate_hz=info.model.latent_frame_rate_hz,
+        )
+
+
+def resolve(settings: Settings, stages: Sequence[StageFacts], item_count: int = 1) -> Limits:
+    """The limits for what `stages` run on; those that are not known set none.
+
+    Args:
+        settings: the basis, and what caps it.
+        stages: in the order of a job's way; the device of the DiT is the one that the tier table is about.
+        item_count: takes that a request asks for: where the device is just large enough, each costs seconds.
+    """
+    device = next((stage.device for stage in stages if stage.stage == "dit"), "")
+    device_bytes = min(
+        (found for stage in stages if stage.device == device and (found := _device_bytes(settings, stage))),
+        default=0,
+    )
+    tier = tier_of(device_bytes) if device_bytes else None
+    duration, batch = MODEL_DURATION, MOST_ITEMS
+    if settings.limits == "tier" and tier is not None:
+        has_lm = settings.init_language_model is True
+        duration_s = tier.max_duration_with_lm_s if has_lm else tier.max_duration_s
+        batch_size = tier.max_batch_size_with_lm if has_lm else tier.max_batch_size
+        duration = _lower(duration, Limit(duration_s, tier.name))
+        batch = _lower(batch, Limit(batch_size, tier.name))
+    if settings.max_batch_size is not None:
+        batch = _lower(batch, Limit(settings.max_batch_size, "ACESTEP_MAX_BATCH_SIZE"))
+    if settings.limits == "planner":
+        for stage in stages:
+            duration = _lower(duration, _longest_song(settings, stage, min(item_count, int(batch.value))))
+    if settings.max_duration_s is not None:
+        duration = _lower(duration, Limit(settings.max_duration_s, "ACESTEP_MAX_DURATION"))
+    return Limits(
+        max_duration_s=duration,
+        max_batch_size=batch,
+        language_models=tuple(
+            _language_model(settings, name, device, device_bytes, tier) for name in LANGUAGE_MODEL_BYTES
+        ),
+        device=device,
+        device_bytes=device_bytes,
+        tier=tier.name if tier else "",
+        basis=settings.limits,
+    )
+
+
+def _lower(limit: Limit, other: Limit) -> Limit:
+    """The lower one; `limit` where they are equal."""
+    return other if other.value < limit.value else limit
+
+
+def _device_bytes(settings: Settings, stage: StageFacts) -> int:
+    """What the stage may count on; 0 where it is not known."""
+    if settings.max_vram_gb is None:
+        return stage.device_bytes
+    simulated = int(settings.max_vram_gb * GIB)
+    return min(simulated, stage.device_bytes or simulated)
+
+
+def _longest_song(settings: Settings, stage: StageFacts, item_count: int) -> Limit:
+    """The longest song in whole seconds for which `stage` fits on its device by itself; 0 where none does."""
+    memory, device_bytes = stage.memory, _device_bytes(settings, stage)
+    if memory is None or not device_bytes:
+        return MODEL_DURATION
+    most = math.ceil(MAX_DURATION_S * stage.latent_frame_rate_hz)
+    quantizations = _quantizations(settings, memory)
+    if stage.stage == "vae":
+        # Tiles get smaller as need be, so the song's length does not count.
+        smallest = 1 + 2 * memory.halo_frame_count
+        fits = any(memory.total_bytes("tile", smallest, kind) <= device_bytes for kind in quantizations)
+        frame_count = most if fits else 0
+    else:
+        mode = _LEAST_MODES[stage.stage]
+        frame_count = max(
+            memory.largest_frame_count(mode, device_bytes, most, kind, item_count) for kind in quantizations
+        )
+    duration_s = int(frame_count / stage.latent_frame_rate_hz)
+    takes = f", {item_count} takes" if item_count > 1 else ""
+    source = f"planner: {stage.stage} on {stage.device} with {device_bytes / GIB:.1f} GiB{takes}"
+    return Limit(duration_s if duration_s >= MIN_DURATION_S else 0, source)
+
+
+def _quantizations(settings: Settings, memory: StageMemory) -> Sequence[Quantization]:
+    """The ways in which the stage may hold its weights; a stage that knows only one is not asked."""
+    known = tuple(memory.weights_bytes)
+    chosen = tuple(kind for kind in known if settings.quantization in ("auto", kind))
+    return chosen or known
+
+
+def _language_model(
+    settings: Settings, name: str, device: str, device_bytes: int, tier: Tier | None
+) -> LanguageModelLimit:
+    if settings.init_language_model is False:
+        return LanguageModelLimit(name, False, "ACESTEP_INIT_LLM")
+    if settings.language_model is not None and not _is_named(settings.language_model, name):
+        return LanguageModelLimit(name, False, "ACESTEP_LM_MODEL_PATH")
+    if tier is None:
+        return LanguageModelLimit(name, True, "the memory of the device is not known")
+    if settings.limits == "tier":
+        return LanguageModelLimit(name, name in tier.language_models, tier.name)
+    needed = LANGUAGE_MODEL_BYTES[name]
+    source = f"planner: needs {needed / GIB:.0f} GiB, {device} has {device_bytes / GIB:.1f} GiB"
+    return LanguageModelLimit(name, needed <= device_bytes, source)
+
+
+def _is_named(path: str, name: str) -> bool:
+    """Whether `path`, such as "acestep-5Hz-lm-1.7B", is the language model `name`."""
+    return re.search(rf"(^|[-_]){re.escape(name)}$", PurePath(path).name) is not None

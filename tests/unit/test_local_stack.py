@@ -1,0 +1,64 @@
+"""What the services of one machine are started with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from acestage.local_stack import LocalStack
+from acestage.settings import SERVICES, Settings
+from services.runtime import flags
+
+LIMITS = {
+    "limits": "tier",
+    "max_duration_s": 120.5,
+    "max_batch_size": 3,
+    "init_language_model": False,
+    "language_model": "acestep-5Hz-lm-0.6B",
+    "max_vram_gb": 4.0,
+    "quantization": "int8",
+}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, empty; no setting comes from outside."""
+    monkeypatch.chdir(tmp_path)
+    for name in os.environ:
+        if name.startswith(("ACESTAGE_", "ACESTEP_", "MAX_CUDA_VRAM")):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+def parsed(stack: LocalStack, service: str) -> Settings:
+    """The settings that `service` reads from its command line."""
+    _, _, module, *arguments = stack.command(service)
+    assert module == f"services.{service}"
+    settings, parent_pid = flags.parse(service, "", arguments)
+    assert parent_pid == os.getpid()
+    return settings
+
+
+def test_the_orchestrator_has_the_limits_of_who_starts_it() -> None:
+    settings = Settings(**LIMITS)
+    started = parsed(LocalStack(settings, settings.ports()), "orchestrator")
+    assert {name: getattr(started, name) for name in LIMITS} == LIMITS
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_service_reads_the_file_that_stands_in_for_env(service: str, folder: Path) -> None:
+    (folder / ".env").write_text("PYTORCH_CUDA_ALLOC_CONF=not:this\nACESTEP_MAX_DURATION=50\n")
+    env_file = folder / "other.env"
+    env_file.write_text("PYTORCH_CUDA_ALLOC_CONF=max_split_size_mb:128\n")
+    settings = Settings()
+    other = parsed(LocalStack(settings, settings.ports(), env_file=env_file), service)
+    assert other.pytorch_cuda_alloc_conf == "max_split_size_mb:128"
+    assert parsed(LocalStack(settings, settings.ports()), service).pytorch_cuda_alloc_conf == "not:this"
+
+
+def test_a_file_that_is_not_there_ends_a_service(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        flags.parse("dit", "", ["--env-file", "no-such.env"])
+    assert "no-such.env" in capsys.readouterr().err
