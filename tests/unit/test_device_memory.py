@@ -10,11 +10,13 @@ import pytest
 from acestage.errors import UnavailableError
 from services.runtime.cuda_devices import VISIBLE
 from services.runtime.device_memory import DeviceMemory, process_device_bytes, read_device_memory
+from services.runtime.fake_device.spec import FakeDeviceSpec, note_usage
 from tests.fake_nvml import FakeGpu, FakeNvml
 from tests.fake_proc import write_machine, write_process, write_worker
 
 MIB = 1 << 20
 GIB = 1 << 30
+NOWHERE = Path("/nowhere")
 
 
 @pytest.fixture(autouse=True)
@@ -34,16 +36,16 @@ def proc(tmp_path: Path) -> Path:
 
 def test_the_cpu_is_the_machine(proc: Path) -> None:
     expected = DeviceMemory("cpu", "Fake CPU @ 3 GHz", 24 * GIB, 10 * GIB)
-    assert read_device_memory("cpu", None, proc=proc) == expected
+    assert read_device_memory("cpu", None, NOWHERE, proc=proc) == expected
 
 
 def test_a_cpu_without_a_name_is_a_cpu(tmp_path: Path) -> None:
     write_machine(tmp_path, total_bytes=GIB, available_bytes=GIB, cpu_name=None)
-    assert read_device_memory("cpu", None, proc=tmp_path).name == "CPU"
+    assert read_device_memory("cpu", None, NOWHERE, proc=tmp_path).name == "CPU"
 
 
 def test_this_machine_can_be_read() -> None:
-    found = read_device_memory("cpu", None)
+    found = read_device_memory("cpu", None, NOWHERE)
     assert found.total_bytes == pytest.approx(
         os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel=0.01
     )
@@ -51,36 +53,36 @@ def test_this_machine_can_be_read() -> None:
 
 
 def test_of_a_simulated_cpu_device_only_workers_use_any(proc: Path) -> None:
-    empty = read_device_memory("cpu", 4 * GIB, proc=proc)
+    empty = read_device_memory("cpu", 4 * GIB, NOWHERE, proc=proc)
     assert (empty.total_bytes, empty.free_bytes) == (4 * GIB, 4 * GIB)
     write_worker(proc, 101, 100, "cpu", pss_bytes=512 * MIB)
     write_worker(proc, 202, 200, "cpu", pss_bytes=GIB)
     write_worker(proc, 303, 300, "cuda:0", pss_bytes=2 * GIB)
-    used = read_device_memory("cpu", 4 * GIB, proc=proc)
+    used = read_device_memory("cpu", 4 * GIB, NOWHERE, proc=proc)
     assert (used.total_bytes, used.free_bytes) == (4 * GIB, 4 * GIB - 512 * MIB - GIB)
 
 
 def test_a_simulated_device_never_has_less_than_nothing(proc: Path) -> None:
     write_worker(proc, 101, 100, "cpu", pss_bytes=5 * GIB)
-    assert read_device_memory("cpu", 4 * GIB, proc=proc).free_bytes == 0
+    assert read_device_memory("cpu", 4 * GIB, NOWHERE, proc=proc).free_bytes == 0
 
 
 def test_a_simulated_device_has_no_more_than_the_real_one(proc: Path) -> None:
-    real = read_device_memory("cpu", None, proc=proc)
-    assert read_device_memory("cpu", 24 * GIB, proc=proc) == real
-    assert read_device_memory("cpu", 80 * GIB, proc=proc) == real
-    assert read_device_memory("cpu", 16 * GIB, proc=proc).free_bytes == 10 * GIB
+    real = read_device_memory("cpu", None, NOWHERE, proc=proc)
+    assert read_device_memory("cpu", 24 * GIB, NOWHERE, proc=proc) == real
+    assert read_device_memory("cpu", 80 * GIB, NOWHERE, proc=proc) == real
+    assert read_device_memory("cpu", 16 * GIB, NOWHERE, proc=proc).free_bytes == 10 * GIB
 
 
 def test_a_gpu_is_what_the_driver_says(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = FakeNvml(
         FakeGpu("GPU-a", 8 * GIB, 7 * GIB, name="Fake 1070"), FakeGpu("GPU-b", 4 * GIB, GIB, name="Fake 1650")
     )
-    assert read_device_memory("cuda:1", None, nvml=nvml, proc=proc) == DeviceMemory(
+    assert read_device_memory("cuda:1", None, NOWHERE, nvml=nvml, proc=proc) == DeviceMemory(
         "cuda:1", "Fake 1650", 4 * GIB, GIB
     )
     monkeypatch.setenv(VISIBLE, "1")
-    assert read_device_memory("cuda:0", None, nvml=nvml, proc=proc).name == "Fake 1650"
+    assert read_device_memory("cuda:0", None, NOWHERE, nvml=nvml, proc=proc).name == "Fake 1650"
     assert nvml.open_count == 0
 
 
@@ -89,16 +91,16 @@ def test_of_a_simulated_gpu_only_workers_use_any(proc: Path) -> None:
     write_worker(proc, 202, 200, "cuda:1", pss_bytes=0)
     processes: dict[int, int | None] = {101: GIB, 202: 2 * GIB, 999: 9 * GIB, 998: None}
     nvml = FakeNvml(FakeGpu("GPU-a", 24 * GIB, 12 * GIB, processes), FakeGpu("GPU-b", 24 * GIB, 2 * GIB))
-    first = read_device_memory("cuda:0", 4 * GIB, nvml=nvml, proc=proc)
+    first = read_device_memory("cuda:0", 4 * GIB, NOWHERE, nvml=nvml, proc=proc)
     assert (first.total_bytes, first.free_bytes) == (4 * GIB, 3 * GIB)
-    second = read_device_memory("cuda:1", 4 * GIB, nvml=nvml, proc=proc)
+    second = read_device_memory("cuda:1", 4 * GIB, NOWHERE, nvml=nvml, proc=proc)
     assert (second.total_bytes, second.free_bytes) == (4 * GIB, 2 * GIB)
 
 
 @pytest.mark.parametrize("nvml", [FakeNvml(FakeGpu("GPU-a")), FakeNvml(has_driver=False)])
 def test_a_gpu_that_does_not_answer_is_named(nvml: FakeNvml, proc: Path) -> None:
     with pytest.raises(UnavailableError, match="cuda:1: NVML"):
-        read_device_memory("cuda:1", None, nvml=nvml, proc=proc)
+        read_device_memory("cuda:1", None, NOWHERE, nvml=nvml, proc=proc)
 
 
 def test_bytes_of_processes_as_far_as_the_driver_tells() -> None:
@@ -112,3 +114,13 @@ def test_bytes_of_processes_as_far_as_the_driver_tells() -> None:
 def test_the_message_has_every_field() -> None:
     message = DeviceMemory("cuda:0", "Fake", 2, 1).to_pb()
     assert (message.device, message.name, message.total_bytes, message.free_bytes) == ("cuda:0", "Fake", 2, 1)
+
+
+def test_a_fake_device_has_what_its_file_says_less_what_living_processes_use(tmp_path: Path) -> None:
+    FakeDeviceSpec(total_bytes=100).write(tmp_path, "fake:0")
+    note_usage(tmp_path, "fake:0", os.getpid(), 30)
+    note_usage(tmp_path, "fake:0", 2**22 + 1, 50)  # above every process id that Linux gives: nobody
+    memory = read_device_memory("fake:0", None, tmp_path)
+    assert (memory.total_bytes, memory.free_bytes) == (100, 70)
+    with pytest.raises(UnavailableError, match="fake:1"):
+        read_device_memory("fake:1", None, tmp_path)

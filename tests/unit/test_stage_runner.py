@@ -1,226 +1,377 @@
-"""One job of a stage, with a fake host and a fake ledger: what happens when either misbehaves."""
+"""The jobs of a stage, with a fake host and a fake ledger: order, warmth, and what happens on failure."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
-from datetime import UTC, datetime
-from typing import Any, cast
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from acestage import errors
-from acestage.protos.lease.v1 import lease_pb2
-from services.runtime import stage_runner
-from services.runtime.lease_client import HeldLease, LeaseClient
+from acestage.planning import MIB
+from services.runtime import stage_runner, stay
+from services.runtime.job_budget import AdaptationKind
 from services.runtime.messages import Message, error_message
-from services.runtime.preload.client import PreloadFacts
-from services.runtime.stage_runner import Queued, Report, StageEvent, StageRunner, Started
-from services.runtime.worker_host import WorkerHost
+from services.runtime.stage_event import Queued, Report, Started
+from services.runtime.stage_runner import WorkerState
+from tests.unit.stage_fakes import DONE, PLACED, STEP, Stage, denoise_request, until
 
-DONE = Message("done", {"load_s": 0.1, "compute_s": 0.2, "peak_rss_bytes": 5, "peak_device_bytes": 0})
-
-
-class FakeWorker:
-    """Says what it is told to say, then nothing more."""
-
-    pid = 4711
-
-    def __init__(self, messages: list[Message | None]) -> None:
-        self.messages = messages
-        self.sent: list[str] = []
-        self.is_killed = False
-        self.is_stopped = False
-        self.dies = True
-        self.reads = True
-
-    async def send(self, message: Message) -> None:
-        if not self.reads:
-            await asyncio.Event().wait()
-        self.sent.append(message.kind)
-
-    async def receive(self) -> Message | None:
-        if self.messages:
-            return self.messages.pop(0)
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    async def exit_code(self) -> int:
-        return -9
-
-    def kill(self) -> None:
-        self.is_killed = True
-
-    async def stop(self, *, grace_s: float) -> None:
-        await asyncio.sleep(0)
-        if not self.dies:
-            raise errors.DeviceQuarantinedError("worker 4711 did not die")
-        self.is_stopped = True
+OUT_OF_MEMORY = error_message(errors.VramBudgetExceededError("no memory"))
+NOT_FINITE = error_message(errors.NonFiniteError("dit in float16: step 1 is not finite"))
 
 
-class FakeHost:
-    def __init__(self, worker: FakeWorker) -> None:
-        self._worker = worker
-        self.is_ready = True
+def within(make: Callable[[], Stage], test: Callable[[Stage], Awaitable[Any]]) -> Stage:
+    """Runs `test` with a stage that is entered and left; none may take long."""
 
-    def facts(self) -> PreloadFacts | None:
-        return PreloadFacts("float32", 1000) if self.is_ready else None
+    async def scenario() -> Stage:
+        stage = make()
+        async with asyncio.timeout(10), stage.runner:
+            await test(stage)
+        return stage
 
-    async def fork(self) -> FakeWorker:
-        return self._worker
-
-    def memory(self) -> list[Any]:
-        return []
+    return asyncio.run(scenario())
 
 
-class FakeLeases:
-    """Grants at once, and records how the lease was left."""
-
-    def __init__(self, worker: FakeWorker) -> None:
-        self._worker = worker
-        self.lease: HeldLease | None = None
-        self.left: str | None = None
-        self.worker_was_stopped = False
-
-    @contextlib.asynccontextmanager
-    async def hold(
-        self, device: str, vram_bytes: int, *, on_waiting: Callable[[int], None]
-    ) -> AsyncIterator[HeldLease]:
-        on_waiting(1)
-        granted = lease_pb2.Lease(lease_id="1-1", device=device, fencing_token=7)
-        granted.grant_time.FromDatetime(datetime.now(UTC))
-        self.lease = HeldLease(granted)
-        try:
-            yield self.lease
-        finally:
-            self.left = "lost" if self.lease.lost.is_set() else "released"
-            self.worker_was_stopped = self._worker.is_stopped
+def started_of(events: list[Any]) -> list[Started]:
+    return [event for event in events if isinstance(event, Started)]
 
 
-class Stage:
-    """A runner over fakes."""
-
-    def __init__(self, *messages: Message | None) -> None:
-        self.worker = FakeWorker(list(messages))
-        self.host = FakeHost(self.worker)
-        self.leases = FakeLeases(self.worker)
-        self.runner = StageRunner(
-            "dit",
-            "cpu",
-            cast(WorkerHost, self.host),
-            cast(LeaseClient, self.leases),
-            progress_timeout_s=0.05,
-        )
-
-    async def run(self) -> list[StageEvent]:
-        return [event async for event in self.runner.run(Message("denoise"))]
-
-
-def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run(asyncio.wait_for(coroutine, 10))
+def report_of(events: list[Any]) -> Report:
+    assert isinstance(events[-1], Report)
+    return events[-1]
 
 
 def test_events_come_in_order_and_the_lease_is_left_after_the_worker() -> None:
-    stage = Stage(Message("placed"), Message("step", {"step": 1}), DONE)
-    queued, started, step, report = run(stage.run())
-    assert queued == Queued(1)
-    assert isinstance(started, Started)
-    assert (started.fencing_token, started.dtype) == (7, "float32")
-    assert step == Message("step", {"step": 1})
-    assert isinstance(report, Report)
-    assert report.granted_at < report.released_at
-    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
-    assert stage.runner.active_job_count == 0
+    async def test(stage: Stage) -> None:
+        queued, started, step, report = await stage.run()
+        assert queued == Queued(1)
+        assert isinstance(started, Started)
+        assert (started.fencing_token, started.dtype, started.was_warm) == (7, "float32", False)
+        assert step == STEP
+        assert isinstance(report, Report)
+        assert report.started_at < report.ended_at
+        assert stage.runner.worker_state is WorkerState.WARM
+        assert stage.runner.active_job_count == 0
+
+    stage = within(lambda: Stage([PLACED, STEP, DONE]), test)
+    assert stage.leases.left == ["released"]
+    assert stage.leases.workers_living_at_the_end == []
 
 
-def test_an_error_of_the_worker_is_raised() -> None:
-    stage = Stage(error_message(errors.VramBudgetExceededError("no memory")))
-    with pytest.raises(errors.VramBudgetExceededError, match="no memory"):
-        run(stage.run())
-    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
+def test_the_lease_asks_for_what_this_request_needs() -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run(denoise_request(frames=50))
+        assert report_of(events).planned_bytes == (10 + 200 + 2 * 50) * MIB
+
+    stage = within(lambda: Stage([PLACED, DONE]), test)
+    assert stage.leases.asked_bytes == [(10 + 200 + 2 * 50) * MIB]
 
 
-def test_a_worker_that_dies_is_reported_with_its_signal() -> None:
-    stage = Stage(Message("placed"), None)
-    with pytest.raises(errors.WorkerCrashedError, match="worker 4711 was killed by signal 9"):
-        run(stage.run())
-    assert stage.leases.left == "released"
+def test_a_second_job_finds_the_weights_on_the_device() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run()
+        started = started_of(await stage.run())
+        assert [start.was_warm for start in started] == [True]
+
+    stage = within(lambda: Stage([PLACED, DONE, STEP, DONE]), test)
+    assert len(stage.host.forked) == 1
+    assert stage.leases.left == ["released"]
+    assert [message.kind for message in stage.workers[0].sent] == ["hold", "job", "job"]
+    assert [message.fields["number"] for message in stage.workers[0].sent[1:]] == [1, 2]
+
+
+def test_an_idle_holder_leaves_once_it_is_asked() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run()
+        assert stage.leases.lease is not None
+        stage.leases.lease.revoked.set()
+        await stage.workers[0].ended()
+        await stage.run()
+
+    stage = within(lambda: Stage([PLACED, DONE], [PLACED, DONE]), test)
+    assert stage.leases.left == ["released", "released"]
+
+
+def test_queued_jobs_run_under_one_lease_though_others_wait() -> None:
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        jobs = [asyncio.create_task(stage.run()) for _ in range(3)]
+        await until(lambda: stage.runner.active_job_count == 3 and bool(stage.leases.asked_bytes))
+        stage.leases.may_grant.set()
+        await until(lambda: stage.leases.lease is not None)
+        assert stage.leases.lease is not None
+        stage.leases.lease.revoked.set()
+        await asyncio.gather(*jobs)
+        await stage.workers[0].ended()
+
+    stage = within(lambda: Stage([PLACED, DONE, DONE, DONE]), test)
+    assert stage.leases.left == ["released"]
+
+
+def test_a_hold_ends_after_its_longest_time_though_jobs_are_queued() -> None:
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        jobs = [asyncio.create_task(stage.run()) for _ in range(2)]
+        await until(lambda: stage.runner.active_job_count == 2 and bool(stage.leases.asked_bytes))
+        stage.leases.may_grant.set()
+        await until(lambda: stage.leases.lease is not None)
+        assert stage.leases.lease is not None
+        stage.leases.lease.revoked.set()
+        await asyncio.gather(*jobs)
+
+    stage = within(lambda: Stage([PLACED, DONE], [PLACED, DONE], max_hold_s=0.0), test)
+    assert stage.leases.left == ["released", "released"]
+
+
+def test_without_warmth_the_device_is_left_after_each_job() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run()
+        await stage.workers[0].ended()
+
+    stage = within(lambda: Stage([PLACED, DONE], stays_warm=False), test)
+    assert stage.leases.left == ["released"]
+
+
+def test_a_job_that_needs_more_bytes_than_the_lease_can_get_waits_in_line_for_all_of_them() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run(denoise_request(frames=10))
+        await stage.run(denoise_request(frames=20))
+
+    def make() -> Stage:
+        stage = Stage([PLACED, DONE], [PLACED, DONE])
+        stage.leases.grows = False
+        return stage
+
+    stage = within(make, test)
+    assert stage.leases.asked_bytes == [(210 + 2 * frames) * MIB for frames in (10, 20)]
+    assert stage.leases.left == ["released", "released"]
+
+
+def test_an_idle_worker_that_dies_gives_the_lease_back() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run()
+        stage.workers[0].death.set()
+        assert started_of(await stage.run())[0].was_warm is False
+
+    stage = within(lambda: Stage([PLACED, DONE], [PLACED, DONE]), test)
+    assert stage.leases.left == ["released", "released"]
+
+
+def test_what_does_not_fit_by_plan_is_refused_before_the_device_is_asked_for() -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.VramBudgetExceededError, match=r"at least 210 MiB .* into 200 MiB"):
+            await stage.run(denoise_request(frames=100))
+
+    stage = within(lambda: Stage(device_mib=200), test)
+    assert stage.leases.asked_bytes == []
+
+
+@pytest.mark.parametrize(
+    ("device_mib", "quantization", "split"), [(410, "none", False), (409, "none", True), (309, "int8", True)]
+)
+def test_the_best_way_that_fits_is_planned(device_mib: int, quantization: str, split: bool) -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run(denoise_request(frames=100))
+        assert started_of(events)[0].quantization == quantization
+        assert report_of(events).adaptations == ()
+
+    stage = within(lambda: Stage([PLACED, DONE], device_mib=device_mib), test)
+    hold, job = stage.workers[0].sent
+    assert hold.fields["quantization"] == quantization
+    assert job.fields["fields"]["split_guidance"] is split
+
+
+def test_out_of_memory_is_tried_again_in_the_next_way_and_told() -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run()
+        assert [start.quantization for start in started_of(events)] == ["none", "none", "int8"]
+        adaptations = report_of(events).adaptations
+        assert [a.kind for a in adaptations] == [AdaptationKind.SPLIT_GUIDANCE, AdaptationKind.INT8]
+        assert [a.cause for a in adaptations] == ["no memory", "no memory"]
+        assert adaptations[0].before == "float32, weights none"
+        assert adaptations[0].after == adaptations[1].before == "float32, weights none, guidance split"
+
+    stage = within(lambda: Stage([PLACED, OUT_OF_MEMORY], [OUT_OF_MEMORY], [PLACED, STEP, DONE]), test)
+    assert [worker.is_stopped for worker in stage.workers] == [True, True, True]
+    assert stage.leases.left == ["released"]
+
+
+def test_when_every_way_is_out_of_memory_the_error_names_them_all() -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.VramBudgetExceededError) as caught:
+            await stage.run(denoise_request(guidance_scale=1.0))
+        assert "no memory; tried: float32, weights none; float32, weights int8." in caught.value.message
+        await stage.run(denoise_request(guidance_scale=1.0))  # the next job starts from the best way again
+
+    stage = within(lambda: Stage([PLACED, OUT_OF_MEMORY], [PLACED, OUT_OF_MEMORY], [PLACED, DONE]), test)
+    assert stage.workers[2].sent[0].fields["quantization"] == "none"
+
+
+def test_float16_that_overflows_is_done_in_float32() -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run()
+        assert [start.dtype for start in started_of(events)] == ["float16", "float32"]
+        (adaptation,) = report_of(events).adaptations
+        assert adaptation.kind is AdaptationKind.FLOAT32
+
+    within(lambda: Stage([PLACED, NOT_FINITE], [PLACED, DONE], dtype="float16"), test)
+
+
+def test_values_that_are_not_finite_in_float32_are_an_error() -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.NonFiniteError):
+            await stage.run()
+
+    within(lambda: Stage([PLACED, NOT_FINITE]), test)
+
+
+def test_a_worker_that_dies_is_reported_with_its_signal_and_replaced() -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.WorkerCrashedError, match="was killed by signal 9"):
+            await stage.run()
+        await stage.run()
+
+    stage = within(lambda: Stage([PLACED, None], [PLACED, DONE]), test)
+    assert set(stage.leases.left) == {"released"}
 
 
 def test_a_worker_without_progress_is_killed() -> None:
-    stage = Stage(Message("placed"))
-    with pytest.raises(errors.WorkerStalledError, match="4711"):
-        run(stage.run())
-    assert stage.worker.is_killed
-    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.WorkerStalledError, match=str(stage.workers[0].pid)):
+            await stage.run()
+
+    stage = within(lambda: Stage([PLACED]), test)
+    assert stage.workers[0].is_killed
+    assert stage.leases.left == ["released"]
+    assert stage.leases.workers_living_at_the_end == []
 
 
-def test_a_worker_that_does_not_read_its_request_is_killed() -> None:
-    stage = Stage()
-    stage.worker.reads = False
-    with pytest.raises(errors.WorkerStalledError, match="4711"):
-        run(stage.run())
-    assert stage.worker.is_killed
-    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
+def test_a_worker_that_does_not_read_is_killed() -> None:
+    async def test(stage: Stage) -> None:
+        stage.workers[0].reads = False
+        with pytest.raises(errors.WorkerStalledError):
+            await stage.run()
+
+    stage = within(lambda: Stage([]), test)
+    assert stage.workers[0].is_killed
 
 
-def test_closing_the_runner_ends_its_jobs_and_leaves_their_leases() -> None:
-    async def scenario() -> Stage:
-        stage = Stage(Message("placed"))
-        events = stage.runner.run(Message("denoise"))
+def test_leaving_the_runner_ends_its_jobs_and_gives_back_the_lease() -> None:
+    async def test(stage: Stage) -> None:
+        events = stage.runner.run(denoise_request())
         assert [await anext(events), type(await anext(events))] == [Queued(1), Started]
-        await stage.runner.close()
+        await stage.runner.__aexit__()
         assert stage.runner.active_job_count == 0
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(errors.CancelledError):
             await anext(events)
-        return stage
 
-    stage = run(scenario())
-    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
+    stage = within(lambda: Stage([PLACED]), test)
+    assert stage.leases.left == ["released"]
+    assert stage.leases.workers_living_at_the_end == []
 
 
-def test_a_lost_lease_kills_the_worker_at_once() -> None:
-    stage = Stage(Message("placed"))
+def test_a_lost_lease_kills_the_worker_at_once_and_the_next_job_takes_a_new_one() -> None:
+    async def test(stage: Stage) -> None:
+        async def lose_it_in_the_middle() -> None:
+            async for event in stage.runner.run(denoise_request()):
+                if event == STEP:
+                    assert stage.leases.lease is not None
+                    stage.leases.lease.lose("not renewed")
 
-    async def lose_it_once_started() -> None:
-        async for event in stage.runner.run(Message("denoise")):
-            if isinstance(event, Started):
-                assert stage.leases.lease is not None
-                stage.leases.lease.lose("not renewed")
+        with pytest.raises(errors.LeaseLostError, match="not renewed"):
+            await lose_it_in_the_middle()
+        await stage.run()
 
-    with pytest.raises(errors.LeaseLostError, match="not renewed"):
-        run(lose_it_once_started())
-    assert stage.worker.is_killed
-    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("lost", True)
+    stage = within(lambda: Stage([PLACED, STEP], [PLACED, DONE]), test)
+    assert stage.workers[0].is_killed
+    assert stage.leases.left == ["lost", "released"]
 
 
 def test_a_worker_that_does_not_die_leaves_the_device_in_quarantine() -> None:
-    stage = Stage(Message("placed"), DONE)
-    stage.worker.dies = False
-    with pytest.raises(errors.DeviceQuarantinedError):
-        run(stage.run())
-    assert stage.leases.left == "lost"
+    async def test(stage: Stage) -> None:
+        stage.workers[0].dies = False
+        await stage.run()
+        assert stage.leases.lease is not None
+        stage.leases.lease.revoked.set()
+        await until(lambda: bool(stage.leases.left))
+
+    stage = within(lambda: Stage([PLACED, DONE]), test)
+    assert stage.leases.left == ["lost"]
 
 
-def test_closing_the_events_stops_the_worker_before_the_lease_is_left() -> None:
-    async def scenario() -> Stage:
-        stage = Stage(Message("placed"), Message("step"))
-        async with contextlib.aclosing(stage.runner.run(Message("denoise"))) as events:
+def test_closing_the_events_cancels_the_job_and_keeps_the_worker() -> None:
+    async def test(stage: Stage) -> None:
+        async with contextlib.aclosing(stage.runner.run(denoise_request())) as events:
             async for event in events:
                 if isinstance(event, Message):
                     break
-        return stage
+        assert stage.workers[0].cancelled_jobs == [1]
+        assert stage.runner.active_job_count == 0
+        stage.workers[0].answers.put_nowait(DONE)
+        assert started_of(await stage.run())[0].was_warm
 
-    stage = run(scenario())
-    assert (stage.leases.left, stage.leases.worker_was_stopped) == ("released", True)
-    assert stage.runner.active_job_count == 0
+    within(lambda: Stage([PLACED, STEP]), test)
+
+
+def test_a_cancelled_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stay, "CANCEL_GRACE_S", 0.05)
+
+    async def test(stage: Stage) -> None:
+        stage.workers[0].obeys = False
+        async with contextlib.aclosing(stage.runner.run(denoise_request())) as events:
+            async for event in events:
+                if isinstance(event, Message):
+                    break
+
+    stage = within(lambda: Stage([PLACED, STEP]), test)
+    assert stage.workers[0].is_killed
+    assert stage.leases.left == ["released"]
+
+
+def test_who_leaves_while_waiting_takes_no_lease() -> None:
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        events = stage.runner.run(denoise_request())
+        assert await anext(events) == Queued(1)
+        await events.aclose()
+        stage.leases.may_grant.set()
+        await stage.run()
+
+    stage = within(lambda: Stage([PLACED, DONE]), test)
+    assert len(stage.host.forked) == 1
+    assert stage.leases.left == ["released"]
+
+
+def test_jobs_behind_the_first_are_told_their_place() -> None:
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        jobs = [stage.runner.run(denoise_request()) for _ in range(2)]
+        waiting = [asyncio.ensure_future(anext(job)) for job in jobs]
+        assert await waiting[0] == Queued(1)
+        assert await waiting[1] == Queued(2)
+        for job in jobs:
+            await job.aclose()
+
+    within(lambda: Stage(), test)
+
+
+def test_a_ledger_out_of_reach_fails_all_who_wait() -> None:
+    async def test(stage: Stage) -> None:
+        stage.leases.refusal = errors.ServiceUnreachableError("no ledger")
+        results = await asyncio.gather(stage.run(), stage.run(), return_exceptions=True)
+        assert [type(result) for result in results] == [errors.ServiceUnreachableError] * 2
+
+    within(lambda: Stage(), test)
 
 
 def test_a_stage_that_still_loads_says_when_to_try_again() -> None:
-    stage = Stage()
-    stage.host.is_ready = False
-    with pytest.raises(errors.UnavailableError, match="still being loaded") as caught:
-        run(stage.run())
-    assert caught.value.retry_delay_s == stage_runner.LOADING_RETRY_S
-    assert stage.leases.lease is None
+    async def test(stage: Stage) -> None:
+        stage.host.is_ready = False
+        with pytest.raises(errors.UnavailableError, match="still being loaded") as caught:
+            await stage.run()
+        assert caught.value.retry_delay_s == stage_runner.LOADING_RETRY_S
+
+    stage = within(lambda: Stage(), test)
+    assert stage.leases.asked_bytes == []

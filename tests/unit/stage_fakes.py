@@ -1,0 +1,221 @@
+"""A stage runner's surroundings for tests: a host, workers and a ledger that do as they are told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from acestage import errors
+from acestage.planning import MIB, ActivationCurve, StageMemory
+from acestage.protos.lease.v1 import lease_pb2
+from acestage.settings import QuantizationChoice
+from acestage.tensors import WireTensor
+from services.dit.budget import DitBudget
+from services.runtime.job_budget import JobBudget
+from services.runtime.lease_client import HeldLease, LeaseClient
+from services.runtime.messages import Message, error_message
+from services.runtime.preload.client import PreloadFacts
+from services.runtime.stage_device import StageDevice
+from services.runtime.stage_event import StageEvent
+from services.runtime.stage_runner import StageRunner
+from services.runtime.worker_host import WorkerHost
+
+PLACED = Message("placed", {"load_s": 0.1})
+DONE = Message("done", {"compute_s": 0.2, "peak_rss_bytes": 5, "peak_device_bytes": 0})
+STEP = Message("step", {"step": 1})
+
+FRAMES = 100
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Lets other tasks run until `condition` holds."""
+    for _ in range(100_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
+def memory(weights_mib: int = 100, frame_mib: int = 1) -> StageMemory:
+    """10 MiB of context, no reserve; INT8 halves the weights; a pass takes `frame_mib` a frame, two twice."""
+    single = ActivationCurve(((1, frame_mib * MIB), (1000, 1000 * frame_mib * MIB)))
+    guided = ActivationCurve(((1, 2 * frame_mib * MIB), (1000, 2000 * frame_mib * MIB)))
+    item = ActivationCurve(((1, 0),))
+    return StageMemory(
+        context_bytes=10 * MIB,
+        reserve_bytes=0,
+        weights_bytes={"none": weights_mib * MIB, "int8": weights_mib * MIB // 2},
+        activations={
+            **{("single", q): single for q in ("none", "int8")},  # type: ignore[dict-item]
+            **{("guided", q): guided for q in ("none", "int8")},  # type: ignore[dict-item]
+            **{("item", q): item for q in ("none", "int8")},  # type: ignore[dict-item]
+        },
+    )
+
+
+def denoise_request(frames: int = FRAMES, *, guidance_scale: float = 7.0) -> Message:
+    context = WireTensor("context_latents", "float32", (1, frames, 2), bytes(8 * frames))
+    fields = {"seeds": [1], "guidance_scale": guidance_scale, "quantization": ""}
+    return Message("denoise", fields, (context,))
+
+
+class FakeWorker:
+    """Answers what it is told to answer; nothing more comes where nothing is left."""
+
+    _pids = iter(range(4711, 10_000))
+
+    def __init__(self, answers: Sequence[Message | None]) -> None:
+        self.pid = next(self._pids)
+        self.answers: asyncio.Queue[Message | None] = asyncio.Queue()
+        for answer in answers:
+            self.answers.put_nowait(answer)
+        self.sent: list[Message] = []
+        self.is_killed = False
+        self.is_stopped = False
+        self.cancelled_jobs: list[int] = []
+        self.dies = True
+        self.reads = True
+        self.obeys = True
+        self.death = asyncio.Event()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self.death.is_set()
+
+    async def send(self, message: Message) -> None:
+        if not self.reads:
+            await asyncio.Event().wait()
+        self.sent.append(message)
+
+    def cancel(self, job: int) -> None:
+        self.cancelled_jobs.append(job)
+        if self.obeys:
+            self.answers.put_nowait(error_message(errors.CancelledError("stopped")))
+
+    async def receive(self) -> Message | None:
+        return await self.answers.get()
+
+    async def exit_code(self) -> int:
+        return -9
+
+    async def ended(self) -> None:
+        await self.death.wait()
+
+    def kill(self) -> None:
+        self.is_killed = True
+
+    async def stop(self, *, grace_s: float) -> None:
+        await asyncio.sleep(0)
+        if not self.dies:
+            raise errors.DeviceQuarantinedError(f"worker {self.pid} did not die")
+        self.is_stopped = True
+        self.death.set()
+
+
+class FakeHost:
+    """Forks the workers that it was given, in turn."""
+
+    def __init__(self, workers: Sequence[FakeWorker], dtype: str) -> None:
+        self.workers = list(workers)
+        self.forked: list[FakeWorker] = []
+        self.is_ready = True
+        self.dtype = dtype
+        self.memories = {dtype: memory(), "float32": memory(weights_mib=200)}
+
+    def facts(self) -> PreloadFacts | None:
+        return PreloadFacts(self.dtype, self.memories) if self.is_ready else None
+
+    async def fork(self) -> FakeWorker:
+        self.forked.append(self.workers[len(self.forked)])
+        return self.forked[-1]
+
+    def memory(self) -> list[Any]:
+        return []
+
+
+class FakeLeases:
+    """Grants at once unless told to wait, and records how each lease was left."""
+
+    def __init__(self, host: FakeHost) -> None:
+        self._host = host
+        self.lease: HeldLease | None = None
+        self.asked_bytes: list[int] = []
+        self.left: list[str] = []
+        self.workers_living_at_the_end: list[int] = []
+        self.may_grant = asyncio.Event()
+        self.may_grant.set()
+        self.refusal: errors.AcestageError | None = None
+        self.grows = True
+
+    @contextlib.asynccontextmanager
+    async def hold(
+        self, device: str, vram_bytes: int, *, on_waiting: Callable[[int], None], device_bytes: int
+    ) -> AsyncIterator[HeldLease]:
+        self.asked_bytes.append(vram_bytes)
+        on_waiting(1)
+        if self.refusal is not None:
+            raise self.refusal
+        await self.may_grant.wait()
+        lease = lease_pb2.Lease(
+            lease_id=f"1-{len(self.asked_bytes)}", device=device, fencing_token=7, vram_bytes=vram_bytes
+        )
+        held = _FakeLease(lease_pb2.LeaseGranted(lease=lease, is_exclusive=True), device_bytes)
+        held.grows = self.grows
+        self.lease = held
+        try:
+            yield held
+        finally:
+            self.left.append("lost" if held.lost.is_set() else "released")
+            living = [worker.pid for worker in self._host.forked if worker.is_alive]
+            self.workers_living_at_the_end.extend(living)
+
+
+class _FakeLease(HeldLease):
+    grows = True
+
+    async def grow(self, vram_bytes: int) -> bool:
+        if self.grows:
+            self.vram_bytes = vram_bytes
+        return self.grows
+
+
+class Stage:
+    """A DiT's runner over fakes, on a device of `device_mib`."""
+
+    def __init__(
+        self,
+        *workers: Sequence[Message | None],
+        device_mib: int = 4096,
+        budget: JobBudget | None = None,
+        quantization: QuantizationChoice = "auto",
+        dtype: str = "float32",
+        max_hold_s: float = 30.0,
+        stays_warm: bool = True,
+    ) -> None:
+        self.workers = [FakeWorker(answers) for answers in workers]
+        self.host = FakeHost(self.workers, dtype)
+        self.leases = FakeLeases(self.host)
+        device = StageDevice(
+            name="cpu",
+            total_bytes=device_mib * MIB,
+            max_bytes=None,
+            run_dir=Path("/nowhere"),
+            quantization=quantization,
+            tile_frame_count=128,
+        )
+        self.runner = StageRunner(
+            "dit",
+            cast(WorkerHost, self.host),
+            cast(LeaseClient, self.leases),
+            budget or DitBudget(is_turbo=False),
+            device,
+            progress_timeout_s=0.1,
+            max_hold_s=max_hold_s,
+            stays_warm=stays_warm,
+        )
+
+    async def run(self, request: Message | None = None) -> list[StageEvent]:
+        return [event async for event in self.runner.run(request or denoise_request())]
