@@ -12,7 +12,7 @@ from acestage.planning import Quantization
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
-from services.vae.engine import VaeEngine
+from services.vae.engine import DecodeStart, VaeEngine
 
 
 def load(checkpoint: Checkpoint) -> VaeWorker:
@@ -33,7 +33,8 @@ class VaeWorker:
 
     def run(self, request: Message) -> Iterator[Message]:
         latents = request.tensor_map()["latents"].to_torch()
-        for tile in self._engine.decode(latents, request.fields["tile_frame_count"]):
+        start = DecodeStart(**request.fields.get("start", {}))
+        for tile in self._engine.decode(latents, request.fields["tile_frame_count"], start):
             fields = {
                 "item_index": tile.item_index,
                 "start_sample": tile.start_sample,
