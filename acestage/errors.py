@@ -23,6 +23,7 @@
     ├── CancelledError                  the caller, or the service as it stops, ended the work
     ├── NonFiniteError                  the model computed values that are no numbers
     └── InternalError                   a defect
+        └── NonFiniteError              a result overflowed the data type it was computed in
 
 An error names the field or the limit, what was given, and what would be accepted. Each class has the
 gRPC status code and the `reason` that clients can rely on; `acestage.rpc_errors` carries them across
@@ -190,6 +191,12 @@ class NonFiniteError(AcestageError):
 class InternalError(AcestageError):
     code = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
+
+
+class NonFiniteError(InternalError):
+    """Names the stage, the data type, and where in the work it was; a wider type computes it."""
+
+    reason = "NON_FINITE"
 
 
 def error_classes() -> dict[str, type[AcestageError]]:

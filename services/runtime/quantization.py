@@ -32,7 +32,7 @@ def quantized_bytes(weight: torch.Tensor, dtype: torch.dtype) -> int:
 
 def quantize(layer: torch.nn.Linear) -> None:
     """Replaces the weight of `layer`, which must be on its device, by int8."""
-    # Imported here, because only few processes need it.
+    # Imported here: who quantizes nothing need not have it.
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     # The compiler settings that it would make are for the whole process, which compiles nothing.

@@ -12,7 +12,7 @@ from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
-from services.vae.engine import VaeEngine
+from services.vae.engine import DecodeStart, VaeEngine
 from services.vae.memory import measure
 
 
@@ -37,7 +37,8 @@ class VaeWorker:
 
     def run(self, request: Message) -> Iterator[Message]:
         latents = request.tensor_map()["latents"].to_torch()
-        for tile in self.engine.decode(latents, request.fields["tile_frame_count"]):
+        start = DecodeStart(**request.fields.get("start", {}))
+        for tile in self.engine.decode(latents, request.fields["tile_frame_count"], start):
             fields = {
                 "item_index": tile.item_index,
                 "start_sample": tile.start_sample,
