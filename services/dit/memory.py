@@ -9,14 +9,21 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 
 from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, StageMemory, context_bytes
 from services.dit.engine import APG_MOMENTUM, Conditioning, DitEngine
+from services.dit.token_chunks import CHUNK_TOKENS
 from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
 from services.runtime.request_limits import LONGEST_PROMPT_TOKENS, MAX_FRAME_COUNT
 
 if TYPE_CHECKING:
     from services.dit.worker import DitWorker
 
-FRAME_COUNTS = (250, 1000, 2048, 4500, MAX_FRAME_COUNT)
-"""Where the curves are measured."""
+_PATCH_FRAMES = 2
+_CHUNKED_FRAMES = _PATCH_FRAMES * (CHUNK_TOKENS + 1)
+FRAME_COUNTS = {
+    "single": (250, 800, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
+    "guided": (250, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
+}
+"""Where the curves are measured. Between the points they are straight within 5 %, or bend upwards: with INT8
+the largest weight outweighs short songs, and from the first chunk of tokens on there is a buffer for all."""
 
 
 def measure(worker: DitWorker, dtype: torch.dtype, cpu_thread_count: int | None) -> StageMemory:
@@ -36,7 +43,8 @@ def measure(worker: DitWorker, dtype: torch.dtype, cpu_thread_count: int | None)
             engine = placed.worker.engine
             for mode in ("single",) if engine.is_turbo else ("single", "guided"):
                 points = tuple(
-                    (frames, _peak_bytes(engine, mode, frames, cpu_thread_count)) for frames in FRAME_COUNTS
+                    (frames, _peak_bytes(engine, mode, frames, cpu_thread_count))
+                    for frames in FRAME_COUNTS[mode]
                 )
                 activations[mode, quantization] = ActivationCurve(points)
         activations["item", quantization] = _item_curve(engine, dtype)

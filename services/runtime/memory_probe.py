@@ -105,6 +105,8 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func.namespace == "prim":  # asks a tensor what it is
+            return func(*args)
         # A storage that is met first as an argument was there before.
         for tensor in _tensors(args):
             self._meet(tensor, is_new=False)
