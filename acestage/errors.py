@@ -22,6 +22,7 @@
     │   └── TensorCorruptError          bytes of a tensor are not those that were sent
     ├── CancelledError                  the caller, or the service as it stops, ended the work
     └── InternalError                   a defect
+        └── NonFiniteError              a result overflowed the data type it was computed in
 
 An error names the field or the limit, what was given, and what would be accepted. Each class has the
 gRPC status code and the `reason` that clients can rely on; `acestage.rpc_errors` carries them across
@@ -182,6 +183,12 @@ class CancelledError(AcestageError):
 class InternalError(AcestageError):
     code = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
+
+
+class NonFiniteError(InternalError):
+    """Names the stage, the data type, and where in the work it was; a wider type computes it."""
+
+    reason = "NON_FINITE"
 
 
 def error_classes() -> dict[str, type[AcestageError]]:

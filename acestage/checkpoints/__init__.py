@@ -5,6 +5,7 @@ Nothing here imports torch; `acestage.checkpoints.loading`, for the engines, doe
 
 from acestage.checkpoints.checkpoint import Checkpoint, Component, Layout, ModelFacts
 from acestage.checkpoints.hub import pull
+from acestage.checkpoints.library_logs import quieten
 from acestage.checkpoints.listing import LocalCheckpoint, list_local
 from acestage.checkpoints.opening import open_checkpoint
 from acestage.checkpoints.repositories import REPOSITORIES, Repository
@@ -21,3 +22,5 @@ __all__ = [
     "open_checkpoint",
     "pull",
 ]
+
+quieten()

@@ -13,6 +13,7 @@ from services.dit.attention import WindowedAttentionProcessor
 from services.dit.parameters import DenoiseParameters
 from services.dit.schedule import make_scheduler
 from services.dit.token_chunks import TokenChunks
+from services.runtime.finite import check_finite
 
 # Constants of ACE-Step's adaptive projected guidance (arXiv 2410.02416), as its reference pipeline has them.
 APG_MOMENTUM = -0.75
@@ -81,6 +82,9 @@ class DitEngine:
     ) -> Iterator[StepDone | torch.Tensor]:
         """Yields `StepDone` after every step, then the latents [items, frames, channels] in the model's type.
 
+        Raises:
+            NonFiniteError: a step overflowed float16.
+
         Items go through the transformer one at a time: an item's result does not depend on the batch, and
         neither does the memory.
         """
@@ -97,12 +101,13 @@ class DitEngine:
             t = float(timestep)
             is_guided = has_guidance and first <= 1.0 - t <= last
             velocities = [
-                self._guided_velocity(item, t, conditioning, parameters.guidance_scale, buffer)
+                self._guided_velocity(item, t, conditioning, parameters, buffer)
                 if is_guided
                 else self._velocity(item, t, conditioning.encoder_hidden_states, conditioning.context_latents)
                 for item, buffer in zip(torch.split(latents, 1), momentum, strict=True)
             ]
             latents = scheduler.step(torch.cat(velocities), timestep, latents, return_dict=False)[0]
+            check_finite(latents, "dit", f"the latents after step {index + 1} of {step_count}")
             yield StepDone(index + 1, step_count)
         yield latents
 
@@ -125,18 +130,24 @@ class DitEngine:
         latents: torch.Tensor,
         t: float,
         conditioning: Conditioning,
-        guidance_scale: float,
+        parameters: DenoiseParameters,
         momentum: MomentumBuffer,
     ) -> torch.Tensor:
-        """Adaptive projected guidance: one pass over the conditional and the unconditional half."""
+        """Adaptive projected guidance from the conditional and the unconditional velocity."""
         states = conditioning.encoder_hidden_states
-        both = torch.cat([states, conditioning.null_condition.expand_as(states)])
-        context = conditioning.context_latents.expand(2, -1, -1)
-        conditional, unconditional = self._velocity(latents.expand(2, -1, -1), t, both, context).chunk(2)
+        null = conditioning.null_condition.expand_as(states)
+        context = conditioning.context_latents
+        if parameters.split_guidance:
+            conditional = self._velocity(latents, t, states, context)
+            unconditional = self._velocity(latents, t, null, context)
+        else:
+            both = torch.cat([states, null])
+            velocity = self._velocity(latents.expand(2, -1, -1), t, both, context.expand(2, -1, -1))
+            conditional, unconditional = velocity.chunk(2)
         guided: torch.Tensor = normalized_guidance(
             pred_cond=conditional,
             pred_uncond=unconditional,
-            guidance_scale=guidance_scale - 1.0,
+            guidance_scale=parameters.guidance_scale - 1.0,
             momentum_buffer=momentum,
             eta=APG_ETA,
             norm_threshold=APG_NORM_THRESHOLD,

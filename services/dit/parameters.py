@@ -16,6 +16,8 @@ class DenoiseParameters:
         guidance_scale: APG guidance is on above 1, unless the model is a turbo model.
         cfg_interval: guidance is applied while 1 - t lies within, bounds included.
         timesteps: overrides `step_count` and `shift` unless empty: falling values in (0, 1].
+        split_guidance: the halves of guidance go through the model one after the other instead of at once:
+            half the activations, and the same latents up to rounding.
     """
 
     seeds: tuple[int, ...]
@@ -24,3 +26,4 @@ class DenoiseParameters:
     guidance_scale: float = 7.0
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     timesteps: tuple[float, ...] = ()
+    split_guidance: bool = False

@@ -34,11 +34,7 @@ class DitWorker:
         return measure(self, dtype, cpu_thread_count)
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
-        place(self.engine.transformer, device, dtype)
-        if quantization == "int8":
-            from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-            quantize_(self.engine.transformer, Int8WeightOnlyConfig())
+        place(self.engine.transformer, device, dtype, quantization)
 
     def run(self, request: Message) -> Iterator[Message]:
         tensors = {name: tensor.to_torch() for name, tensor in request.tensor_map().items()}

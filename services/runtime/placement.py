@@ -2,20 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch.nn.utils.weight_norm import WeightNorm
+
+from acestage.planning import Quantization
+from services.runtime.quantization import is_quantized, quantize, quantized_bytes
 
 
-def place(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+def place(
+    module: torch.nn.Module, device: torch.device, dtype: torch.dtype, quantization: Quantization = "none"
+) -> None:
     """Moves `module` to `device`, and what its checkpoint holds to `dtype`.
 
-    Tensors go one by one, so that the host never holds a second copy of all weights. Buffers that are not
-    part of the checkpoint, such as the frequencies of rotary embeddings, keep their precision: in bfloat16
-    they would be wrong.
+    Weight norm is folded into plain weights: kept, it would compute a second copy of them in every pass.
+
+    Tensors go one by one, so that neither the host nor the device ever holds a second copy of all weights,
+    nor, with a quantization, all of them in `dtype`. Buffers that are not part of the checkpoint, such as the
+    frequencies of rotary embeddings, keep their precision: in bfloat16 they would be wrong.
     """
-    for part in module.modules():
-        for parameter in part.parameters(recurse=False):
-            parameter.data = parameter.data.to(device, dtype)
-        for name, buffer in part.named_buffers(recurse=False):
-            is_stored = name not in part._non_persistent_buffers_set
-            keeps = not is_stored or not buffer.is_floating_point()
-            setattr(part, name, buffer.to(device, None if keeps else dtype))
+    for name, part in module.named_modules():
+        for hook_id, norm in _weight_norms(part):
+            _fold(part, norm, device, dtype)
+            del part._forward_pre_hooks[hook_id]
+        _move(part, device, dtype)
+        if quantization == "int8" and is_quantized(name, part):
+            quantize(part)
+
+
+def placed_bytes(
+    modules: Iterable[torch.nn.Module], dtype: torch.dtype, quantization: Quantization = "none"
+) -> int:
+    """The bytes that `place` makes `modules` take on a device; they may be mapped or on the meta device."""
+    return sum(
+        _part_bytes(name, part, dtype, quantization)
+        for module in modules
+        for name, part in module.named_modules()
+    )
+
+
+def _move(part: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    for parameter in part.parameters(recurse=False):
+        parameter.data = parameter.data.to(device, dtype)
+    for name, buffer in part.named_buffers(recurse=False):
+        setattr(part, name, buffer.to(device, _buffer_dtype(part, name, buffer, dtype)))
+
+
+def _part_bytes(name: str, part: torch.nn.Module, dtype: torch.dtype, quantization: Quantization) -> int:
+    parameters = dict(part.named_parameters(recurse=False))
+    for _, norm in _weight_norms(part):
+        del parameters[f"{norm.name}_g"]  # the weight has the shape of the direction
+    size = 0
+    if quantization == "int8" and is_quantized(name, part):
+        size += quantized_bytes(parameters.pop("weight"), dtype)
+    size += sum(parameter.numel() for parameter in parameters.values()) * dtype.itemsize
+    for buffer_name, buffer in part.named_buffers(recurse=False):
+        size += buffer.numel() * _buffer_dtype(part, buffer_name, buffer, dtype).itemsize
+    return size
+
+
+def _buffer_dtype(part: torch.nn.Module, name: str, buffer: torch.Tensor, dtype: torch.dtype) -> torch.dtype:
+    is_stored = name not in part._non_persistent_buffers_set
+    return dtype if is_stored and buffer.is_floating_point() else buffer.dtype
+
+
+def _weight_norms(part: torch.nn.Module) -> list[tuple[int, WeightNorm]]:
+    return [(key, hook) for key, hook in part._forward_pre_hooks.items() if isinstance(hook, WeightNorm)]
+
+
+def _fold(part: torch.nn.Module, norm: WeightNorm, device: torch.device, dtype: torch.dtype) -> None:
+    """Replaces gain and direction by the weight that they stand for, computed in float32 at least."""
+    precise = torch.promote_types(dtype, torch.float32)
+    gain, direction = (
+        part._parameters.pop(f"{norm.name}_{suffix}").data.to(device, precise)  # type: ignore[union-attr]
+        for suffix in ("g", "v")
+    )
+    delattr(part, norm.name)  # what weight norm computed for its last pass, if there was one
+    weight = torch._weight_norm(direction, gain, norm.dim)
+    part.register_parameter(norm.name, torch.nn.Parameter(weight.to(dtype)))

@@ -9,6 +9,7 @@ import torch
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
 from transformers import PreTrainedTokenizerFast, Qwen3Model
 
+from services.runtime.finite import check_finite
 from services.text_encoder.prompt import MAX_LYRICS_TOKENS, MAX_TEXT_TOKENS, Prompt
 
 TIMBRE_REFERENCE_S = 30.0
@@ -48,7 +49,11 @@ class TextEncoderEngine:
         self._timbre_frame_count = math.ceil(TIMBRE_REFERENCE_S * latent_frame_rate_hz)
 
     def encode(self, prompt: Prompt, frame_count: int) -> EncodedPrompt:
-        """Encodes `prompt` for `frame_count` latent frames of music."""
+        """Encodes `prompt` for `frame_count` latent frames of music.
+
+        Raises:
+            NonFiniteError: it overflowed float16.
+        """
         encoder = self.condition_encoder
         silence = encoder.silence_latent
         text_ids, text_mask = self._tokenize(prompt.text(), MAX_TEXT_TOKENS)
@@ -62,6 +67,7 @@ class TextEncoderEngine:
             refer_audio_acoustic_hidden_states_packed=silence[:, : self._timbre_frame_count],
             refer_audio_order_mask=torch.zeros(1, device=silence.device, dtype=torch.long),
         )
+        check_finite(states, "text_encoder", "the hidden states of the prompt")
         source = _repeat_to(silence, frame_count)
         return EncodedPrompt(
             encoder_hidden_states=states,

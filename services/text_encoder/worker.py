@@ -42,11 +42,7 @@ class TextEncoderWorker:
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         for module in self.modules():
-            place(module, device, dtype)
-            if quantization == "int8":
-                from torchao.quantization import Int8WeightOnlyConfig, quantize_
-
-                quantize_(module, Int8WeightOnlyConfig())
+            place(module, device, dtype, quantization)
 
     def run(self, request: Message) -> Iterator[Message]:
         encoded = self.engine.encode(Prompt(**request.fields["prompt"]), request.fields["frame_count"])

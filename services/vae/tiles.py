@@ -51,8 +51,11 @@ class Tile:
     halo_stop: int
 
 
-def tiles(frame_count: int, tile_frame_count: int, halo: int) -> Iterator[Tile]:
-    """Cuts the song into tiles of at most `tile_frame_count`, each with its halo as far as the song goes."""
-    for start in range(0, frame_count, tile_frame_count):
+def tiles(frame_count: int, tile_frame_count: int, halo: int, first: int = 0) -> Iterator[Tile]:
+    """Cuts the song from frame `first` on into tiles of at most `tile_frame_count`, each with its halo.
+
+    A halo goes as far as the song does, on both sides.
+    """
+    for start in range(first, frame_count, tile_frame_count):
         stop = min(start + tile_frame_count, frame_count)
         yield Tile(start, stop, max(0, start - halo), min(frame_count, stop + halo))

@@ -12,7 +12,7 @@ from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
-from services.vae.engine import VaeEngine
+from services.vae.engine import DecodeStart, VaeEngine
 from services.vae.memory import measure
 
 
@@ -32,14 +32,13 @@ class VaeWorker:
         return measure(self, dtype, cpu_thread_count)
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        # Nothing to quantize: it has no linear layer.
         place(self.engine.decoder, device, dtype)
-        for part in self.engine.decoder.modules():
-            if hasattr(part, "weight_g"):
-                torch.nn.utils.remove_weight_norm(part)
 
     def run(self, request: Message) -> Iterator[Message]:
         latents = request.tensor_map()["latents"].to_torch()
-        for tile in self.engine.decode(latents, request.fields["tile_frame_count"]):
+        start = DecodeStart(**request.fields.get("start", {}))
+        for tile in self.engine.decode(latents, request.fields["tile_frame_count"], start):
             fields = {
                 "item_index": tile.item_index,
                 "start_sample": tile.start_sample,

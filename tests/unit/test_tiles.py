@@ -35,10 +35,12 @@ def test_a_transposed_convolution_needs_the_inputs_that_reach_its_outputs() -> N
     assert layer.input_range(1, 2) == (0, 2)
 
 
-@given(st.integers(1, 500), st.integers(1, 200), st.integers(0, 20))
-def test_tiles_cover_every_frame_once_and_have_their_halo(frames: int, size: int, halo: int) -> None:
-    found = list(tiles(frames, size, halo))
-    assert [frame for tile in found for frame in range(tile.start, tile.stop)] == list(range(frames))
+@given(st.integers(1, 500), st.integers(1, 200), st.integers(0, 20), st.integers(0, 510))
+def test_tiles_cover_every_frame_once_and_have_their_halo(
+    frames: int, size: int, halo: int, first: int
+) -> None:
+    found = list(tiles(frames, size, halo, first))
+    assert [frame for tile in found for frame in range(tile.start, tile.stop)] == list(range(first, frames))
     for tile in found:
         assert tile.stop - tile.start <= size
         assert tile.halo_start == max(0, tile.start - halo)

@@ -27,6 +27,7 @@ from acestage.errors import AcestageError, FailedPreconditionError
 from services.runtime import logs
 from services.runtime.devices import resolve_dtype
 from services.runtime.messages import Message, error_message, pack
+from services.runtime.placement import placed_bytes
 from services.runtime.preload.protocol import FORK
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_worker import StageWorker
@@ -47,7 +48,7 @@ def main(control_fd: int, config_json: str) -> None:
         control.sendall(pack(error_message(error)))
         sys.exit(1)
     gc.freeze()
-    weights_bytes = _weights_bytes(worker, dtype)
+    weights_bytes = placed_bytes(worker.modules(), getattr(torch, dtype))
     control.sendall(pack(Message("ready", {"dtype": dtype, "weights_bytes": weights_bytes})))
     _serve(control, worker, config, dtype)
 
@@ -63,11 +64,6 @@ def _load(config: StageConfig) -> tuple[StageWorker, str]:
     worker: StageWorker = importlib.import_module(f"services.{config.stage}.worker").load(checkpoint)
     stored = next(worker.modules()[0].parameters()).dtype
     return worker, resolve_dtype(config.dtype, config.device, str(stored).removeprefix("torch."))
-
-
-def _weights_bytes(worker: StageWorker, dtype: str) -> int:
-    item_bytes = getattr(torch, dtype).itemsize
-    return sum(p.numel() * item_bytes for module in worker.modules() for p in module.parameters())
 
 
 def _serve(control: socket.socket, worker: StageWorker, config: StageConfig, dtype: str) -> None:
