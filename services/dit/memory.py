@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,43 +10,67 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 
 from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, StageMemory, context_bytes
 from services.dit.engine import APG_MOMENTUM, Conditioning, DitEngine
+from services.dit.parameters import DenoiseParameters
+from services.dit.token_chunks import CHUNK_TOKENS
 from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
+from services.runtime.placement import placed_bytes
 from services.runtime.request_limits import LONGEST_PROMPT_TOKENS, MAX_FRAME_COUNT
 
 if TYPE_CHECKING:
     from services.dit.worker import DitWorker
 
-FRAME_COUNTS = (250, 1000, 2048, 4500, MAX_FRAME_COUNT)
-"""Where the curves are measured."""
+_PATCH_FRAMES = 2
+_CHUNKED_FRAMES = _PATCH_FRAMES * (CHUNK_TOKENS + 1)
+FRAME_COUNTS = {
+    "single": (250, 800, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
+    "guided": (250, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
+}
+"""Where the curves are measured. Between the points they are straight within 5 %, or bend upwards: with INT8
+the largest weight outweighs short songs, and from the first chunk of tokens on there is a buffer for all."""
+
+_QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8")
 
 
 def measure(worker: DitWorker, dtype: torch.dtype, cpu_thread_count: int | None) -> StageMemory:
     """Runs the engine's passes on fake tensors, for the longest prompt.
 
-    Modes are "single" (one pass of the transformer), "guided" (both halves of guidance at once; only of
-    models that take guidance), and "item": what each item of a batch after the first adds.
+    Modes are "single" (one pass of the transformer at a time; with guidance its halves take turns), "guided"
+    (both halves at once; only of models that take guidance), and "item": what each item of a batch after the
+    first adds.
     """
-    transformer = worker.engine.transformer
-    weights: dict[Quantization, int] = {}
     activations: dict[tuple[str, Quantization], ActivationCurve] = {}
-    quantizations: tuple[Quantization, ...] = ("none", "int8")
-    for quantization in quantizations:
-        with fake_tensors():
-            placed = placed_copy(worker, dtype, quantization, [Stack(transformer, transformer.layer_types)])
-            weights[quantization] = placed.weights_bytes
-            engine = placed.worker.engine
-            for mode in ("single",) if engine.is_turbo else ("single", "guided"):
-                points = tuple(
-                    (frames, _peak_bytes(engine, mode, frames, cpu_thread_count)) for frames in FRAME_COUNTS
-                )
-                activations[mode, quantization] = ActivationCurve(points)
-        activations["item", quantization] = _item_curve(engine, dtype)
+    for mode in ("single",) if worker.engine.is_turbo else ("single", "guided"):
+        plain = _points(worker, mode, dtype, "none", FRAME_COUNTS[mode], cpu_thread_count)
+        int8 = _points(worker, mode, dtype, "int8", FRAME_COUNTS[mode][:-1], cpu_thread_count)
+        # What INT8 adds is for one chunk of tokens at a time. More frames have no more of it, and a pass over
+        # all of them is what takes longest here.
+        last_frames, last_bytes = plain[-1]
+        int8.append((last_frames, last_bytes + int8[-1][1] - plain[-2][1]))
+        activations[mode, "none"] = ActivationCurve(tuple(plain))
+        activations[mode, "int8"] = ActivationCurve(tuple(int8))
+    for quantization in _QUANTIZATIONS:
+        activations["item", quantization] = _item_curve(worker.engine, dtype)
     return StageMemory(
         context_bytes=context_bytes(cpu_thread_count),
         reserve_bytes=RESERVE_BYTES,
-        weights_bytes=weights,
+        weights_bytes={key: placed_bytes(worker.modules(), dtype, key) for key in _QUANTIZATIONS},
         activations=activations,
     )
+
+
+def _points(
+    worker: DitWorker,
+    mode: str,
+    dtype: torch.dtype,
+    quantization: Quantization,
+    frame_counts: Sequence[int],
+    cpu_thread_count: int | None,
+) -> list[tuple[int, int]]:
+    transformer = worker.engine.transformer
+    with fake_tensors():
+        stack = Stack(transformer, transformer.layer_types)
+        engine = placed_copy(worker, dtype, quantization, [stack]).engine
+        return [(frames, _peak_bytes(engine, mode, frames, cpu_thread_count)) for frames in frame_counts]
 
 
 def _peak_bytes(engine: DitEngine, mode: str, frame_count: int, cpu_thread_count: int | None) -> int:
@@ -59,13 +84,14 @@ def _peak_bytes(engine: DitEngine, mode: str, frame_count: int, cpu_thread_count
             null_condition=torch.zeros(1, 1, condition_width, dtype=dtype),
             context_latents=torch.zeros(1, frame_count, 2 * engine.channel_count, dtype=dtype),
         )
-        if mode == "guided":
-            momentum = MomentumBuffer(APG_MOMENTUM)
-            momentum.running_average = torch.zeros_like(latents)  # as the step before leaves it
-            engine._guided_velocity(latents, 0.5, conditioning, 7.0, momentum)
-        else:
+        if engine.is_turbo:
             states, context = conditioning.encoder_hidden_states, conditioning.context_latents
             engine._velocity(latents, 0.5, states, context)
+        else:
+            parameters = DenoiseParameters(seeds=(0,), split_guidance=mode == "single")
+            momentum = MomentumBuffer(APG_MOMENTUM)
+            momentum.running_average = torch.zeros_like(latents)  # as the step before leaves it
+            engine._guided_velocity(latents, 0.5, conditioning, parameters, momentum)
 
     return peak_bytes(step, cpu_thread_count=cpu_thread_count)
 

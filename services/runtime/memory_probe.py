@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -50,33 +50,27 @@ class Stack:
         return max(2, 1 + max(self.layer_types.index(kind) for kind in set(self.layer_types)))
 
 
-@dataclass(frozen=True, slots=True)
-class PlacedCopy(Generic[Worker]):
-    """A worker of fake tensors, with the first layers of its stacks, and the bytes that it has with all."""
-
-    worker: Worker
-    weights_bytes: int
-
-
 def placed_copy(
     worker: Worker, dtype: torch.dtype, quantization: Quantization, stacks: Sequence[Stack] = ()
-) -> PlacedCopy[Worker]:
+) -> Worker:
     """Copies `worker` with fake tensors, and places the copy as a worker process places the real one.
 
     Call it within `fake_tensors`. Weights on the meta device are fine. The device is the CPU, because fake
     tensors of a CUDA device need one.
+
+    Args:
+        worker: the real one.
+        dtype: to place it in.
+        quantization: of the copy's weights.
+        stacks: of which the copy has as many layers as it takes.
     """
     memo = _fakes(worker)
-    shortened = []
     for stack in stacks:
         layers: Any = stack.module.layers
-        kept = copy.deepcopy(layers[: stack.kept_count], memo)
-        memo[id(layers)] = kept
-        shortened.append((kept, len(layers) - len(kept)))
+        memo[id(layers)] = copy.deepcopy(layers[: stack.kept_count], memo)
     placed = copy.deepcopy(worker, memo)
     placed.place(torch.device("cpu"), dtype, quantization)
-    left_out_bytes = sum(count * _weights_bytes([kept[0]]) for kept, count in shortened)
-    return PlacedCopy(placed, _weights_bytes(placed.modules()) + left_out_bytes)
+    return placed
 
 
 def peak_bytes(work: Callable[[], object], *, cpu_thread_count: int | None) -> int:
@@ -110,6 +104,10 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func.namespace == "prim":  # asks a tensor what it is
+            return func(*args)
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True  # a check for overflow looks at a value, which fake tensors do not have: all is well
         # A storage that is met first as an argument was there before.
         for tensor in _tensors(args):
             self._meet(tensor, is_new=False)
@@ -165,20 +163,3 @@ def _fakes(worker: StageWorker) -> dict[int, Any]:
                 is_parameter = isinstance(tensor, torch.nn.Parameter)
                 fakes[id(tensor)] = torch.nn.Parameter(fake, requires_grad=False) if is_parameter else fake
     return fakes
-
-
-def _weights_bytes(modules: Iterable[torch.nn.Module]) -> int:
-    """Bytes of the parameters and buffers of `modules`, each storage once."""
-    tensors = chain.from_iterable(chain(module.parameters(), module.buffers()) for module in modules)
-    storages = (part.untyped_storage() for tensor in tensors for part in _inner_tensors(tensor))
-    return sum({storage._cdata: storage.nbytes() for storage in storages}.values())
-
-
-def _inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """The plain tensors of a quantized one, or `tensor` itself."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        yield tensor
-        return
-    names, _ = tensor.__tensor_flatten__()
-    for name in names:
-        yield from _inner_tensors(getattr(tensor, name))

@@ -10,6 +10,7 @@ import torch
 
 from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, StageMemory, context_bytes
 from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
+from services.runtime.placement import placed_bytes
 from services.runtime.request_limits import MAX_FRAME_COUNT
 from services.text_encoder.engine import TextEncoderEngine
 from services.text_encoder.prompt import Prompt
@@ -38,10 +39,9 @@ def measure(worker: TextEncoderWorker, dtype: torch.dtype, cpu_thread_count: int
     activations: dict[tuple[str, Quantization], ActivationCurve] = {}
     quantizations: tuple[Quantization, ...] = ("none", "int8")
     for quantization in quantizations:
+        weights[quantization] = placed_bytes(worker.modules(), dtype, quantization)
         with fake_tensors():
-            placed = placed_copy(tokenless, dtype, quantization, _stacks(engine))
-            weights[quantization] = placed.weights_bytes
-            fake = placed.worker.engine
+            fake = placed_copy(tokenless, dtype, quantization, _stacks(engine)).engine
             # It reads the values of a mask, which fake tensors do not have, and takes a few kB.
             fake.condition_encoder.timbre_encoder.unpack_timbre_embeddings = _one_item
             points = tuple((frames, _peak_bytes(fake, frames, cpu_thread_count)) for frames in FRAME_COUNTS)

@@ -8,6 +8,7 @@ import torch
 
 from acestage.planning import RESERVE_BYTES, ActivationCurve, StageMemory, context_bytes
 from services.runtime.memory_probe import fake_tensors, peak_bytes, placed_copy
+from services.runtime.placement import placed_bytes
 from services.vae.engine import VaeEngine
 
 if TYPE_CHECKING:
@@ -20,8 +21,7 @@ TILE_FRAME_COUNTS = (8, 32, 64, 128, 512)
 def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None) -> StageMemory:
     """Runs the decoder on fake tensors. The one mode is "tile", by frames with the halo on both sides."""
     with fake_tensors():
-        placed = placed_copy(worker, dtype, "none")
-        engine = placed.worker.engine
+        engine = placed_copy(worker, dtype, "none").engine
         points = tuple(
             (frames + 2 * engine.halo_frame_count, _peak_bytes(engine, frames, cpu_thread_count))
             for frames in TILE_FRAME_COUNTS
@@ -29,7 +29,7 @@ def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None)
         return StageMemory(
             context_bytes=context_bytes(cpu_thread_count),
             reserve_bytes=RESERVE_BYTES,
-            weights_bytes={"none": placed.weights_bytes},
+            weights_bytes={"none": placed_bytes(worker.modules(), dtype)},
             activations={("tile", "none"): ActivationCurve(points)},
             halo_frame_count=engine.halo_frame_count,
         )
