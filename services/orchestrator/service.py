@@ -96,8 +96,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             outcome = error.reason
             raise
         finally:
-            self._history.add(_ended_job(job_id, request, result, outcome, clock() - asked))
-            log.info("job ended: %s after %.1f s", outcome, clock() - asked, extra={"job_id": job_id})
+            ended = _ended_job(job_id, request, result, outcome, clock() - asked)
+            self._history.add(ended)
+            fields = {"job_id": job_id, "reason": outcome} if ended.kind == FAILED else {"job_id": job_id}
+            log.info("job %s after %.1f s", ended.kind, ended.total_s, extra=fields)
         memory = measure("orchestrator")
         completed = pb.JobCompleted(
             job_id=job_id,

@@ -11,7 +11,7 @@ import sys
 
 from services.runtime.request_context import request_id
 
-FIELDS = ("request_id", "job_id", "stage", "lease_id", "fencing_token", "device", "pid", "address")
+FIELDS = ("request_id", "job_id", "reason", "stage", "lease_id", "fencing_token", "device", "pid", "address")
 
 
 class _LineFormatter(logging.Formatter):
