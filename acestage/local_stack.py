@@ -29,7 +29,7 @@ _POLL_S = 0.1
 _RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
 _LIMIT_SETTINGS = (
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
-    *("max_vram_gb", "quantization"),
+    *("max_vram_gb", "quantization", "vae_tile_frame_count"),
 )
 
 

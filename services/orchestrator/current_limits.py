@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
+from acestage.checkpoints.published import language_model_configs
 from acestage.errors import AcestageError
 from acestage.limits import Limits
+from acestage.planning import LanguageModelMemory
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.settings import Settings
 from services.orchestrator.limits import StageFacts, resolve
@@ -22,6 +24,9 @@ class CurrentLimits:
     def __init__(self, stages: Sequence[StageClient], settings: Settings) -> None:
         self._stages = stages
         self._settings = settings
+        self._language_models = [
+            LanguageModelMemory.of(name, config) for name, config in language_model_configs().items()
+        ]
         self._last: dict[str, StageFacts] = {}
 
     async def ask(self, item_count: int) -> Limits:
@@ -65,4 +70,5 @@ class CurrentLimits:
 
     def _resolve(self, item_count: int) -> Limits:
         facts = (self._last.get(stage.stage) for stage in self._stages)
-        return resolve(self._settings, [known for known in facts if known is not None], item_count)
+        known = [stage for stage in facts if stage is not None]
+        return resolve(self._settings, known, self._language_models, item_count)

@@ -9,23 +9,29 @@ from dataclasses import dataclass
 from pathlib import PurePath
 
 from acestage.limits import LanguageModelLimit, Limit, Limits
-from acestage.planning import GIB, Quantization, StageMemory
+from acestage.planning import (
+    DEFAULT_TILE_FRAMES,
+    GIB,
+    MAX_DURATION_S,
+    LanguageModelMemory,
+    StageMemory,
+    choose_dit,
+    choose_encode,
+    choose_tile,
+)
+from acestage.planning.stage_memory import largest
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.settings import Settings
-from services.orchestrator.tiers import LANGUAGE_MODEL_BYTES, Tier, tier_of
+from services.orchestrator.tiers import Tier, tier_of
 from services.runtime.request_limits import MAX_ITEM_COUNT
 
 MIN_DURATION_S = 10
-MAX_DURATION_S = 600
-"""Seconds: the shortest and the longest song that the model was made for."""
+"""The shortest song that the model was made for, in seconds."""
 
 MODEL_DURATION = Limit(MAX_DURATION_S, "the model")
 MOST_ITEMS = Limit(MAX_ITEM_COUNT, "the most for one request")
 MODEL_LIMITS = Limits(MODEL_DURATION, MOST_ITEMS, (), "", 0, "", "planner")
 """Limits that no device and no setting can raise."""
-
-_LEAST_MODES = {"text_encoder": "encode", "dit": "single"}
-"""The way of working that takes the least memory: guidance can be split."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +63,18 @@ class StageFacts:
         )
 
 
-def resolve(settings: Settings, stages: Sequence[StageFacts], item_count: int = 1) -> Limits:
+def resolve(
+    settings: Settings,
+    stages: Sequence[StageFacts],
+    language_models: Sequence[LanguageModelMemory],
+    item_count: int = 1,
+) -> Limits:
     """The limits for what `stages` run on; those that are not known set none.
 
     Args:
         settings: the basis, and what caps it.
         stages: in the order of a job's way; the device of the DiT is the one that the tier table is about.
+        language_models: those to decide on.
         item_count: takes that a request asks for: where the device is just large enough, each costs seconds.
     """
     device = next((stage.device for stage in stages if stage.stage == "dit"), "")
@@ -89,7 +101,7 @@ def resolve(settings: Settings, stages: Sequence[StageFacts], item_count: int = 
         max_duration_s=duration,
         max_batch_size=batch,
         language_models=tuple(
-            _language_model(settings, name, device, device_bytes, tier) for name in LANGUAGE_MODEL_BYTES
+            _language_model(settings, model, device, device_bytes, tier) for model in language_models
         ),
         device=device,
         device_bytes=device_bytes,
@@ -116,34 +128,33 @@ def _longest_song(settings: Settings, stage: StageFacts, item_count: int) -> Lim
     memory, device_bytes = stage.memory, _device_bytes(settings, stage)
     if memory is None or not device_bytes:
         return MODEL_DURATION
-    most = math.ceil(MAX_DURATION_S * stage.latent_frame_rate_hz)
-    quantizations = _quantizations(settings, memory)
-    if stage.stage == "vae":
-        # Tiles get smaller as need be, so the song's length does not count.
-        smallest = 1 + 2 * memory.halo_frame_count
-        fits = any(memory.total_bytes("tile", smallest, kind) <= device_bytes for kind in quantizations)
-        frame_count = most if fits else 0
-    else:
-        mode = _LEAST_MODES[stage.stage]
-        frame_count = max(
-            memory.largest_frame_count(mode, device_bytes, most, kind, item_count) for kind in quantizations
-        )
-    duration_s = int(frame_count / stage.latent_frame_rate_hz)
+
+    def fits(duration_s: int) -> bool:
+        frame_count = math.ceil(duration_s * stage.latent_frame_rate_hz)
+        match stage.stage:
+            case "text_encoder":
+                way = choose_encode(memory, device_bytes, frame_count, quantization=settings.quantization)
+                return way.fits
+            case "dit":
+                way = choose_dit(
+                    *(memory, device_bytes, frame_count, item_count),
+                    has_guidance=False,  # its halves can go one after the other
+                    quantization=settings.quantization,
+                )
+                return way.fits
+        # Tiles of the VAE get smaller as need be, so the song's length does not count.
+        return choose_tile(memory, device_bytes, settings.vae_tile_frame_count or DEFAULT_TILE_FRAMES) > 0
+
+    duration_s = largest(fits, MAX_DURATION_S)
     takes = f", {item_count} takes" if item_count > 1 else ""
     source = f"planner: {stage.stage} on {stage.device} with {device_bytes / GIB:.1f} GiB{takes}"
     return Limit(duration_s if duration_s >= MIN_DURATION_S else 0, source)
 
 
-def _quantizations(settings: Settings, memory: StageMemory) -> Sequence[Quantization]:
-    """The ways in which the stage may hold its weights; a stage that knows only one is not asked."""
-    known = tuple(memory.weights_bytes)
-    chosen = tuple(kind for kind in known if settings.quantization in ("auto", kind))
-    return chosen or known
-
-
 def _language_model(
-    settings: Settings, name: str, device: str, device_bytes: int, tier: Tier | None
+    settings: Settings, model: LanguageModelMemory, device: str, device_bytes: int, tier: Tier | None
 ) -> LanguageModelLimit:
+    name, needed = model.name, model.total_bytes
     if settings.init_language_model is False:
         return LanguageModelLimit(name, False, "ACESTEP_INIT_LLM")
     if settings.language_model is not None and not _is_named(settings.language_model, name):
@@ -152,8 +163,7 @@ def _language_model(
         return LanguageModelLimit(name, True, "the memory of the device is not known")
     if settings.limits == "tier":
         return LanguageModelLimit(name, name in tier.language_models, tier.name)
-    needed = LANGUAGE_MODEL_BYTES[name]
-    source = f"planner: needs {needed / GIB:.0f} GiB, {device} has {device_bytes / GIB:.1f} GiB"
+    source = f"planner: needs {needed / GIB:.1f} GiB, {device} has {device_bytes / GIB:.1f} GiB"
     return LanguageModelLimit(name, needed <= device_bytes, source)
 
 

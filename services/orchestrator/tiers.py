@@ -28,9 +28,6 @@ class Tier:
     max_batch_size_with_lm: int
 
 
-LANGUAGE_MODEL_BYTES = {"0.6B": 3 * GIB, "1.7B": 8 * GIB, "4B": 12 * GIB}
-"""Every language model, and what upstream reckons for it on the device."""
-
 _UP_TO = (
     (4, Tier("tier 1 (up to 4 GB)", (), 180, 1, 180, 1)),
     (6, Tier("tier 2 (4 to 6 GB)", (), 360, 1, 360, 1)),

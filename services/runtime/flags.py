@@ -23,7 +23,7 @@ _STAGE_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "
 _ORCHESTRATOR_FLAGS = (
     *("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count", "metrics_port"),
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
-    *("max_vram_gb", "quantization"),
+    *("max_vram_gb", "quantization", "vae_tile_frame_count"),
 )
 _COMMON_FLAGS = ("host", "port", "run_dir", "log_level")
 _CHOICES = {

@@ -11,9 +11,11 @@ import pytest
 
 from acestage.cli.flags import load_settings
 from acestage.limits import Limit, Limits
-from acestage.planning import GIB, MIB, ActivationCurve, Quantization, StageMemory
+from acestage.planning import GIB, MIB, ActivationCurve, LanguageModelMemory, Quantization, StageMemory
 from acestage.protos.stage.v1 import stage_pb2
-from services.orchestrator.limits import MODEL_LIMITS, StageFacts, resolve
+from acestage.settings import Settings
+from services.orchestrator import limits as limits_module
+from services.orchestrator.limits import MODEL_LIMITS, StageFacts
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 25.0
@@ -58,6 +60,16 @@ MEMORY = {"text_encoder": TEXT_ENCODER, "dit": DIT, "vae": VAE}
 def stages(device_bytes: int, *, rate_hz: float = RATE_HZ, **changes: StageMemory | None) -> list[StageFacts]:
     found = MEMORY | changes
     return [StageFacts(name, "cuda:0", device_bytes, found[name], rate_hz) for name in MEMORY]
+
+
+LANGUAGE_MODELS = [
+    LanguageModelMemory(name, weights_bytes=weights, cache_bytes=0, activation_bytes=0)
+    for name, weights in {"0.6B": 3 * GIB, "1.7B": 7 * GIB, "4B": 11 * GIB}.items()
+]
+
+
+def resolve(settings: Settings, facts: list[StageFacts], item_count: int = 1) -> Limits:
+    return limits_module.resolve(settings, facts, LANGUAGE_MODELS, item_count)
 
 
 def dit_source(device_bytes: int) -> str:
@@ -119,11 +131,16 @@ def test_the_stage_that_fits_least_is_named() -> None:
     assert limits.max_duration_s == Limit(120, "planner: text_encoder on cuda:0 with 3.9 GiB")
 
 
-@pytest.mark.parametrize(("tile_mib", "duration_s"), [(88, 600), (87, 0)])
-def test_the_vae_needs_room_for_one_tile_whatever_the_song(tile_mib: int, duration_s: int) -> None:
-    """The smallest tile is a frame with 10 of halo on each side: 21 frames, here 48 + 20 * 2 MiB."""
+@pytest.mark.parametrize(
+    ("tile_mib", "tile_frame_count", "duration_s"), [(102, None, 600), (101, None, 0), (101, 7, 600)]
+)
+def test_the_vae_needs_room_for_one_tile_whatever_the_song(
+    tile_mib: int, tile_frame_count: int | None, duration_s: int
+) -> None:
+    """The smallest tile has 8 frames, with 10 of halo on each side: here 48 + 27 * 2 MiB."""
     facts = StageFacts("vae", "cuda:0", (300 + 100 + 160 + tile_mib) * MIB, VAE, RATE_HZ)
-    assert resolve(load_settings(), [facts]).max_duration_s.value == duration_s
+    settings = load_settings(vae_tile_frame_count=tile_frame_count)
+    assert resolve(settings, [facts]).max_duration_s.value == duration_s
 
 
 def test_each_stage_counts_on_its_own_device() -> None:
@@ -213,8 +230,8 @@ def test_the_planner_allows_the_language_models_that_fit_by_themselves() -> None
         limits = resolve(load_settings(), stages(device_gb * GIB))
         assert tuple(name for name, is_allowed in allowed(limits).items() if is_allowed) == names
     (small, _, large) = resolve(load_settings(), stages(4 * GIB)).language_models
-    assert small.source == "planner: needs 3 GiB, cuda:0 has 4.0 GiB"
-    assert large.source == "planner: needs 12 GiB, cuda:0 has 4.0 GiB"
+    assert small.source == "planner: needs 3.4 GiB, cuda:0 has 4.0 GiB"
+    assert large.source == "planner: needs 11.4 GiB, cuda:0 has 4.0 GiB"
 
 
 def test_the_table_names_its_language_models() -> None:

@@ -19,6 +19,7 @@ LIMITS = {
     "language_model": "acestep-5Hz-lm-0.6B",
     "max_vram_gb": 4.0,
     "quantization": "int8",
+    "vae_tile_frame_count": 64,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from acestage.planning import GIB
-from services.orchestrator.tiers import LANGUAGE_MODEL_BYTES, tier_of
+from services.orchestrator.tiers import tier_of
 
 # GB of the device; language models; longest song and takes: without, then with a language model.
 TABLE = [
@@ -37,7 +37,3 @@ def test_a_device_falls_into_its_row(
     assert tier.language_models == tuple(models.split())
     assert (tier.max_duration_s, tier.max_batch_size) == without_lm
     assert (tier.max_duration_with_lm_s, tier.max_batch_size_with_lm) == with_lm
-
-
-def test_the_memory_of_every_language_model_is_known() -> None:
-    assert set(tier_of(80 * GIB).language_models) == set(LANGUAGE_MODEL_BYTES)
