@@ -21,7 +21,6 @@
     ├── DataLossError
     │   └── TensorCorruptError          bytes of a tensor are not those that were sent
     ├── CancelledError                  the caller, or the service as it stops, ended the work
-    ├── NonFiniteError                  the model computed values that are no numbers
     └── InternalError                   a defect
         └── NonFiniteError              a result overflowed the data type it was computed in
 
@@ -179,13 +178,6 @@ class TensorCorruptError(DataLossError):
 class CancelledError(AcestageError):
     code = grpc.StatusCode.CANCELLED
     reason = "CANCELLED"
-
-
-class NonFiniteError(AcestageError):
-    """Names the stage, the data type, and the step or tile. float16 overflows where others do not."""
-
-    code = grpc.StatusCode.INTERNAL
-    reason = "NON_FINITE"
 
 
 class InternalError(AcestageError):

@@ -1,6 +1,15 @@
 """What fits on a device: pure arithmetic on figures that were measured from the architecture. No torch."""
 
-from acestage.planning.choices import DEFAULT_TILE_FRAMES, Choice, choose_dit, choose_encode, choose_tile
+from acestage.planning.choices import (
+    DEFAULT_TILE_FRAMES,
+    Choice,
+    choose_dit,
+    choose_encode,
+    choose_tile,
+    dit_ways,
+    encode_ways,
+    tile_sizes,
+)
 from acestage.planning.language_model import LanguageModelMemory
 from acestage.planning.overheads import (
     CPU_PROCESS_BYTES,
@@ -9,7 +18,14 @@ from acestage.planning.overheads import (
     context_bytes,
 )
 from acestage.planning.plan import MAX_BATCH_SIZE, MAX_DURATION_S, Plan, StagePlan, Wishes, make_plan
-from acestage.planning.stage_memory import GIB, MIB, ActivationCurve, Quantization, StageMemory
+from acestage.planning.stage_memory import (
+    GIB,
+    MIB,
+    ActivationCurve,
+    Quantization,
+    StageMemory,
+    as_quantization,
+)
 
 __all__ = [
     "CPU_PROCESS_BYTES",
@@ -28,9 +44,13 @@ __all__ = [
     "StageMemory",
     "StagePlan",
     "Wishes",
+    "as_quantization",
     "choose_dit",
     "choose_encode",
     "choose_tile",
     "context_bytes",
+    "dit_ways",
+    "encode_ways",
     "make_plan",
+    "tile_sizes",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from acestage.planning.stage_memory import Quantization, StageMemory
@@ -10,7 +9,6 @@ from acestage.settings import QuantizationChoice
 
 DEFAULT_TILE_FRAMES = 128
 """Latent frames of a tile of the VAE where there is room: larger ones are hardly faster."""
-_TILE_STEP = 16
 SMALLEST_TILE_FRAMES = 8
 
 
@@ -29,6 +27,46 @@ class Choice:
     quantization: Quantization
     total_bytes: int
     fits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way of working.
+
+    Attributes:
+        mode: as in `StageMemory.activations`.
+        quantization: of the weights.
+        total_bytes: that the stage needs.
+    """
+
+    mode: str
+    quantization: Quantization
+    total_bytes: int
+
+
+def dit_ways(
+    memory: StageMemory,
+    frame_count: int,
+    item_count: int,
+    *,
+    has_guidance: bool,
+    quantization: QuantizationChoice,
+) -> list[Way]:
+    """All ways of denoising, the best first; arguments as in `choose_dit`."""
+    is_guided = has_guidance and ("guided", "none") in memory.activations
+    return [
+        Way(mode, key, memory.total_bytes(mode, frame_count, key, item_count))
+        for key in _quantizations(memory, quantization)
+        for mode in (("guided", "single") if is_guided else ("single",))
+    ]
+
+
+def encode_ways(memory: StageMemory, frame_count: int, *, quantization: QuantizationChoice) -> list[Way]:
+    """All ways of encoding the longest prompt, the best first."""
+    return [
+        Way("encode", key, memory.total_bytes("encode", frame_count, key))
+        for key in _quantizations(memory, quantization)
+    ]
 
 
 def choose_dit(
@@ -56,10 +94,8 @@ def choose_dit(
     Returns:
         The way that needs least where none fits.
     """
-    is_guided = has_guidance and ("guided", "none") in memory.activations
-    modes = ("guided", "single") if is_guided else ("single",)
-    ways = [(mode, key) for key in _quantizations(memory, quantization) for mode in modes]
-    return _first_that_fits(memory, budget_bytes, frame_count, item_count, ways)
+    ways = dit_ways(memory, frame_count, item_count, has_guidance=has_guidance, quantization=quantization)
+    return _first_that_fits(ways, budget_bytes)
 
 
 def choose_encode(
@@ -70,8 +106,7 @@ def choose_encode(
     quantization: QuantizationChoice = "auto",
 ) -> Choice:
     """The first way of encoding the longest prompt that fits; arguments as in `choose_dit`."""
-    ways = [("encode", key) for key in _quantizations(memory, quantization)]
-    return _first_that_fits(memory, budget_bytes, frame_count, 1, ways)
+    return _first_that_fits(encode_ways(memory, frame_count, quantization=quantization), budget_bytes)
 
 
 def choose_tile(memory: StageMemory, budget_bytes: int, most: int = DEFAULT_TILE_FRAMES) -> int:
@@ -82,7 +117,7 @@ def choose_tile(memory: StageMemory, budget_bytes: int, most: int = DEFAULT_TILE
         budget_bytes: that the stage may have, weights included.
         most: frames of a tile, without its halo.
     """
-    for frames in _tiles(most):
+    for frames in tile_sizes(most):
         if tile_bytes(memory, frames) <= budget_bytes:
             return frames
     return 0
@@ -93,12 +128,10 @@ def tile_bytes(memory: StageMemory, tile_frame_count: int) -> int:
     return memory.total_bytes("tile", tile_frame_count + 2 * memory.halo_frame_count)
 
 
-def _tiles(most: int) -> Iterator[int]:
-    """Sizes to try: `most`, then multiples of a step, then the smallest that is worth its halo."""
-    yield most
-    yield from range((most - 1) // _TILE_STEP * _TILE_STEP, 0, -_TILE_STEP)
-    if most > SMALLEST_TILE_FRAMES:
-        yield SMALLEST_TILE_FRAMES
+def tile_sizes(most: int) -> list[int]:
+    """Latent frames of a tile to try: `most`, then powers of two and the middles between them."""
+    sizes = {size for power in range(3, most.bit_length()) for size in (2**power, 3 * 2 ** (power - 1))}
+    return [most, *sorted((size for size in sizes if SMALLEST_TILE_FRAMES <= size < most), reverse=True)]
 
 
 def _quantizations(memory: StageMemory, choice: QuantizationChoice) -> list[Quantization]:
@@ -107,18 +140,7 @@ def _quantizations(memory: StageMemory, choice: QuantizationChoice) -> list[Quan
     return [key for key in wanted if key in memory.weights_bytes] or ["none"]
 
 
-def _first_that_fits(
-    memory: StageMemory,
-    budget_bytes: int,
-    frame_count: int,
-    item_count: int,
-    ways: list[tuple[str, Quantization]],
-) -> Choice:
-    choices = []
-    for mode, quantization in ways:
-        total_bytes = memory.total_bytes(mode, frame_count, quantization, item_count)
-        choice = Choice(mode, quantization, total_bytes, total_bytes <= budget_bytes)
-        if choice.fits:
-            return choice
-        choices.append(choice)
-    return min(choices, key=lambda choice: choice.total_bytes)
+def _first_that_fits(ways: list[Way], budget_bytes: int) -> Choice:
+    fitting = [way for way in ways if way.total_bytes <= budget_bytes]
+    way = fitting[0] if fitting else min(ways, key=lambda way: way.total_bytes)
+    return Choice(way.mode, way.quantization, way.total_bytes, bool(fitting))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from acestage.errors import VramBudgetExceededError
-from acestage.planning import MIB, Quantization, StageMemory
+from acestage.planning import MIB, Quantization, StageMemory, as_quantization
 from acestage.settings import QuantizationChoice
 from services.runtime.messages import Message
 
@@ -88,14 +88,18 @@ class Attempt:
         return replace(self, request=request)
 
 
-Way = tuple[AdaptationKind, Attempt]
-"""An attempt, and what leads to it from the way before."""
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """An attempt, and what leads to it from the one before."""
+
+    kind: AdaptationKind
+    attempt: Attempt
 
 
 class JobBudget(Protocol):
     """What a stage knows about the memory of its jobs."""
 
-    def ways(self, request: Message, resources: Resources, dtype: str) -> Sequence[Way]:
+    def rungs(self, request: Message, resources: Resources, dtype: str) -> Sequence[Rung]:
         """All ways of doing the job in `dtype`, the best first."""
         ...
 
@@ -104,22 +108,22 @@ class JobBudget(Protocol):
         ...
 
 
-def quantizations(choice: str) -> tuple[Quantization, ...]:
-    """The ways to hold weights that "auto", "none" or "int8" allows, the best first."""
-    by_choice: Mapping[str, tuple[Quantization, ...]] = {"none": ("none",), "int8": ("int8",)}
-    return by_choice.get(choice, ("none", "int8"))
+def quantization_of(request: Message, resources: Resources) -> QuantizationChoice:
+    """How weights may be held: as the request says, else as the stage's setting does."""
+    asked: str = request.fields["quantization"]
+    return as_quantization(asked) if asked else resources.quantization
 
 
-def first_that_fits(ways: Sequence[Way], stage: str, resources: Resources) -> tuple[int, Attempt]:
-    """The index of the best way whose bytes the device has, and that way.
+def first_that_fits(rungs: Sequence[Rung], stage: str, resources: Resources) -> int:
+    """The index of the best rung whose bytes the device has.
 
     Raises:
         VramBudgetExceededError: there is none; says how much the least would take.
     """
-    for index, (_, attempt) in enumerate(ways):
-        if attempt.vram_bytes <= resources.device_bytes:
-            return index, attempt
-    least = min((attempt for _, attempt in ways), key=lambda attempt: attempt.vram_bytes)
+    for index, rung in enumerate(rungs):
+        if rung.attempt.vram_bytes <= resources.device_bytes:
+            return index
+    least = min((rung.attempt for rung in rungs), key=lambda attempt: attempt.vram_bytes)
     raise VramBudgetExceededError(
         f"{stage} needs at least {least.vram_bytes / MIB:.0f} MiB on {resources.device} for this request "
         f"({least.way}); accepted: what fits into {resources.device_bytes / MIB:.0f} MiB. "

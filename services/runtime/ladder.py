@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 from acestage.errors import AcestageError, NonFiniteError, VramBudgetExceededError
 from services.runtime.job_budget import (
@@ -11,19 +11,10 @@ from services.runtime.job_budget import (
     Attempt,
     JobBudget,
     Resources,
+    Rung,
     first_that_fits,
 )
 from services.runtime.messages import Message
-
-
-@dataclass(slots=True)
-class _Rung:
-    """Where on the ladder a job is: data type, index of the way in it, and what is still to be done."""
-
-    dtype: str
-    index: int
-    left: Message
-    adaptations: list[Adaptation] = field(default_factory=list)
 
 
 class Ladder:
@@ -43,23 +34,24 @@ class Ladder:
         self._stage = stage
         self._budget = budget
         self._resources = resources
-        index, _ = first_that_fits(budget.ways(request, resources, resources.dtype), stage, resources)
-        self._rung = _Rung(resources.dtype, index, request)
+        self._left = request
+        self._dtype = resources.dtype
+        self._index = first_that_fits(self._rungs(), stage, resources)
+        self._adaptations: list[Adaptation] = []
 
     @property
     def attempt(self) -> Attempt:
         """What is to be tried now: what is still to be done, in the present way."""
-        rung = self._rung
-        return self._budget.ways(rung.left, self._resources, rung.dtype)[rung.index][1]
+        return self._rungs()[self._index].attempt
 
     @property
     def adaptations(self) -> tuple[Adaptation, ...]:
         """What was changed so far, in order."""
-        return tuple(self._rung.adaptations)
+        return tuple(self._adaptations)
 
     def sent(self, event: Message) -> None:
         """Notes that `event` has reached the client, and need not be made again."""
-        self._rung.left = self._budget.remaining(self._rung.left, event)
+        self._left = self._budget.remaining(self._left, event)
 
     def step_down(self, error: AcestageError) -> None:
         """Goes on to the next way after `error`.
@@ -68,24 +60,26 @@ class Ladder:
             AcestageError: `error` itself where no other way helps; for lack of memory, one that names every
                 way that was tried.
         """
-        rung, before = self._rung, self.attempt.way
-        if isinstance(error, NonFiniteError) and rung.dtype == "float16":
-            ways = self._budget.ways(rung.left, self._resources, "float32")
-            rung.index, _ = first_that_fits(ways, self._stage, self._resources)
-            rung.dtype = "float32"
+        before = self.attempt.way
+        if isinstance(error, NonFiniteError) and self._dtype == "float16":
+            self._dtype = "float32"
+            self._index = first_that_fits(self._rungs(), self._stage, self._resources)
             kind = AdaptationKind.FLOAT32
         elif isinstance(error, VramBudgetExceededError):
-            ways = self._budget.ways(rung.left, self._resources, rung.dtype)
-            if rung.index + 1 >= len(ways):
+            rungs = self._rungs()
+            if self._index + 1 >= len(rungs):
                 raise self._nothing_left(error) from error
-            rung.index += 1
-            kind = ways[rung.index][0]
+            self._index += 1
+            kind = rungs[self._index].kind
         else:
             raise error
-        rung.adaptations.append(Adaptation(kind, before, self.attempt.way, error.message))
+        self._adaptations.append(Adaptation(kind, before, self.attempt.way, error.message))
+
+    def _rungs(self) -> Sequence[Rung]:
+        return self._budget.rungs(self._left, self._resources, self._dtype)
 
     def _nothing_left(self, error: VramBudgetExceededError) -> VramBudgetExceededError:
-        tried = [adaptation.before for adaptation in self._rung.adaptations] + [self.attempt.way]
+        tried = [adaptation.before for adaptation in self._adaptations] + [self.attempt.way]
         return VramBudgetExceededError(
             f"{error.message}; tried: {'; '.join(tried)}. Ask for a shorter song or fewer takes, or close "
             f"other programs that use {self._resources.device}",

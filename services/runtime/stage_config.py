@@ -7,10 +7,8 @@ import json
 import os
 from dataclasses import dataclass
 
+from acestage.planning import DEFAULT_TILE_FRAMES
 from acestage.settings import QuantizationChoice, Settings
-
-DEFAULT_TILE_FRAMES = 128
-"""Where a longer tile no longer saves much halo: about 340 MiB of activations with the published model."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,13 +51,13 @@ class StageDefinition:
         name: "text_encoder", "dit" or "vae".
         service_name: full name of its gRPC service.
         add_servicer: registers its servicer, given the runner and the model, on a server.
-        budget: what its jobs need, given the model.
+        budget: what its jobs need.
     """
 
     name: str
     service_name: str
     add_servicer: Callable[[StageRunner, ModelFacts, grpc.aio.Server], None]
-    budget: Callable[[ModelFacts], JobBudget]
+    budget: JobBudget
 
 
 def main(definition: StageDefinition, description: str) -> None:
@@ -104,7 +104,7 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
             definition.name,
             host,
             leases,
-            definition.budget(checkpoint.model),
+            definition.budget,
             stage_device,
             progress_timeout_s=settings.progress_timeout_s,
             max_hold_s=settings.max_hold_s,

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Way, quantizations
+from acestage.planning import encode_ways
+from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung, quantization_of
 from services.runtime.messages import Message
 
 
 class TextEncoderBudget:
     """With weights as they are, then with weights in INT8."""
 
-    def ways(self, request: Message, resources: Resources, dtype: str) -> Sequence[Way]:
-        memory = resources.memories[dtype]
-        choice = request.fields.get("quantization") or resources.quantization
+    def rungs(self, request: Message, resources: Resources, dtype: str) -> Sequence[Rung]:
+        ways = encode_ways(
+            resources.memories[dtype],
+            request.fields["frame_count"],
+            quantization=quantization_of(request, resources),
+        )
         return [
-            (
+            Rung(
                 AdaptationKind.INT8,
                 Attempt(
-                    request,
-                    dtype,
-                    quantization,
-                    memory.total_bytes("encode", request.fields["frame_count"], quantization),
-                    f"{dtype}, weights {quantization}",
+                    request, dtype, way.quantization, way.total_bytes, f"{dtype}, weights {way.quantization}"
                 ),
             )
-            for quantization in quantizations(choice)
+            for way in ways
         ]
 
     def remaining(self, request: Message, event: Message) -> Message:

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
 
+from acestage.planning import DEFAULT_TILE_FRAMES
 from services.runtime.finite import check_finite
 from services.vae.tiles import Convolution, halo_frame_count, tiles
-
-DEFAULT_TILE_FRAMES = 128
-"""About 340 MiB of activations with the published model (46 MiB and 2 MiB a frame)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +31,14 @@ class DecodedTile:
     Attributes:
         item_index: which item of the batch.
         start_sample: first sample within the item.
+        stop_frame: the latent frame of the item at which the tile ends.
         audio: [samples, channels], float32, on the CPU.
         tile: 1-based number over all items, of `tile_count`; both count from the start of this decode.
     """
 
     item_index: int
     start_sample: int
+    stop_frame: int
     audio: torch.Tensor
     tile: int
     tile_count: int
@@ -88,6 +88,7 @@ class VaeEngine:
             yield DecodedTile(
                 item_index=item_index,
                 start_sample=tile.start * hop,
+                stop_frame=tile.stop,
                 audio=audio.transpose(0, 1).to("cpu", torch.float32),
                 tile=number,
                 tile_count=len(plan),

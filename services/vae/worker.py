@@ -42,6 +42,7 @@ class VaeWorker:
             fields = {
                 "item_index": tile.item_index,
                 "start_sample": tile.start_sample,
+                "stop_frame": tile.stop_frame,
                 "tile": tile.tile,
                 "tile_count": tile.tile_count,
             }

@@ -210,7 +210,7 @@ class Stage:
             "dit",
             cast(WorkerHost, self.host),
             cast(LeaseClient, self.leases),
-            budget or DitBudget(is_turbo=False),
+            budget or DitBudget(),
             device,
             progress_timeout_s=0.1,
             max_hold_s=max_hold_s,
