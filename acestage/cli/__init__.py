@@ -1,4 +1,4 @@
-"""The command line: `acestage up`, `generate`, `status`, `models`."""
+"""The command line: `acestage up`, `generate`, `status`, `plan`, `models`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from acestage.cli import generate, models, status, up
+from acestage.cli import generate, models, plan, status, up
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("generate")(generate.generate)
 app.command("status")(status.status)
+app.command("plan")(plan.plan)
 app.add_typer(models.app, name="models")
 
 
