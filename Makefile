@@ -16,7 +16,7 @@ test: $(READY)
 
 # On a machine with a CUDA device: what no other machine can check.
 gpu-check: $(READY)
-	$(BIN)/python -m pytest tests/gpu
+	$(BIN)/python -m pytest -s --timeout 1800 tests/gpu
 
 check: $(READY)
 	$(BIN)/ruff check .

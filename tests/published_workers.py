@@ -52,9 +52,14 @@ def without_weights(stage: str, checkpoint: Checkpoint) -> Any:
 
 
 def with_random_weights(
-    stage: str, checkpoint: Checkpoint, dtype: torch.dtype, quantization: Quantization = "none"
+    stage: str,
+    checkpoint: Checkpoint,
+    dtype: torch.dtype,
+    quantization: Quantization = "none",
+    *,
+    device: str = "cpu",
 ) -> Any:
-    """The worker of `stage`, placed on the CPU."""
+    """The worker of `stage`, placed on `device`."""
     worker: StageWorker = without_weights(stage, checkpoint)
     for module in worker.modules():
         for part in module.modules():
@@ -64,7 +69,7 @@ def with_random_weights(
                         values = torch.empty(tensor.shape, dtype=dtype).normal_(0, 0.02)
                         is_parameter = isinstance(tensor, torch.nn.Parameter)
                         tensors[name] = torch.nn.Parameter(values, False) if is_parameter else values  # type: ignore[assignment]
-    worker.place(torch.device("cpu"), dtype, quantization)
+    worker.place(torch.device(device), dtype, quantization)
     left = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in worker.modules())
     assert not any(tensor.is_meta for tensor in left)
     return worker

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import psutil
 
 from acestage import Client
 from acestage.errors import AcestageError
 from acestage.local_stack import free_ports
+from acestage.protos.lease.v1 import lease_pb2, lease_pb2_grpc
 
 START_TIMEOUT_S = 120.0
 THREADS = 1
@@ -123,6 +125,24 @@ class RunningStack:
         busy = status.queue.running_count or status.queue.queued_count
         held = [lease for lease in status.leases if not (lease.is_idle and lease.state == "active")]
         return not (busy or held or status.waiters or any(s.active_job_count for s in status.stages))
+
+    def take_device(self, device: str) -> None:
+        """Asks for all of `device`, as another program may, and gives it back: idle stages leave it."""
+        with grpc.insecure_channel(self.target) as channel:
+            stub = lease_pb2_grpc.LeaseServiceStub(channel)
+            (known,) = (
+                entry
+                for entry in stub.ListLeases(lease_pb2.ListLeasesRequest()).devices
+                if entry.device == device
+            )
+            request = lease_pb2.AcquireLeaseRequest(
+                device=device, holder="test", vram_bytes=known.total_bytes
+            )
+            *_, last = stub.AcquireLease(request, timeout=60)
+            lease = last.granted.lease
+            stub.ReleaseLease(
+                lease_pb2.ReleaseLeaseRequest(lease_id=lease.lease_id, fencing_token=lease.fencing_token)
+            )
 
     def family(self) -> list[psutil.Process]:
         """`up` and all processes below it that live."""

@@ -12,7 +12,6 @@ import pytest
 from acestage.generation import StageProgress
 from acestage.generation_stream import request_to_pb
 from tests.in_process import InProcess
-from tests.integration.test_failures import is_idle
 from tests.running_stack import RunningStack, wait_until
 
 RETURNED_BYTES = 64 << 20
@@ -44,13 +43,16 @@ def test_the_audio_is_that_of_the_cpu(gpu_stack: RunningStack) -> None:
 
 
 def test_all_memory_comes_back_after_a_job(gpu_stack: RunningStack) -> None:
+    gpu_stack.take_device("cuda:0")
     before = used_bytes()
     with gpu_stack.client() as client:
         client.generate("piano", duration_s=60, seed=1)
+    gpu_stack.take_device("cuda:0")
     wait_until(lambda: used_bytes() - before < RETURNED_BYTES, "the memory is free again", 5)
 
 
 def test_all_memory_comes_back_after_a_cancelled_job(gpu_stack: RunningStack) -> None:
+    gpu_stack.take_device("cuda:0")
     before = used_bytes()
     with gpu_stack.client() as client:
         events = client.stream("piano", duration_s=600, step_count=200)
@@ -58,7 +60,8 @@ def test_all_memory_comes_back_after_a_cancelled_job(gpu_stack: RunningStack) ->
             if isinstance(event, StageProgress):
                 break
         events.close()  # type: ignore[attr-defined]
-    wait_until(lambda: is_idle(gpu_stack), "the job is gone", 10)
+    wait_until(gpu_stack.is_idle, "the job is gone", 10)
+    gpu_stack.take_device("cuda:0")
     wait_until(lambda: used_bytes() - before < RETURNED_BYTES, "the memory is free again", 5)
 
 
@@ -68,3 +71,22 @@ def test_bfloat16_is_chosen_and_gives_finite_audio(tmp_path: Path) -> None:
     assert generation.settings.dtype in ("bfloat16", "float16")
     assert np.isfinite(generation.tracks[0].audio).all()
     assert generation.tracks[0].warnings == ()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_int8_weights_give_latents_close_to_the_first(tmp_path: Path, dtype: str) -> None:
+    with RunningStack.start("tiny-turbo", tmp_path, device="auto", ACESTAGE_DTYPE=dtype) as stack:
+        audio = []
+        for quantization in ("none", "int8"):
+            with stack.client() as client:
+                generation = client.generate("piano", duration_s=10, seed=1, quantization=quantization)
+            assert generation.settings.quantization == quantization
+            audio.append(generation.tracks[0].audio)
+    assert np.isfinite(audio[1]).all()
+    assert np.corrcoef(audio[0][:, 0], audio[1][:, 0])[0, 1] > 0.8
+
+
+def test_a_device_that_is_hidden_is_not_chosen(tmp_path: Path) -> None:
+    """NVML, which counts the devices, does not know CUDA_VISIBLE_DEVICES."""
+    with RunningStack.start("tiny-turbo", tmp_path, device="auto", CUDA_VISIBLE_DEVICES="") as stack:
+        assert [stage.device for stage in stack.client().status().stages] == ["cpu"] * 3
