@@ -39,6 +39,11 @@ class Format(StrEnum):
     flac = "flac"
 
 
+class Weights(StrEnum):
+    none = "none"
+    int8 = "int8"
+
+
 class Depth(StrEnum):
     pcm_16 = "16"
     pcm_24 = "24"
@@ -64,6 +69,9 @@ def generate(
     ] = None,
     instruction: Annotated[str | None, typer.Option(help="Replaces the prompt's instruction.")] = None,
     batch: Annotated[int | None, typer.Option(help="Takes, with seeds that count up.")] = None,
+    quantization: Annotated[
+        Weights | None, typer.Option(help="Weights as they are or in INT8; else INT8 where it must be.")
+    ] = None,
     clamp: Annotated[
         bool, typer.Option("--clamp", help="Lower values to the limits, and say so, rather than fail.")
     ] = False,
@@ -104,6 +112,7 @@ def generate(
         "timesteps": _timesteps(timesteps),
         "instruction": instruction,
         "batch_size": batch,
+        "quantization": quantization.value if quantization else None,
         "clamp": clamp or None,
     }
     options = cast(GenerationOptions, {name: value for name, value in given.items() if value is not None})
@@ -257,7 +266,9 @@ def _to_json(generation: Generation, files: list[SavedTrack]) -> dict[str, Any]:
             "started_at": stage.started_at.isoformat(),
             "ended_at": stage.ended_at.isoformat(),
             "fencing_token": stage.fencing_token,
+            "planned_bytes": stage.planned_bytes,
             "peak_device_bytes": stage.peak_device_bytes,
+            "adaptations": [asdict(adaptation) for adaptation in stage.adaptations],
         }
         for stage in generation.stages
     }

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from acestage.cli.terminal import print_label
 from acestage.generation import (
     STAGES,
     Generation,
@@ -45,9 +46,10 @@ class ProgressView:
                 self._progress.console.print(f"In the queue: place {position}.")
             case StageWaiting(stage, position):
                 self._update(stage, state=f"waits for the device, place {position}")
-            case StageStarted(stage, device, dtype):
+            case StageStarted(stage, device, dtype, quantization=quantization):
                 self._progress.start_task(self._tasks[stage])
-                self._update(stage, state=f"on {device}, {dtype}")
+                weights = ", int8 weights" if quantization == "int8" else ""
+                self._update(stage, state=f"on {device}, {dtype}{weights}")
             case StageProgress(stage, done_count, total_count):
                 self._update(stage, completed=done_count, total=total_count)
             case StageCompleted(stage):
@@ -71,7 +73,7 @@ class ProgressView:
 def print_summary(console: Console, generation: Generation) -> None:
     """Stage times, who held the lease when, and the peak memory of every process."""
     begin = min(stage.started_at for stage in generation.stages)
-    stages = Table("stage", "load", "compute", "on the device", "token", title="Stages")
+    stages = Table("stage", "load", "compute", "on the device", "planned", "token", title="Stages")
     for stage in generation.stages:
         start = (stage.started_at - begin).total_seconds()
         stop = (stage.ended_at - begin).total_seconds()
@@ -80,9 +82,14 @@ def print_summary(console: Console, generation: Generation) -> None:
             f"{stage.load_s:.2f} s",
             f"{stage.compute_s:.2f} s",
             f"{start:.2f} s to {stop:.2f} s",
+            f"{stage.planned_bytes / _MIB:.0f} MiB",
             str(stage.fencing_token),
         )
     console.print(stages)
+    for stage in generation.stages:
+        for adaptation in stage.adaptations:
+            text = f"{stage.stage} went from {adaptation.before} to {adaptation.after}: {adaptation.cause}"
+            print_label(console, "Note:", text)
     memory = Table("process", "pid", "peak memory", title="Processes")
     for process in generation.processes:
         memory.add_row(process.name, str(process.pid), f"{process.peak_rss_bytes / _MIB:.0f} MiB")
