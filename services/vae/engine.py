@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
 
+from acestage.planning import DEFAULT_TILE_FRAMES
 from services.runtime.finite import check_finite
 from services.vae.tiles import Convolution, halo_frame_count, tiles
-
-DEFAULT_TILE_FRAMES = 128
-"""About 340 MiB of activations with the published model (46 MiB and 2 MiB a frame)."""
 
 
 @dataclass(frozen=True, slots=True)
