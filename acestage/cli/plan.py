@@ -143,7 +143,7 @@ def _print(console: Console, found: dict[str, Any]) -> None:
         f"{_songs(found['batch_size'])} of {found['duration_s']:g} s "
         + ("fits" if found["fits"] else "does not fit")
     )
-    table = Table(box=None, padding=(0, 1))
+    table = Table(box=None, padding=(0, 1, 0, 0))
     for heading in ("stage", "type", *_SIZES, "tile", "fits"):
         table.add_column(heading, justify="right" if heading in (*_SIZES, "tile") else "left", no_wrap=True)
     for name, stage in found["stages"].items():

@@ -4,8 +4,7 @@ Most take nothing worth counting. The CPU's batched products in bfloat16 copy fa
 a weight is not when it is expanded over the batch. Convolutions always take something: their libraries
 compute in a layout of their own, with copies of input, weight and result. What oneDNN takes was found by
 profiling layers of torch 2.13 on a CPU with AMX, allocation by allocation. For CUDA the copies of
-convolutions are assumed: cuDNN reorders to channels-last for its tensor core kernels, in a workspace of
-that size.
+convolutions are assumed: cuDNN reorders to channels-last for its tensor cores, in a workspace of that size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model that overflows float16, through the services: each stage repeats its work in float32 and says so."""
+"""A model that overflows float16, through the services: its stages finish in float32, and say so."""
 
 from __future__ import annotations
 

@@ -1,0 +1,74 @@
+"""`acestage plan`, which asks a planner process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from acestage.planning import GIB, MIB
+
+
+def run_plan(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "acestage", "plan", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_a_ten_minute_song_of_turbo_fits_on_4_gb(tmp_path: Path) -> None:
+    done = run_plan("--checkpoint", "turbo", "--vram", "4", "--duration", "600", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["fits"]
+    assert plan["exclusive"]
+    assert plan["max_duration_s"] == 600
+    assert plan["device_bytes"] == 4 * GIB
+    assert plan["language_models"] == ["0.6B"]
+    dit = plan["stages"]["dit"]
+    assert (dit["dtype"], dit["quantization"], dit["mode"]) == ("bfloat16", "none", "single")
+    # 1575 million parameters, and activations that grow with the length, not with its square.
+    assert dit["weights_bytes"] == pytest.approx(3005 * MIB, rel=0.01)
+    assert dit["activation_bytes"] < 300 * MIB
+    # The folded decoder alone.
+    assert plan["stages"]["vae"]["weights_bytes"] == pytest.approx(161 * MIB, rel=0.01)
+    assert plan["stages"]["vae"]["tile_frames"] == 128
+    for stage in plan["stages"].values():
+        parts = ("weights_bytes", "activation_bytes", "context_bytes", "reserve_bytes")
+        assert stage["total_bytes"] == sum(stage[part] for part in parts) <= 4 * GIB
+
+
+def test_what_does_not_fit_ends_with_1_and_says_what(tmp_path: Path) -> None:
+    done = run_plan("--checkpoint", "xl-base", "--vram", "4", folder=tmp_path)
+    assert done.returncode == 1
+    assert "acestep-v15-xl-base on 4 GiB (cuda): a song of 180 s does not fit" in done.stdout
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--duration", "601"), "duration: is 601; accepted: 10 to 600"),
+        (("--batch", "0"), "batch: is 0; accepted: 1 to 8"),
+        (("--checkpoint", "nope"), "checkpoint: 'nope' is neither a folder"),
+        (("--quantization", "int4"), "quantization: Input should be 'auto', 'none' or 'int8'"),
+        (("--vram", "-1"), "max_vram_gb: Input should be greater than 0"),
+    ],
+)
+def test_values_that_are_not_accepted(arguments: tuple[str, str], message: str, tmp_path: Path) -> None:
+    done = run_plan(*arguments, folder=tmp_path)
+    assert done.returncode != 0
+    assert message in " ".join(done.stderr.replace("│", "").split())
+    assert "Traceback" not in done.stderr
+
+
+def test_a_checkpoint_on_disk_is_planned_by_its_own_settings(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    path = str(checkpoints["base/original"])
+    done = run_plan("--checkpoint", path, "--json", "--device", "cpu", "--dtype", "float32", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    dit = json.loads(done.stdout)["stages"]["dit"]
+    assert (dit["mode"], dit["dtype"]) == ("guided", "float32")
+    assert dit["weights_bytes"] < 10 * MIB

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from services.runtime.memory_probe import fake_tensors, peak_bytes
+
+MIB = 2**20
+
+
+def test_views_count_once_and_what_is_freed_counts_no_more() -> None:
+    def work() -> None:
+        first = torch.zeros(MIB // 4)
+        halves = first.chunk(2)
+        del first
+        second = halves[0] + 1  # half a MiB beside the first, which its views hold
+        del halves
+        third = torch.cat([second, second, second, second])  # with the second: 2.5 MiB
+        del second, third
+        torch.zeros(MIB // 4)
+
+    with fake_tensors():
+        assert peak_bytes(work, cpu_thread_count=1) == 2.5 * MIB
+
+
+def test_tensors_from_before_do_not_count() -> None:
+    with fake_tensors():
+        before = torch.zeros(MIB)
+        assert peak_bytes(lambda: before.view(-1, 2)[:, 0].relu(), cpu_thread_count=1) == 2 * MIB
+
+
+def test_a_check_for_values_that_are_not_finite_passes() -> None:
+    with fake_tensors():
+        peak_bytes(lambda: bool(torch.isfinite(torch.zeros(4)).all()) or 1 / 0, cpu_thread_count=1)
+
+
+def test_a_convolution_holds_copies_of_its_input_and_weight() -> None:
+    with fake_tensors():
+        source, weight = torch.zeros(1, 16, 1024), torch.zeros(32, 16, 3)
+        found = peak_bytes(lambda: F.conv1d(source, weight, padding=1), cpu_thread_count=None)
+    # The copies are gone before the result is there, but not its own copy.
+    assert found == max(4 * (16 * 1024 + 32 * 16 * 3 + 32 * 1024), 4 * 2 * 32 * 1024)
