@@ -116,6 +116,14 @@ class RunningStack:
         except AcestageError:
             return False
 
+    def is_idle(self) -> bool:
+        """Whether nothing runs or waits; a stage may keep its weights on the device."""
+        with self.client() as client:
+            status = client.status()
+        busy = status.queue.running_count or status.queue.queued_count
+        held = [lease for lease in status.leases if not (lease.is_idle and lease.state == "active")]
+        return not (busy or held or status.waiters or any(s.active_job_count for s in status.stages))
+
     def family(self) -> list[psutil.Process]:
         """`up` and all processes below it that live."""
         try:

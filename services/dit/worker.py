@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.component_names import TRANSFORMER
 from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.dit.engine import Conditioning, DitEngine, StepDone
@@ -21,6 +23,11 @@ from services.runtime.placement import place
 def load(checkpoint: Checkpoint) -> DitWorker:
     """Maps the transformer's weights."""
     return DitWorker(DitEngine(load_transformer(checkpoint)))
+
+
+def without_weights(checkpoint: Checkpoint) -> DitWorker:
+    """The same on the meta device, which is all that `memory` needs: no file with weights need be there."""
+    return DitWorker(DitEngine(build_module(checkpoint.component(TRANSFORMER))))
 
 
 class DitWorker:

@@ -1,9 +1,10 @@
 """What kernels allocate besides their results.
 
-Most take nothing worth counting; convolutions do. Their libraries compute in a layout of their own, with
-copies of input, weight and result. What oneDNN adds was found by profiling `Conv1d` and `ConvTranspose1d`
-of torch 2.13 on a CPU with AMX, allocation by allocation. For CUDA the same copies are assumed: cuDNN
-reorders to channels-last for its tensor core kernels, in a workspace of that size.
+Most take nothing worth counting. The CPU's batched products in bfloat16 copy factors that are not dense, and
+a weight is not when it is expanded over the batch. Convolutions always take something: their libraries
+compute in a layout of their own, with copies of input, weight and result. What oneDNN takes was found by
+profiling layers of torch 2.13 on a CPU with AMX, allocation by allocation. For CUDA the copies of convolutions
+are assumed: cuDNN reorders to channels-last for its tensor core kernels, in a workspace of that size.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ _CHANNEL_BLOCK = 16
 """oneDNN pads channels to a multiple of this, a vector of 32-bit numbers."""
 _OUTPUT_BLOCK = 64
 """Output channels that a thread of a transposed convolution accumulates at once, in 32 bits."""
+_PRODUCTS = (torch.ops.aten.bmm.default, torch.ops.aten.mm.default)
+_PRODUCT_BYTES = 400_000
+"""What oneDNN takes for a product of matrices in bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, cpu_thread_count: 
     """
     if func is torch.ops.aten.convolution.default:
         return _of_convolution(args, result, cpu_thread_count)
+    if func in _PRODUCTS and cpu_thread_count is not None and result.dtype == torch.bfloat16:
+        return Scratch(beside_result_bytes=_PRODUCT_BYTES + sum(map(_copied_bytes, args[:2])))
     return Scratch()
 
 
@@ -69,6 +75,15 @@ def _thread_bytes(
     if weight.shape[-1] == 1 and source.dtype != torch.float32:
         return result.numel() * 4
     return 0
+
+
+def _copied_bytes(factor: torch.Tensor) -> int:
+    """Bytes of the copy that a batched product makes of `factor`; one of two matrices makes none."""
+    if factor.dim() != 3 or factor.is_contiguous():
+        return 0
+    batch, rows, columns = factor.shape
+    is_transposed = batch > 1 and factor.stride() == (rows * columns, 1, rows)
+    return 0 if is_transposed else factor.numel() * factor.element_size()
 
 
 def _blocked_bytes(tensor: torch.Tensor) -> int:

@@ -15,7 +15,8 @@ class StageWorker(Protocol):
     """A stage's model, mapped in the preload process, and its work, done in a worker process.
 
     Each stage has a module `services.<stage>.worker` with a function
-    `load(checkpoint: Checkpoint) -> StageWorker`.
+    `load(checkpoint: Checkpoint) -> StageWorker`, and `without_weights`, which returns the same on the meta
+    device, to be asked for its `memory`.
     """
 
     def modules(self) -> list[torch.nn.Module]:

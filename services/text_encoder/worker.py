@@ -7,13 +7,15 @@ from collections.abc import Iterator
 import torch
 
 from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER
 from acestage.checkpoints.loading import load_condition_encoder, load_text_encoder, load_tokenizer
+from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
 from services.text_encoder.engine import TextEncoderEngine
-from services.text_encoder.memory import measure
+from services.text_encoder.memory import LongestPrompt, measure
 from services.text_encoder.prompt import Prompt
 
 OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents")
@@ -25,6 +27,17 @@ def load(checkpoint: Checkpoint) -> TextEncoderWorker:
         load_tokenizer(checkpoint),
         load_text_encoder(checkpoint),
         load_condition_encoder(checkpoint),
+        latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
+    )
+    return TextEncoderWorker(engine)
+
+
+def without_weights(checkpoint: Checkpoint) -> TextEncoderWorker:
+    """The same on the meta device, which is all that `memory` needs: no file with weights need be there."""
+    engine = TextEncoderEngine(
+        LongestPrompt(),
+        build_module(checkpoint.component(TEXT_ENCODER)),
+        build_module(checkpoint.component(CONDITION_ENCODER)),
         latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
     )
     return TextEncoderWorker(engine)

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 
 from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.component_names import VAE
 from acestage.checkpoints.loading import load_decoder
+from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
@@ -19,6 +21,11 @@ from services.vae.memory import measure
 def load(checkpoint: Checkpoint) -> VaeWorker:
     """Maps the decoder's weights."""
     return VaeWorker(VaeEngine(load_decoder(checkpoint)))
+
+
+def without_weights(checkpoint: Checkpoint) -> VaeWorker:
+    """The same on the meta device, which is all that `memory` needs: no file with weights need be there."""
+    return VaeWorker(VaeEngine(build_module(checkpoint.component(VAE)).decoder))
 
 
 class VaeWorker:

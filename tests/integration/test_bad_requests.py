@@ -31,15 +31,8 @@ WIDTH, CHANNELS, FRAMES = 64, 8, 30
 def _services_live_on(turbo_stack: RunningStack) -> Iterator[None]:
     """After each test nothing is held, nothing runs, and all stages serve."""
     yield
-    with turbo_stack.client() as client:
-
-        def is_idle() -> bool:
-            status = client.status()
-            return not status.leases and all(
-                stage.is_serving and not stage.active_job_count for stage in status.stages
-            )
-
-        wait_until(is_idle, "no lease is held and all stages serve", timeout_s=10.0)
+    wait_until(turbo_stack.is_idle, "nothing runs", timeout_s=10.0)
+    assert turbo_stack.is_serving()
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from acestage.cli.terminal import print_json
 from acestage.errors import AcestageError, CancelledError, InvalidArgumentError, WorkerCrashedError
 from acestage.local_stack import free_ports
 from scripts.random_checkpoint import write_checkpoint
-from tests.integration.test_failures import is_idle
 from tests.running_stack import RunningStack, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,14 +242,14 @@ def test_an_interrupted_generation_says_so_and_writes_nothing(
     process = subprocess.Popen(
         [*command, "--target", turbo_stack.target], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )
-    wait_until(lambda: not is_idle(turbo_stack), "the job runs")
+    wait_until(lambda: not turbo_stack.is_idle(), "the job runs")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Cancelled" in said
     assert "Traceback" not in said
     assert list(tmp_path.iterdir()) == []
-    wait_until(lambda: is_idle(turbo_stack), "the job is gone", 10)
+    wait_until(lambda: turbo_stack.is_idle(), "the job is gone", 10)
 
 
 def own_services(tmp_path: Path) -> dict[str, str]:

@@ -31,13 +31,6 @@ LONG = {"duration_s": 300, "step_count": 200}
 """Minutes of work: a test that waited for its end would time out."""
 
 
-def is_idle(stack: RunningStack) -> bool:
-    with stack.client() as client:
-        status = client.status()
-    busy = status.queue.running_count or status.queue.queued_count
-    return not (busy or status.leases or status.waiters or any(s.active_job_count for s in status.stages))
-
-
 def assert_next_song_plays(stack: RunningStack) -> None:
     with stack.client() as client:
         assert client.generate("piano", duration_s=10, seed=1).tracks[0].duration_s == 10
@@ -54,7 +47,7 @@ def test_a_cancelled_job_frees_the_device_at_once(turbo_stack: RunningStack, mom
             await events.aclose()  # type: ignore[attr-defined]
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
-    wait_until(lambda: is_idle(turbo_stack), "the job is gone", 10)
+    wait_until(lambda: turbo_stack.is_idle(), "the job is gone", 10)
     assert_next_song_plays(turbo_stack)
 
 
@@ -65,7 +58,7 @@ def test_a_job_cancelled_between_tiles_frees_the_device_at_once(turbo_stack: Run
             if isinstance(event, AudioChunk):
                 break
         events.close()  # type: ignore[attr-defined]
-    wait_until(lambda: is_idle(turbo_stack), "the job is gone", 10)
+    wait_until(lambda: turbo_stack.is_idle(), "the job is gone", 10)
     assert_next_song_plays(turbo_stack)
 
 
@@ -83,7 +76,7 @@ def test_a_client_that_dies_takes_its_job_along(turbo_stack: RunningStack) -> No
     client.send_signal(signal.SIGKILL)
     client.wait(10)
     client.stdout.close()
-    wait_until(lambda: is_idle(turbo_stack), "the job is gone", 10)
+    wait_until(lambda: turbo_stack.is_idle(), "the job is gone", 10)
     assert_next_song_plays(turbo_stack)
 
 
@@ -111,16 +104,17 @@ def test_a_queued_job_that_is_cancelled_leaves_the_queue(turbo_stack: RunningSta
                 assert job.cancelled()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
-    wait_until(lambda: is_idle(turbo_stack), "both jobs are gone", 10)
+    wait_until(lambda: turbo_stack.is_idle(), "both jobs are gone", 10)
 
 
-def workers(stack: RunningStack) -> list[psutil.Process]:
-    """The processes that the preloads forked."""
-    found = []
-    for process in stack.family():
-        parent = process.parent()
-        if parent is not None and "services.runtime.preload" in " ".join(parent.cmdline()):
-            found.append(process)
+def worker(stack: RunningStack, stage: str) -> psutil.Process:
+    """The process that the preload of `stage` forked."""
+    (found,) = (
+        child
+        for process in stack.family()
+        if f'"stage": "{stage}"' in " ".join(process.cmdline())
+        for child in process.children()
+    )
     return found
 
 
@@ -144,10 +138,9 @@ def during_denoising(stack: RunningStack, action: str) -> AcestageError:
     assert ready.wait(60)
     match action:
         case "kill worker":
-            (worker,) = workers(stack)
-            worker.kill()
+            worker(stack, "dit").kill()
         case "kill preload":
-            workers(stack)[0].parent().kill()  # type: ignore[union-attr]
+            worker(stack, "dit").parent().kill()  # type: ignore[union-attr]
         case "kill dit":
             stack.find("-m", "services.dit").kill()
         case "stop dit":
@@ -164,7 +157,7 @@ def test_a_killed_worker_is_named_and_the_next_song_plays(battered_stack: Runnin
     assert isinstance(error, WorkerCrashedError)
     assert "dit" in error.message
     assert "signal 9" in error.message
-    wait_until(lambda: is_idle(battered_stack), "nothing is held", 20)
+    wait_until(lambda: battered_stack.is_idle(), "nothing is held", 20)
     assert_next_song_plays(battered_stack)
 
 
@@ -172,7 +165,7 @@ def test_a_killed_preload_is_started_again(battered_stack: RunningStack) -> None
     error = during_denoising(battered_stack, "kill preload")
     assert isinstance(error, WorkerCrashedError)
     wait_until(battered_stack.is_serving, "the stage serves again", 60)
-    wait_until(lambda: is_idle(battered_stack), "nothing is held", 20)
+    wait_until(lambda: battered_stack.is_idle(), "nothing is held", 20)
     assert_next_song_plays(battered_stack)
 
 
@@ -183,7 +176,7 @@ def test_a_dead_service_is_started_again_and_leaves_nothing_behind(
     error = during_denoising(battered_stack, action)
     assert isinstance(error, UnavailableError) or error.code.name == "CANCELLED", error
     wait_until(battered_stack.is_serving, "everything serves again", 60)
-    wait_until(lambda: is_idle(battered_stack), "nothing is held", 20)
+    wait_until(lambda: battered_stack.is_idle(), "nothing is held", 20)
     assert_next_song_plays(battered_stack)
 
 
@@ -210,7 +203,7 @@ def test_a_slow_listener_does_not_hold_the_device(turbo_stack: RunningStack) -> 
         for event in events:
             if isinstance(event, AudioChunk):
                 break
-        wait_until(lambda: is_idle(turbo_stack), "the work is done though nobody listens", 120)
+        wait_until(lambda: turbo_stack.is_idle(), "the work is done though nobody listens", 120)
         assert_next_song_plays(turbo_stack)
         *_, generation = events
     assert generation.tracks[0].duration_s == 600  # type: ignore[union-attr]

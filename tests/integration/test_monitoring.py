@@ -14,7 +14,7 @@ import pytest
 
 from acestage.local_stack import free_ports
 from acestage.status import Status
-from tests.integration.test_failures import during_denoising, is_idle
+from tests.integration.test_failures import during_denoising
 from tests.running_stack import RunningStack, wait_until
 from tests.unit.test_metrics import Samples, parsed
 
@@ -35,7 +35,7 @@ def stack(metrics_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         with running.client() as client:
             client.generate("piano", duration_s=10, seed=1, batch_size=2)
         during_denoising(running, "kill worker")
-        wait_until(lambda: is_idle(running), "nothing is held", 20)
+        wait_until(lambda: running.is_idle(), "nothing is held", 20)
         yield running
 
 

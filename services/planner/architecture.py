@@ -1,0 +1,44 @@
+"""Finds what is to be planned: a checkpoint on this machine, or the shapes of a published one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from acestage.checkpoints import REPOSITORIES, Checkpoint, open_checkpoint
+from acestage.checkpoints.component_names import TRANSFORMER
+from acestage.checkpoints.published import published_checkpoint
+from acestage.checkpoints.stored import stored_tensors
+from acestage.errors import NotFoundError
+
+_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_PUBLISHED_DTYPE = "bfloat16"
+
+
+def find_architecture(name_or_path: str, checkpoints_dir: Path, variant: str | None) -> Checkpoint:
+    """The checkpoint that `open_checkpoint` finds, or else the published model of that name.
+
+    Raises:
+        CheckpointError: what is there is damaged or of an unknown kind.
+        NotFoundError: nothing is there, and no published model has that name.
+    """
+    folders = [checkpoints_dir / name_or_path]
+    if name_or_path in REPOSITORIES:
+        folders.append(checkpoints_dir / REPOSITORIES[name_or_path].folder)
+        if not any(folder.is_dir() for folder in folders):
+            return published_checkpoint(name_or_path)
+    folders.append(Path(name_or_path).expanduser())
+    if name_or_path != "tiny-turbo" and not any(folder.is_dir() for folder in folders):
+        raise NotFoundError(
+            f"checkpoint: {name_or_path!r} is neither a folder, looked for "
+            f"{', '.join(dict.fromkeys(map(str, folders)))}, nor a published model; those are: "
+            + ", ".join(["tiny-turbo", *REPOSITORIES])
+        )
+    return open_checkpoint(name_or_path, checkpoints_dir=checkpoints_dir, variant=variant)
+
+
+def stored_dtype(checkpoint: Checkpoint) -> str:
+    """The data type of the transformer's weights in their files; reads headers only."""
+    component = checkpoint.component(TRANSFORMER)
+    if not component.weights.shards:
+        return _PUBLISHED_DTYPE
+    return _DTYPES.get(next(iter(stored_tensors(component).values())).dtype, "float32")

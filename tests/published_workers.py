@@ -1,0 +1,106 @@
+"""Stages in the published sizes with random weights, made in memory, and the work that a plan is for."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+
+from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER, TRANSFORMER
+from acestage.checkpoints.published import published_checkpoint
+from acestage.planning import Quantization
+from services.dit.engine import Conditioning
+from services.dit.parameters import DenoiseParameters
+from services.runtime.request_limits import LONGEST_PROMPT_TOKENS
+from services.runtime.stage_worker import StageWorker
+from services.text_encoder.prompt import Prompt
+
+# Keys that say how many layers a component has.
+_LAYER_COUNTS = (
+    "num_hidden_layers",
+    "num_lyric_encoder_hidden_layers",
+    "num_timbre_encoder_hidden_layers",
+    "max_window_layers",
+)
+
+
+def architecture(name: str, layer_count: int | None = None) -> Checkpoint:
+    """The published model `name`, with `layer_count` layers in each stack (None: as published)."""
+    checkpoint = published_checkpoint(name)
+    if layer_count is None:
+        return checkpoint
+    components = []
+    for component in checkpoint.components:
+        values = dict(component.config.values)
+        if component.name in (TRANSFORMER, CONDITION_ENCODER, TEXT_ENCODER):
+            values |= {key: layer_count for key in _LAYER_COUNTS if key in values}
+            if "layer_types" in values:
+                layer_types: Any = values["layer_types"]
+                values["layer_types"] = layer_types[:layer_count]
+        components.append(dataclasses.replace(component, config=component.config.replaced(values)))
+    return dataclasses.replace(checkpoint, components=tuple(components))
+
+
+def without_weights(stage: str, checkpoint: Checkpoint) -> Any:
+    """The worker of `stage` on the meta device."""
+    return importlib.import_module(f"services.{stage}.worker").without_weights(checkpoint)
+
+
+def with_random_weights(
+    stage: str, checkpoint: Checkpoint, dtype: torch.dtype, quantization: Quantization = "none"
+) -> Any:
+    """The worker of `stage`, placed on the CPU."""
+    worker: StageWorker = without_weights(stage, checkpoint)
+    for module in worker.modules():
+        for part in module.modules():
+            for tensors in (part._parameters, part._buffers):
+                for name, tensor in tensors.items():
+                    if tensor is not None and tensor.is_meta:
+                        values = torch.empty(tensor.shape, dtype=dtype).normal_(0, 0.02)
+                        is_parameter = isinstance(tensor, torch.nn.Parameter)
+                        tensors[name] = torch.nn.Parameter(values, False) if is_parameter else values  # type: ignore[assignment]
+    worker.place(torch.device("cpu"), dtype, quantization)
+    left = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in worker.modules())
+    assert not any(tensor.is_meta for tensor in left)
+    return worker
+
+
+def encode(worker: Any, frame_count: int) -> Callable[[], object]:
+    """The longest prompt, for a song of `frame_count`."""
+    return lambda: worker.engine.encode(Prompt(caption="music"), frame_count)
+
+
+def denoise(
+    worker: Any, frame_count: int, dtype: torch.dtype, *, split: bool = False, items: int = 1
+) -> Callable[[], object]:
+    """Two steps under the longest conditioning, from what arrives over the wire on."""
+    engine = worker.engine
+    width = engine.transformer.condition_embedder.in_features
+
+    def work() -> None:
+        conditioning = Conditioning(
+            torch.zeros(1, LONGEST_PROMPT_TOKENS, width, dtype=dtype),
+            torch.zeros(1, 1, width, dtype=dtype),
+            torch.zeros(1, frame_count, 2 * engine.channel_count, dtype=dtype),
+        )
+        parameters = DenoiseParameters(seeds=tuple(range(items)), step_count=2, split_guidance=split)
+        for _ in engine.denoise(conditioning, parameters):
+            pass
+
+    return work
+
+
+def decode(worker: Any, tile_frame_count: int, tile_count: int = 3) -> Callable[[], object]:
+    """A song of so many tiles."""
+    latents = torch.zeros(1, tile_count * tile_frame_count, worker.engine.decoder.conv1.in_channels)
+
+    def work() -> None:
+        for _ in worker.engine.decode(latents, tile_frame_count):
+            pass
+
+    return work
