@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -246,6 +247,26 @@ def test_a_worker_without_progress_is_killed() -> None:
     assert stage.workers[0].is_killed
     assert stage.leases.left == ["released"]
     assert stage.leases.workers_living_at_the_end == []
+
+
+def test_a_service_that_was_stopped_hears_what_happened_before_it_blames_the_worker() -> None:
+    async def test(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+
+        def wake_up() -> (
+            None
+        ):  # as after SIGCONT: all timers at once, and the news some turns of the loop later
+            time.sleep(0.3)
+            assert stage.leases.lease is not None
+            loop.call_soon(loop.call_soon, loop.call_soon, stage.leases.lease.lose, "not renewed")
+
+        with pytest.raises(errors.LeaseLostError, match="not renewed"):
+            async for event in stage.runner.run(denoise_request()):
+                if event == STEP:
+                    loop.call_soon(wake_up)
+
+    stage = within(lambda: Stage([PLACED, STEP]), test)
+    assert stage.workers[0].is_killed
 
 
 def test_a_worker_that_does_not_read_is_killed() -> None:
