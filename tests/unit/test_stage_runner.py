@@ -253,17 +253,19 @@ def test_a_service_that_was_stopped_hears_what_happened_before_it_blames_the_wor
     async def test(stage: Stage) -> None:
         loop = asyncio.get_running_loop()
 
-        def wake_up() -> (
-            None
-        ):  # as after SIGCONT: all timers at once, and the news some turns of the loop later
+        def wake_up() -> None:
+            """As after SIGCONT: all timers at once, and the news some turns of the loop later."""
             time.sleep(0.3)
             assert stage.leases.lease is not None
             loop.call_soon(loop.call_soon, loop.call_soon, stage.leases.lease.lose, "not renewed")
 
-        with pytest.raises(errors.LeaseLostError, match="not renewed"):
+        async def stop_in_the_middle() -> None:
             async for event in stage.runner.run(denoise_request()):
                 if event == STEP:
                     loop.call_soon(wake_up)
+
+        with pytest.raises(errors.LeaseLostError, match="not renewed"):
+            await stop_in_the_middle()
 
     stage = within(lambda: Stage([PLACED, STEP]), test)
     assert stage.workers[0].is_killed
