@@ -17,7 +17,7 @@ from services.runtime.job_budget import AdaptationKind
 from services.runtime.messages import Message, error_message
 from services.runtime.stage_event import Queued, Report, Started
 from services.runtime.stage_runner import WorkerState
-from tests.unit.stage_fakes import DONE, PLACED, STEP, Stage, denoise_request, until
+from tests.unit.stage_fakes import DONE, PLACED, STEP, Stage, denoise_request, memory, until
 
 OUT_OF_MEMORY = error_message(errors.VramBudgetExceededError("no memory"))
 NOT_FINITE = error_message(errors.NonFiniteError("dit in float16: step 1 is not finite"))
@@ -197,6 +197,25 @@ def test_out_of_memory_is_tried_again_in_the_next_way_and_told() -> None:
     stage = within(lambda: Stage([PLACED, OUT_OF_MEMORY], [OUT_OF_MEMORY], [PLACED, STEP, DONE]), test)
     assert [worker.is_stopped for worker in stage.workers] == [True, True, True]
     assert stage.leases.left == ["released"]
+
+
+def test_a_way_that_needs_no_less_than_the_one_that_failed_is_skipped() -> None:
+    """Where weights are small, splitting guidance saves more than INT8 with guidance at once."""
+
+    async def test(stage: Stage) -> None:
+        adaptations = report_of(await stage.run()).adaptations
+        assert [a.after for a in adaptations] == [
+            "float32, weights none, guidance split",
+            "float32, weights int8, guidance split",
+        ]
+        assert [a.kind for a in adaptations] == [AdaptationKind.SPLIT_GUIDANCE, AdaptationKind.INT8]
+
+    def make() -> Stage:
+        stage = Stage([PLACED, OUT_OF_MEMORY], [OUT_OF_MEMORY], [PLACED, DONE])
+        stage.host.memories = {"float32": memory(weights_mib=2)}
+        return stage
+
+    within(make, test)
 
 
 def test_when_every_way_is_out_of_memory_the_error_names_them_all() -> None:
