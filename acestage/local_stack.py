@@ -26,7 +26,9 @@ log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
-_RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
+RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
+STEADY_S = 10.0
+"""A service that lived for so long may be started again at once: it does not die of its start."""
 _LIMIT_SETTINGS = (
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
     *("max_vram_gb", "quantization", "vae_tile_frame_count"),
@@ -34,11 +36,26 @@ _LIMIT_SETTINGS = (
 
 
 @dataclass(slots=True)
+class Restarts:
+    """How long to wait before a dead service is started again: longer and longer if it dies of its start."""
+
+    count: int = 0
+
+    def next_delay_s(self, lived_s: float) -> float:
+        """Seconds to wait, after a life of `lived_s`."""
+        if lived_s >= STEADY_S:
+            self.count = 0
+        delay_s = RESTART_DELAYS_S[min(self.count, len(RESTART_DELAYS_S) - 1)]
+        self.count += 1
+        return delay_s
+
+
+@dataclass(slots=True)
 class _Service:
     name: str
     port: int
     process: asyncio.subprocess.Process | None = None
-    restart_count: int = field(default=0)
+    restarts: Restarts = field(default_factory=Restarts)
 
 
 class LocalStack:
@@ -172,13 +189,14 @@ class LocalStack:
                 await asyncio.sleep(_POLL_S)
 
     async def _watch(self, service: _Service) -> None:
+        clock = asyncio.get_running_loop().time
         while True:
             assert service.process is not None
+            started = clock()
             code = await service.process.wait()
-            delay_s = _RESTART_DELAYS_S[min(service.restart_count, len(_RESTART_DELAYS_S) - 1)]
+            delay_s = service.restarts.next_delay_s(clock() - started)
             log.error("%s ended with exit code %d; starting it again in %.0f s", service.name, code, delay_s)
             await asyncio.sleep(delay_s)
-            service.restart_count += 1
             try:
                 await self._start(service)
             except OSError as error:  # no memory for a process, perhaps; the old one stays dead, so try again

@@ -54,26 +54,33 @@ class Ladder:
         self._left = self._budget.remaining(self._left, event)
 
     def step_down(self, error: AcestageError) -> None:
-        """Goes on to the next way after `error`.
+        """Goes on to the next way after `error`: for lack of memory, to one that needs less of it.
 
         Raises:
             AcestageError: `error` itself where no other way helps; for lack of memory, one that names every
                 way that was tried.
         """
-        before = self.attempt.way
+        before = self.attempt
         if isinstance(error, NonFiniteError) and self._dtype == "float16":
             self._dtype = "float32"
             self._index = first_that_fits(self._rungs(), self._stage, self._resources)
             kind = AdaptationKind.FLOAT32
         elif isinstance(error, VramBudgetExceededError):
             rungs = self._rungs()
-            if self._index + 1 >= len(rungs):
+            smaller = (
+                index
+                for index, rung in enumerate(rungs)
+                if index > self._index and rung.attempt.vram_bytes < before.vram_bytes
+            )
+            index = next(smaller, None)
+            if index is None:
                 raise self._nothing_left(error) from error
-            self._index += 1
-            kind = rungs[self._index].kind
+            self._index = index
+            is_same = self.attempt.quantization == before.quantization
+            kind = rungs[index].kind if is_same else AdaptationKind.INT8
         else:
             raise error
-        self._adaptations.append(Adaptation(kind, before, self.attempt.way, error.message))
+        self._adaptations.append(Adaptation(kind, before.way, self.attempt.way, error.message))
 
     def _rungs(self) -> Sequence[Rung]:
         return self._budget.rungs(self._left, self._resources, self._dtype)

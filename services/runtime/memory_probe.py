@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from acestage.planning import Quantization
@@ -106,7 +106,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         if func.namespace == "prim":  # asks a tensor what it is
             return func(*args)
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+        if func is torch.ops.aten._local_scalar_dense.default and _is_fake_truth(args[0]):
             return True  # a check for overflow looks at a value, which fake tensors do not have: all is well
         # A storage that is met first as an argument was there before.
         for tensor in _tensors(args):
@@ -137,12 +137,16 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known.add(key)
         size_bytes = storage.nbytes() if is_new else 0
         self.live_bytes += size_bytes
-        self.on_growth()
         weakref.finalize(storage, self._forget, key, size_bytes).atexit = False
+        self.on_growth()
 
     def _forget(self, key: int, size_bytes: int) -> None:
         self._known.discard(key)
         self.live_bytes -= size_bytes
+
+
+def _is_fake_truth(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, FakeTensor) and tensor.dtype == torch.bool
 
 
 def _tensors(values: object) -> Iterator[torch.Tensor]:

@@ -29,6 +29,9 @@ T = TypeVar("T")
 CANCEL_GRACE_S = 5.0
 """A cancelled worker that is still in the same step after this long is killed."""
 
+WAKING_S = 1.0
+"""A service that was itself stopped takes so long at most to hear what happened meanwhile."""
+
 FREE_TIMEOUT_S = 5.0
 """How long the device may take to show the bytes of the lease as free: a driver cleans up after the last
 process of its own accord."""
@@ -240,11 +243,12 @@ class Stay:
         lost = asyncio.ensure_future(self._lease.lost.wait())
         cancelled = asyncio.ensure_future(job.cancelled.wait())
         try:
-            await asyncio.wait(
-                [exchanged, lost, cancelled],
-                timeout=self._progress_timeout_s,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            for timeout_s in (self._progress_timeout_s, WAKING_S):
+                await asyncio.wait(
+                    [exchanged, lost, cancelled],
+                    timeout=timeout_s,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
             if not exchanged.done() and cancelled.done() and not lost.done():
                 worker.cancel(self._job_count)
                 await asyncio.wait(

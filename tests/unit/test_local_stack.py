@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from acestage.local_stack import LocalStack
+from acestage.local_stack import RESTART_DELAYS_S, STEADY_S, LocalStack, Restarts
 from acestage.settings import SERVICES, Settings
 from services.runtime import flags
 
@@ -63,3 +63,9 @@ def test_a_file_that_is_not_there_ends_a_service(capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit, match="2"):
         flags.parse("dit", "", ["--env-file", "no-such.env"])
     assert "no-such.env" in capsys.readouterr().err
+
+
+def test_a_service_that_dies_of_its_start_waits_longer_and_longer() -> None:
+    restarts = Restarts()
+    assert [restarts.next_delay_s(0.5) for _ in range(5)] == [*RESTART_DELAYS_S, RESTART_DELAYS_S[-1]]
+    assert [restarts.next_delay_s(lived_s) for lived_s in (STEADY_S, 0.5)] == list(RESTART_DELAYS_S[:2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from services.runtime.job_budget import AdaptationKind
 from services.runtime.messages import Message, error_message
 from services.runtime.stage_event import Queued, Report, Started
 from services.runtime.stage_runner import WorkerState
-from tests.unit.stage_fakes import DONE, PLACED, STEP, Stage, denoise_request, until
+from tests.unit.stage_fakes import DONE, PLACED, STEP, Stage, denoise_request, memory, until
 
 OUT_OF_MEMORY = error_message(errors.VramBudgetExceededError("no memory"))
 NOT_FINITE = error_message(errors.NonFiniteError("dit in float16: step 1 is not finite"))
@@ -198,6 +199,25 @@ def test_out_of_memory_is_tried_again_in_the_next_way_and_told() -> None:
     assert stage.leases.left == ["released"]
 
 
+def test_a_way_that_needs_no_less_than_the_one_that_failed_is_skipped() -> None:
+    """Where weights are small, splitting guidance saves more than INT8 with guidance at once."""
+
+    async def test(stage: Stage) -> None:
+        adaptations = report_of(await stage.run()).adaptations
+        assert [a.after for a in adaptations] == [
+            "float32, weights none, guidance split",
+            "float32, weights int8, guidance split",
+        ]
+        assert [a.kind for a in adaptations] == [AdaptationKind.SPLIT_GUIDANCE, AdaptationKind.INT8]
+
+    def make() -> Stage:
+        stage = Stage([PLACED, OUT_OF_MEMORY], [OUT_OF_MEMORY], [PLACED, DONE])
+        stage.host.memories = {"float32": memory(weights_mib=2)}
+        return stage
+
+    within(make, test)
+
+
 def test_when_every_way_is_out_of_memory_the_error_names_them_all() -> None:
     async def test(stage: Stage) -> None:
         with pytest.raises(errors.VramBudgetExceededError) as caught:
@@ -246,6 +266,28 @@ def test_a_worker_without_progress_is_killed() -> None:
     assert stage.workers[0].is_killed
     assert stage.leases.left == ["released"]
     assert stage.leases.workers_living_at_the_end == []
+
+
+def test_a_service_that_was_stopped_hears_what_happened_before_it_blames_the_worker() -> None:
+    async def test(stage: Stage) -> None:
+        loop = asyncio.get_running_loop()
+
+        def wake_up() -> None:
+            """As after SIGCONT: all timers at once, and the news some turns of the loop later."""
+            time.sleep(0.3)
+            assert stage.leases.lease is not None
+            loop.call_soon(loop.call_soon, loop.call_soon, stage.leases.lease.lose, "not renewed")
+
+        async def stop_in_the_middle() -> None:
+            async for event in stage.runner.run(denoise_request()):
+                if event == STEP:
+                    loop.call_soon(wake_up)
+
+        with pytest.raises(errors.LeaseLostError, match="not renewed"):
+            await stop_in_the_middle()
+
+    stage = within(lambda: Stage([PLACED, STEP]), test)
+    assert stage.workers[0].is_killed
 
 
 def test_a_worker_that_does_not_read_is_killed() -> None:

@@ -54,11 +54,17 @@ def due_fault(run_dir: Path, device: str, stage: str, number: int) -> Fault | No
     for index, fault in enumerate(spec.faults):
         if (fault.stage, fault.at) == (stage, number):
             with _struck(_path(run_dir, device, ".struck")) as counts:
-                count = counts.get(str(index), 0)
-                counts[str(index)] = count + 1
-            if count < fault.times:
+                is_due = counts.get(str(index), 0) < fault.times
+                counts[str(index)] = counts.get(str(index), 0) + is_due
+            if is_due:
                 return fault
     return None
+
+
+def strike_count(run_dir: Path, device: str) -> int:
+    """How often faults struck since the device was made."""
+    with _struck(_path(run_dir, device, ".struck")) as counts:
+        return sum(counts.values())
 
 
 def used_bytes(run_dir: Path, device: str, *, besides: int | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import torch
@@ -18,11 +18,20 @@ _NOTE_STEP_BYTES = 1 << 20
 
 
 class _CappedBytes(LiveBytes):  # type: ignore[no-untyped-call]
-    """Fails an allocation beyond the cap, as CUDA's allocator does."""
+    """Fails an allocation beyond the cap, as CUDA's allocator does.
+
+    Attributes:
+        counts_arguments: what a computation is given counts too: weights that placing had no need to copy,
+            because they lie on the CPU already, would be on a real device all the same.
+    """
 
     def __init__(self, usage: FakeUsage) -> None:
         super().__init__(cpu_thread_count=None)
+        self.counts_arguments = False
         self._usage = usage
+
+    def _meet(self, tensor: torch.Tensor, *, is_new: bool) -> None:
+        super()._meet(tensor, is_new=is_new or self.counts_arguments)
 
     def on_growth(self) -> None:
         self._usage.check(self.live_bytes)
@@ -53,6 +62,7 @@ class FakeUsage:
 
     def start_job(self) -> None:
         self._number = 0
+        self._bytes.counts_arguments = True
         self._bytes.peak_bytes = self._bytes.live_bytes
         self.checkpoint()
 
@@ -98,16 +108,26 @@ class FakeUsage:
             case "wedge":
                 time.sleep(_FOREVER_S)
             case "linger":
-                _linger(fault.seconds)
+                self._linger(fault.seconds)
             case unknown:
                 raise ValueError(f"fault of unknown kind {unknown!r}")
 
+    def _linger(self, seconds: float) -> None:
+        """Leaves a process behind that has the lock open, and so holds the device, after this one is dead."""
+        worker = os.getpid()
+        if os.fork() == 0:
+            _close_sockets()
+            while os.getppid() == worker:
+                time.sleep(_POLL_S)
+            note_usage(self._run_dir, self._device, os.getpid(), self._noted_bytes)
+            time.sleep(seconds)
+            os._exit(0)
 
-def _linger(seconds: float) -> None:
-    """Leaves a process behind that has the lock open, and so holds the device, after this one is dead."""
-    worker = os.getpid()
-    if os.fork() == 0:
-        while os.getppid() == worker:
-            time.sleep(_POLL_S)
-        time.sleep(seconds)
-        os._exit(0)
+
+def _close_sockets() -> None:
+    """The service takes the end of its worker's socket for the end of the worker."""
+    for entry in os.listdir("/proc/self/fd"):
+        # The folder's own descriptor is in its list, and closed by now.
+        with suppress(FileNotFoundError):
+            if os.readlink(f"/proc/self/fd/{entry}").startswith("socket:"):
+                os.close(int(entry))
