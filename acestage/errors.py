@@ -8,6 +8,7 @@
     │   └── CheckpointError             a checkpoint is missing, damaged or of an unknown kind
     ├── ResourceExhaustedError
     │   ├── VramBudgetExceededError     the device has fewer bytes than the work needs
+    │   │   └── DeviceShortageError     other programs have bytes that were reckoned with
     │   └── QueueFullError
     ├── AbortedError
     │   ├── LeaseLostError              the lease ended while the work ran
@@ -121,6 +122,27 @@ class ResourceExhaustedError(AcestageError):
 
 class VramBudgetExceededError(ResourceExhaustedError):
     reason = "VRAM_BUDGET_EXCEEDED"
+
+
+class DeviceShortageError(VramBudgetExceededError):
+    """The work was planned to fit, but the device does not show as many free bytes.
+
+    Attributes:
+        missing_bytes: how many are not there; 0 where nobody said.
+    """
+
+    reason = "DEVICE_SHORTAGE"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        missing_bytes: int = 0,
+        metadata: Mapping[str, str] | None = None,
+        retry_delay_s: float | None = None,
+    ) -> None:
+        super().__init__(message, metadata=metadata, retry_delay_s=retry_delay_s)
+        self.missing_bytes = missing_bytes
 
 
 class QueueFullError(ResourceExhaustedError):

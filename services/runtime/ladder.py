@@ -49,6 +49,15 @@ class Ladder:
         """What was changed so far, in order."""
         return tuple(self._adaptations)
 
+    def fit(self, resources: Resources) -> None:
+        """Starts anew, for what is left, with the best way that fits what there is now.
+
+        Raises:
+            VramBudgetExceededError: by plan, no way fits.
+        """
+        self._resources = resources
+        self._index = first_that_fits(self._rungs(), self._stage, resources)
+
     def sent(self, event: Message) -> None:
         """Notes that `event` has reached the client, and need not be made again."""
         self._left = self._budget.remaining(self._left, event)

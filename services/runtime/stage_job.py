@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from acestage.errors import AcestageError
+from services.runtime.ladder import Ladder
 from services.runtime.messages import Message
 from services.runtime.stage_event import StageEvent
 
@@ -18,10 +19,14 @@ class StageJob:
         request: what is to be done.
         asked_at: when, on the event loop's clock.
         cancelled: set once nobody wants the result any more.
+        ladder: how it is done, and how far it got; None before it was planned.
+        shortage_count: how often the device had less than its lease.
     """
 
     def __init__(self, request: Message) -> None:
         self.request = request
+        self.ladder: Ladder | None = None
+        self.shortage_count = 0
         self.asked_at = asyncio.get_running_loop().time()
         self.cancelled = asyncio.Event()
         self._events: asyncio.Queue[StageEvent | None] = asyncio.Queue()

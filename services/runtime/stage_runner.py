@@ -13,9 +13,11 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from acestage import errors
+from acestage.planning import MIB
 from services.runtime.finishing import end, finish
 from services.runtime.job_budget import Adaptation, Attempt, JobBudget, Resources
 from services.runtime.ladder import Ladder
@@ -30,6 +32,9 @@ from services.runtime.worker_host import WorkerHost
 log = logging.getLogger(__name__)
 
 LOADING_RETRY_S = 5.0
+
+MAX_SHORTAGE_COUNT = 3
+"""After so many leases whose bytes the device did not have, a job does with less."""
 
 _WORKER_IS_GONE = (errors.VramBudgetExceededError, errors.UnavailableError, errors.AbortedError)
 """After any other error a worker can go on."""
@@ -240,14 +245,15 @@ class StageRunner:
                 return  # others need them: wait in line for all of it
             if job in self._line:  # unless it was cancelled meanwhile
                 self._line.remove(job)
-                await self._do(job, ladder, lease, stay)
+                if not await self._do(job, ladder, lease, stay):
+                    return
                 done_count += 1
 
-    async def _do(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> None:
-        """Does one job, however it ends."""
+    async def _do(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> bool:
+        """Does one job, however it ends; False where it waits again, for a lease of other bytes."""
         self._current = job
         try:
-            await self._climb_down(job, ladder, lease, stay)
+            is_done = await self._climb_down(job, ladder, lease, stay)
         except errors.AcestageError as error:
             job.end(error)
             if isinstance(error, _WORKER_IS_GONE):
@@ -255,12 +261,20 @@ class StageRunner:
         except asyncio.CancelledError:
             job.end(errors.CancelledError(f"{self.stage}: the service stops"))
             raise
+        except BaseException:
+            job.end(errors.InternalError(f"{self.stage}: the work ended early, see the log"))
+            raise
+        else:
+            if not is_done and not job.cancelled.is_set():
+                self._line.appendleft(job)
+                return False
+            job.end()
         finally:
             self._current = None
-            job.end(errors.InternalError(f"{self.stage}: the work ended early, see the log"))
+        return True
 
-    async def _climb_down(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> None:
-        """Tries one way after the other until one works."""
+    async def _climb_down(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> bool:
+        """Tries one way after the other until one works; False where another lease is needed for that."""
 
         def on_event(event: Message) -> None:
             job.emit(event)
@@ -272,14 +286,32 @@ class StageRunner:
                 work = await stay.attempt(job, attempt, on_event)
             except (errors.VramBudgetExceededError, errors.NonFiniteError) as error:
                 await stay.leave()
+                if isinstance(error, errors.DeviceShortageError) and self._sees_less(error, job, lease):
+                    ladder.fit(self._resources())
+                    return False
                 ladder.step_down(error)
                 log.warning("%s; now: %s", error, ladder.attempt.way, extra={"stage": self.stage})
                 if not await _has_bytes(lease, ladder.attempt):
-                    raise
+                    return False
                 continue
             job.emit(await self._report(work, attempt, lease, ladder.adaptations))
-            job.end()
-            return
+            return True
+
+    def _sees_less(self, shortage: errors.DeviceShortageError, job: StageJob, lease: HeldLease) -> bool:
+        """Reckons with a smaller device from now on, where others of ours may be what can leave it.
+
+        Other programs take a part that the ledger does not know of. With a smaller device it asks idle stages
+        to leave; on an exclusive device there are none.
+        """
+        job.shortage_count += 1
+        if lease.is_exclusive or job.shortage_count > MAX_SHORTAGE_COUNT:
+            return False
+        total_bytes = max(0, self.device.total_bytes - shortage.missing_bytes)
+        log.warning(
+            "%s; reckoning with %.0f MiB in all", shortage, total_bytes / MIB, extra={"stage": self.stage}
+        )
+        self.device = replace(self.device, total_bytes=total_bytes)
+        return True
 
     async def _report(
         self, work: Work, attempt: Attempt, lease: HeldLease, adaptations: tuple[Adaptation, ...]
@@ -299,7 +331,9 @@ class StageRunner:
         )
 
     def _ladder(self, job: StageJob) -> Ladder:
-        return Ladder(self.stage, self._budget, self._resources(), job.request)
+        if job.ladder is None:
+            job.ladder = Ladder(self.stage, self._budget, self._resources(), job.request)
+        return job.ladder
 
     def _resources(self) -> Resources:
         facts = self.host.facts()

@@ -111,7 +111,8 @@ class Stay:
         A worker that has the weights in the right form is used again. After an error it may be gone.
 
         Raises:
-            VramBudgetExceededError: fewer bytes than planned are free, or the work ran out of them.
+            DeviceShortageError: fewer bytes than planned are free.
+            VramBudgetExceededError: the work ran out of memory.
             LeaseLostError: the lease was lost; the worker has been killed.
             WorkerCrashedError: the worker died.
             WorkerStalledError: it made no progress.
@@ -214,10 +215,11 @@ class Stay:
             if memory.free_bytes + PLACEMENT_BYTES_SLACK >= attempt.vram_bytes:
                 return
             if clock() >= deadline:
-                raise errors.VramBudgetExceededError(
+                raise errors.DeviceShortageError(
                     f"{self._stage} needs {attempt.vram_bytes / MIB:.0f} MiB on {memory.device}, but only "
                     f"{memory.free_bytes / MIB:.0f} of {memory.total_bytes / MIB:.0f} MiB are free: other "
                     "programs have the rest",
+                    missing_bytes=attempt.vram_bytes - memory.free_bytes,
                     metadata={"stage": self._stage, "device": memory.device},
                     retry_delay_s=FREE_TIMEOUT_S,
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from acestage.protos.lease.v1 import lease_pb2
 from acestage.settings import QuantizationChoice
 from acestage.tensors import WireTensor
 from services.dit.budget import DitBudget
+from services.runtime.device_memory import DeviceMemory
 from services.runtime.job_budget import JobBudget
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message, error_message
@@ -149,12 +151,15 @@ class FakeLeases:
         self.may_grant.set()
         self.refusal: errors.AcestageError | None = None
         self.grows = True
+        self.is_exclusive = True
+        self.device_bytes: list[int] = []
 
     @contextlib.asynccontextmanager
     async def hold(
         self, device: str, vram_bytes: int, *, on_waiting: Callable[[int], None], device_bytes: int
     ) -> AsyncIterator[HeldLease]:
         self.asked_bytes.append(vram_bytes)
+        self.device_bytes.append(device_bytes)
         on_waiting(1)
         if self.refusal is not None:
             raise self.refusal
@@ -162,7 +167,7 @@ class FakeLeases:
         lease = lease_pb2.Lease(
             lease_id=f"1-{len(self.asked_bytes)}", device=device, fencing_token=7, vram_bytes=vram_bytes
         )
-        held = _FakeLease(lease_pb2.LeaseGranted(lease=lease, is_exclusive=True), device_bytes)
+        held = _FakeLease(lease_pb2.LeaseGranted(lease=lease, is_exclusive=self.is_exclusive), device_bytes)
         held.grows = self.grows
         self.lease = held
         try:
@@ -182,6 +187,17 @@ class _FakeLease(HeldLease):
         return self.grows
 
 
+@dataclass(frozen=True, slots=True)
+class _FakeDevice(StageDevice):
+    """Shows `free_mib` as free, one figure after the other; the last one stays."""
+
+    free_mib: list[int] = field(default_factory=list)
+
+    def read_memory(self) -> DeviceMemory:
+        free_mib = self.free_mib.pop(0) if len(self.free_mib) > 1 else self.free_mib[0]
+        return DeviceMemory("cpu", "fake", self.total_bytes, free_mib * MIB)
+
+
 class Stage:
     """A DiT's runner over fakes, on a device of `device_mib`."""
 
@@ -194,17 +210,21 @@ class Stage:
         dtype: str = "float32",
         max_hold_s: float = 30.0,
         stays_warm: bool = True,
+        is_exclusive: bool = True,
     ) -> None:
+        self.free_mib = [device_mib]
         self.workers = [FakeWorker(answers) for answers in workers]
         self.host = FakeHost(self.workers, dtype)
         self.leases = FakeLeases(self.host)
-        device = StageDevice(
+        self.leases.is_exclusive = is_exclusive
+        device = _FakeDevice(
             name="cpu",
             total_bytes=device_mib * MIB,
             max_bytes=None,
             run_dir=Path("/nowhere"),
             quantization=quantization,
             tile_frame_count=128,
+            free_mib=self.free_mib,
         )
         self.runner = StageRunner(
             "dit",

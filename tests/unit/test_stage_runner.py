@@ -417,3 +417,50 @@ def test_a_stage_that_still_loads_says_when_to_try_again() -> None:
 
     stage = within(lambda: Stage(), test)
     assert stage.leases.asked_bytes == []
+
+
+def test_a_device_with_less_than_it_granted_is_asked_for_again_as_a_smaller_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other programs have a part that the ledger does not know of: idle stages can make room for it."""
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [300, 4096]
+        events = await stage.run(denoise_request(frames=100))
+        assert report_of(events).adaptations == ()
+        assert report_of(events).planned_bytes == 410 * MIB
+
+    stage = within(lambda: Stage([PLACED, DONE], is_exclusive=False), test)
+    assert stage.leases.asked_bytes == [410 * MIB] * 2
+    assert stage.leases.device_bytes == [4096 * MIB, (4096 - 110) * MIB]
+    assert stage.leases.left == ["released", "released"]
+
+
+def test_a_device_that_nobody_can_make_room_on_is_done_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [300]
+        events = await stage.run(denoise_request(frames=100))
+        kinds = [adaptation.kind for adaptation in report_of(events).adaptations]
+        assert kinds == [AdaptationKind.SPLIT_GUIDANCE]
+        assert "only 300 of 4096 MiB are free" in report_of(events).adaptations[0].cause
+
+    stage = within(lambda: Stage([PLACED, DONE]), test)
+    assert stage.leases.left == ["released"]
+
+
+def test_a_job_that_needs_more_after_a_failure_waits_in_line_for_it() -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run()
+        (adaptation,) = report_of(events).adaptations
+        assert adaptation.kind is AdaptationKind.FLOAT32
+
+    def make() -> Stage:
+        stage = Stage([PLACED, NOT_FINITE], [PLACED, DONE], dtype="float16")
+        stage.leases.grows = False
+        return stage
+
+    stage = within(make, test)
+    assert stage.leases.asked_bytes == [310 * MIB, 410 * MIB]
