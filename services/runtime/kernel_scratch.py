@@ -49,7 +49,20 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, cpu_thread_count: 
         return _of_convolution(args, result, cpu_thread_count)
     if func in _PRODUCTS and cpu_thread_count is not None and result.dtype == torch.bfloat16:
         return Scratch(beside_result_bytes=_PRODUCT_BYTES + sum(map(_copied_bytes, args[:2])))
+    if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default and cpu_thread_count:
+        return Scratch(beside_result_bytes=cpu_thread_count * _attention_bytes(args[0], args[1]))
     return Scratch()
+
+
+def _attention_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
+    """What each thread of the CPU's flash attention takes: a block of scores, their sums, results; 32 bits.
+
+    Block sizes as in torch's `FlashAttentionKernel.cpp`.
+    """
+    tokens, width = query.shape[-2:]
+    rows = min(tokens, 256 if tokens >= 768 else 64 if tokens >= 192 else 32)
+    columns = min(key.shape[-2], 512)
+    return 4 * rows * (columns + 2 + width)
 
 
 def _of_convolution(args: tuple[Any, ...], result: torch.Tensor, cpu_thread_count: int | None) -> Scratch:
