@@ -83,7 +83,10 @@ def encode(worker: Any, frame_count: int) -> Callable[[], object]:
 def denoise(
     worker: Any, frame_count: int, dtype: torch.dtype, *, split: bool = False, items: int = 1
 ) -> Callable[[], object]:
-    """Two steps under the longest conditioning, from what arrives over the wire on."""
+    """Steps under the longest conditioning, from what arrives over the wire on.
+
+    With guidance two of them: there is momentum from the first one on.
+    """
     engine = worker.engine
     width = engine.transformer.condition_embedder.in_features
 
@@ -93,7 +96,9 @@ def denoise(
             torch.zeros(1, 1, width, dtype=dtype),
             torch.zeros(1, frame_count, 2 * engine.channel_count, dtype=dtype),
         )
-        parameters = DenoiseParameters(seeds=tuple(range(items)), step_count=2, split_guidance=split)
+        parameters = DenoiseParameters(
+            seeds=tuple(range(items)), step_count=1 if engine.is_turbo else 2, split_guidance=split
+        )
         for _ in engine.denoise(conditioning, parameters):
             pass
 

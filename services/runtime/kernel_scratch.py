@@ -20,7 +20,8 @@ _OUTPUT_BLOCK = 64
 """Output channels that a thread of a transposed convolution accumulates at once, in 32 bits."""
 _PRODUCTS = (torch.ops.aten.bmm.default, torch.ops.aten.mm.default)
 _PRODUCT_BYTES = 400_000
-"""What oneDNN takes for a product of matrices in bfloat16."""
+_BATCHED_PRODUCT_BYTES = 2_800_000
+"""What oneDNN takes for a product of matrices in bfloat16: the most that was seen, of one and of several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,23 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, cpu_thread_count: 
     if func is torch.ops.aten.convolution.default:
         return _of_convolution(args, result, cpu_thread_count)
     if func in _PRODUCTS and cpu_thread_count is not None and result.dtype == torch.bfloat16:
-        return Scratch(beside_result_bytes=_PRODUCT_BYTES + sum(map(_copied_bytes, args[:2])))
+        is_batched = result.dim() == 3 and result.shape[0] > 1
+        own_bytes = _BATCHED_PRODUCT_BYTES if is_batched else _PRODUCT_BYTES
+        return Scratch(beside_result_bytes=own_bytes + sum(map(_copied_bytes, args[:2])))
+    if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default and cpu_thread_count:
+        return Scratch(beside_result_bytes=cpu_thread_count * _attention_bytes(args[0], args[1]))
     return Scratch()
+
+
+def _attention_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
+    """What each thread of the CPU's flash attention takes: a block of scores, their sums, results; 32 bits.
+
+    Block sizes as in torch's `FlashAttentionKernel.cpp`.
+    """
+    tokens, width = query.shape[-2:]
+    rows = min(tokens, 256 if tokens >= 768 else 64 if tokens >= 192 else 32)
+    columns = min(key.shape[-2], 512)
+    return 4 * rows * (columns + 2 + width)
 
 
 def _of_convolution(args: tuple[Any, ...], result: torch.Tensor, cpu_thread_count: int | None) -> Scratch:

@@ -14,7 +14,7 @@ from services.vae.engine import VaeEngine
 if TYPE_CHECKING:
     from services.vae.worker import VaeWorker
 
-TILE_FRAME_COUNTS = (8, 32, 64, 128, 512)
+TILE_FRAME_COUNTS = (8, 16, 32, 128, 512)
 """Frames of a tile, without its halo, at which the curve is measured."""
 
 

@@ -53,7 +53,7 @@ def test_a_pass_of_the_published_transformer(dtype: torch.dtype) -> None:
     checkpoint = architecture("turbo", layer_count=2)
     memory = without_weights("dit", checkpoint).memory(dtype, THREADS)
     worker = with_random_weights("dit", checkpoint, dtype)
-    for frames in (750, 2250):
+    for frames in (250, 2250):
         allocated = peak_allocated_bytes(denoise(worker, frames, dtype))
         assert_close(memory.activation_bytes("single", frames), allocated)
 
@@ -63,8 +63,8 @@ def test_a_guided_pass_of_the_published_transformer(mode: str) -> None:
     checkpoint = architecture("base", layer_count=2)
     memory = without_weights("dit", checkpoint).memory(torch.float32, THREADS)
     worker = with_random_weights("dit", checkpoint, torch.float32)
-    allocated = peak_allocated_bytes(denoise(worker, 750, torch.float32, split=mode == "single"))
-    assert_close(memory.activation_bytes(mode, 750), allocated)
+    allocated = peak_allocated_bytes(denoise(worker, 250, torch.float32, split=mode == "single"))
+    assert_close(memory.activation_bytes(mode, 250), allocated)
 
 
 def test_two_layers_have_the_peak_of_all() -> None:
