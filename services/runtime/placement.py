@@ -20,7 +20,8 @@ def place(
 
     Tensors go one by one, so that neither the host nor the device ever holds a second copy of all weights,
     nor, with a quantization, all of them in `dtype`. Buffers that are not part of the checkpoint, such as the
-    frequencies of rotary embeddings, keep their precision: in bfloat16 they would be wrong.
+    frequencies of rotary embeddings, keep their precision: in bfloat16 they would be wrong. Parameters keep
+    `requires_grad`: without it, the linear layers of torch take up to twice as long in bfloat16 on a CPU.
     """
     for name, part in module.named_modules():
         for hook_id, norm in _weight_norms(part):
