@@ -16,6 +16,17 @@ CAPTION = "warm lo-fi piano, rain"
 SONG_TIMEOUT_S = 1800.0
 
 
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """A stage's start on the device; `load_s` until its weights were there."""
+
+    stage: str
+    is_warm: bool
+    load_s: float
+    lease_wait_s: float
+    compute_s: float
+
+
 @dataclass(slots=True)
 class Song:
     """How a song was made; seconds count from its request.
@@ -31,6 +42,14 @@ class Song:
     total_s: float = 0.0
     starts: list[StageStarted] = field(default_factory=list)
     reports: list[StageCompleted] = field(default_factory=list)
+
+    @property
+    def wakes(self) -> list[Wake]:
+        """The start of each stage, with what its report says."""
+        return [
+            Wake(start.stage, start.was_warm, report.load_s, start.lease_wait_s, report.compute_s)
+            for start, report in zip(self.starts, self.reports, strict=True)
+        ]
 
     @property
     def swap_count(self) -> int:

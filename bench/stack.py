@@ -17,6 +17,9 @@ from services.runtime.process_memory import ProcessMemory, measure
 
 READY_TIMEOUT_S = 600.0
 
+SMALL_DEVICE_GB = 4.0
+"""A device of this size has one holder at a time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setup:

@@ -17,10 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from acestage.generation import GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import print_table, spread, write_json
-from bench.songs import Song, sing_in_turn, sing_together
-from bench.stack import Setup, Stack
-
-SMALL_DEVICE_GB = 4.0
+from bench.songs import Song, Wake, sing_in_turn, sing_together
+from bench.stack import SMALL_DEVICE_GB, Setup, Stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +42,7 @@ class Round:
     lease_wait_s: float
     first_audio_s: tuple[float, ...]
     song_s: tuple[float, ...]
+    wakes: tuple[Wake, ...]
     load_average: float
 
 
@@ -85,6 +84,7 @@ def _round(songs: Sequence[Song], ready_s: float, total_s: float) -> Round:
         lease_wait_s=sum(song.lease_wait_s for song in songs),
         first_audio_s=tuple(song.first_audio_s for song in songs),
         song_s=tuple(song.total_s for song in songs),
+        wakes=tuple(wake for song in songs for wake in song.wakes),
         load_average=os.getloadavg()[0],
     )
 

@@ -11,41 +11,20 @@ import argparse
 import asyncio
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from acestage.generation import STAGES, GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import print_table, spread, write_json
-from bench.songs import Song, sing_in_turn
-from bench.stack import Setup, Stack
-from bench.swaps import SMALL_DEVICE_GB
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """A stage's start on the device, in seconds."""
-
-    stage: str
-    is_warm: bool
-    load_s: float
-    lease_wait_s: float
-    compute_s: float
-
-
-def wakes(songs: Sequence[Song]) -> list[Wake]:
-    """Every start of a stage in `songs`."""
-    return [
-        Wake(start.stage, start.was_warm, report.load_s, start.lease_wait_s, report.compute_s)
-        for song in songs
-        for start, report in zip(song.starts, song.reports, strict=True)
-    ]
+from bench.songs import Wake, sing_in_turn
+from bench.stack import SMALL_DEVICE_GB, Setup, Stack
 
 
 async def run(setup: Setup, options: GenerationOptions, song_count: int) -> list[Wake]:
     """The starts of all stages for `song_count` songs after a first one that fills the page cache."""
     async with Stack.start(setup) as stack:
         songs = await sing_in_turn(stack.client, options, song_count + 1)
-        return wakes(songs[1:])
+        return [wake for song in songs[1:] for wake in song.wakes]
 
 
 def show(found: Sequence[Wake]) -> None:
