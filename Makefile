@@ -1,18 +1,26 @@
 # make demo    sets everything up and generates 10 s with the embedded model
 # make test    sets everything up and runs all tests
+# make bench   sets everything up and measures swaps, waking and memory with the embedded model
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check gpu-check protos format clean
+.PHONY: demo test bench check gpu-check protos format clean
 
 demo: $(READY)
 	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --checkpoint tiny-turbo --device cpu -o out/demo.wav
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# About a quarter of an hour; bench/__init__.py says what each measures, and how to do it with a full-size model.
+bench: $(READY)
+	$(BIN)/python -m bench.swaps --threads 1
+	$(BIN)/python -m bench.wake --threads 1
+	$(BIN)/python -m bench.memory --threads 1
+	$(BIN)/python -m bench.host_memory
 
 # On a machine with a CUDA device: what no other machine can check.
 gpu-check: $(READY)

@@ -1,0 +1,16 @@
+"""Measurements of running services. They are no tests: nothing here passes or fails.
+
+    python -m bench.swaps        what batching under one lease and staying warm save
+    python -m bench.wake         how long it takes to wake a worker
+    python -m bench.memory       whether processes grow over many jobs
+    python -m bench.host_memory  what the services take beside the device, and how long they take to start
+
+Each starts its own services on free ports, on the CPU, with the embedded model unless `--checkpoint` names
+another one. Each prints a table and writes all its figures to `out/bench-NAME.json`. A full-size checkpoint
+with random weights is written by
+
+    python -m scripts.random_checkpoint DIR --size full --layout original --dtype bfloat16
+
+Figures of times are medians with the range in brackets. Other work on the machine makes them noisy, so
+compare only what was measured in one run.
+"""

@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from acestage.errors import AcestageError, FailedPreconditionError
+from services.runtime import heap
 from services.runtime.channels import SERVER_OPTIONS
 from services.runtime.interceptors import ErrorInterceptor
 
@@ -109,6 +110,7 @@ async def until_stopped(*background: asyncio.Task[None]) -> None:
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Runs an async main function; an error of the configuration ends the process with its message."""
+    heap.map_large_blocks()  # audio and tensors come and go; nothing of them is to stay
     try:
         asyncio.run(main())
     except AcestageError as error:

@@ -25,6 +25,7 @@ from typing import NoReturn
 import torch
 
 from acestage import errors
+from services.runtime import heap
 from services.runtime.device_lock import DeviceLock
 from services.runtime.device_usage import DeviceUsage, open_device_usage
 from services.runtime.messages import Message, error_message, pack, receive
@@ -133,16 +134,22 @@ def _run(
                 _send(connection, event)
                 usage.checkpoint()
     except errors.AcestageError as error:
-        usage.trim()
+        _trim(usage)
         _send(connection, error_message(error))
         return
-    usage.trim()
+    _trim(usage)
     report = {
         "compute_s": time.monotonic() - start,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": usage.peak_bytes(),
     }
     _send(connection, Message("done", report))
+
+
+def _trim(usage: DeviceUsage) -> None:
+    """Gives back what the job took, for as long as this worker may have to wait for the next one."""
+    usage.trim()
+    heap.trim()
 
 
 def _send(connection: socket.socket, message: Message) -> None:

@@ -19,6 +19,7 @@ from acestage.errors import InvalidArgumentError
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
+from services.runtime.preload.client import CONVOLUTION_CACHE_COUNT
 from tests.running_stack import RunningStack
 
 LONGEST, MOST = Limit(20, "ACESTEP_MAX_DURATION"), Limit(1, "ACESTEP_MAX_BATCH_SIZE")
@@ -193,6 +194,13 @@ def test_the_allocator_of_the_file_reaches_the_process_whose_workers_use_it(
 ) -> None:
     preload = capped_stack.find("services.runtime.preload", f'"stage": "{stage}"')
     assert preload.environ()["PYTORCH_CUDA_ALLOC_CONF"] == ALLOCATOR
+
+
+def test_workers_keep_few_compiled_convolutions_lest_every_length_of_a_song_adds_some(
+    capped_stack: RunningStack,
+) -> None:
+    preload = capped_stack.find("services.runtime.preload", '"stage": "vae"')
+    assert preload.environ()["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(CONVOLUTION_CACHE_COUNT)
 
 
 def test_services_that_run_keep_their_limits(capped_stack: RunningStack, tmp_path: Path) -> None:

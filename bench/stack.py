@@ -1,0 +1,114 @@
+"""Services that run for a measurement."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from acestage import AsyncClient
+from acestage.errors import AcestageError
+from acestage.local_stack import LocalStack, free_ports
+from acestage.settings import EMBEDDED_CHECKPOINT, load_settings
+from services.runtime.process_memory import ProcessMemory, measure
+
+READY_TIMEOUT_S = 600.0
+
+SMALL_DEVICE_GB = 4.0
+"""A device of this size has one holder at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What runs.
+
+    Attributes:
+        checkpoint: a folder, or a name.
+        concurrent_job_count: as `ACESTAGE_CONCURRENT_JOBS`.
+        max_vram_gb: size of a simulated device; None takes the whole machine.
+        max_hold_s: as `ACESTAGE_MAX_HOLD`; None takes the default.
+        threads: of a worker; None takes all CPUs.
+    """
+
+    checkpoint: str = EMBEDDED_CHECKPOINT
+    concurrent_job_count: int = 1
+    max_vram_gb: float | None = None
+    max_hold_s: float | None = None
+    threads: int | None = None
+
+    def env_lines(self) -> list[str]:
+        """The settings that services read from their `.env` file."""
+        values = {"MAX_CUDA_VRAM": self.max_vram_gb, "ACESTAGE_MAX_HOLD": self.max_hold_s}
+        return [f"{name}={value:g}" for name, value in values.items() if value is not None]
+
+
+class Stack:
+    """Services that serve.
+
+    Attributes:
+        client: of their orchestrator.
+        ready_s: from the start of the first process until all served.
+    """
+
+    def __init__(self, client: AsyncClient, ready_s: float) -> None:
+        self.client = client
+        self.ready_s = ready_s
+
+    @classmethod
+    @asynccontextmanager
+    async def start(cls, setup: Setup) -> AsyncIterator[Stack]:
+        """Starts the services and ends them; where that fails, their log is printed."""
+        with tempfile.TemporaryDirectory(prefix="acestage-bench-") as name:
+            folder = Path(name)
+            env_file = folder / "env"
+            env_file.write_text("\n".join(setup.env_lines()))
+            settings = load_settings(
+                env_file,
+                checkpoint=setup.checkpoint,
+                device="cpu",
+                run_dir=folder / "run",
+                concurrent_job_count=setup.concurrent_job_count,
+                max_vram_gb=setup.max_vram_gb,
+                threads=setup.threads,
+            )
+            log_path = folder / "services.log"
+            try:
+                with log_path.open("wb") as log:
+                    services = LocalStack(
+                        settings,
+                        free_ports(),
+                        env_file=env_file,
+                        log_file=log,
+                        ready_timeout_s=READY_TIMEOUT_S,
+                    )
+                    begun = time.monotonic()
+                    async with services, AsyncClient(services.target) as client:
+                        yield cls(client, time.monotonic() - begun)
+            except (AcestageError, AssertionError):
+                print(log_path.read_text(errors="replace"))
+                raise
+
+    async def processes(self) -> dict[str, int]:
+        """The process ids of everything that lives, by names such as "dit/worker"."""
+        status = await self.client.status()
+        found = [process for stage in status.stages for process in stage.processes]
+        return {process.name: process.pid for process in (status.orchestrator, *found)}
+
+
+def measure_all(processes: dict[str, int]) -> dict[str, ProcessMemory]:
+    """The memory of `processes` that live, by name. Blocks for some 50 ms."""
+    found = (measure(name, pid) for name, pid in processes.items())
+    return {memory.name: memory for memory in found if memory is not None}
+
+
+def is_worker(name: str) -> bool:
+    """Whether the process of this name has its memory on the device."""
+    return name.endswith("/worker")
+
+
+def anonymous_bytes(memories: Sequence[ProcessMemory]) -> int:
+    """What these processes take together and the kernel cannot drop."""
+    return sum(memory.anonymous_bytes for memory in memories)
