@@ -36,7 +36,7 @@ from acestage.generation import STAGES
 from acestage.local_stack import free_ports
 from acestage.settings import SERVICES, Settings
 from services.runtime.server import STOP_GRACE_S
-from services.runtime.stage_runner import CANCEL_GRACE_S
+from services.runtime.stay import CANCEL_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN_FILE = ROOT / "docker-compose.yml"
