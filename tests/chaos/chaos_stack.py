@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from acestage import Client
 from acestage.errors import AcestageError, DeadlineExceededError
 from acestage.generation import Generation, GenerationEvent
 from acestage.settings import SERVICES
@@ -47,12 +48,13 @@ class Job:
     events: list[GenerationEvent] = field(default_factory=list)
     result: Generation | AcestageError | None = None
     ended_at: float = 0.0
+    _client: Client | None = None
     _ended: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
     def start(cls, stack: RunningStack, **options: Any) -> Job:
-        job = cls()
-        threading.Thread(target=job._run, args=(stack, options), daemon=True).start()
+        job = cls(_client=stack.client())
+        threading.Thread(target=job._run, args=(options,), daemon=True).start()
         return job
 
     def until(self, is_it: Callable[[GenerationEvent], bool], what: str, timeout_s: float = 30.0) -> None:
@@ -78,9 +80,15 @@ class Job:
         assert isinstance(self.result, Generation), self.result
         return self.result
 
-    def _run(self, stack: RunningStack, options: dict[str, Any]) -> None:
+    def disappear(self) -> None:
+        """Closes the channel, whatever is under way."""
+        assert self._client is not None
+        self._client.close()
+
+    def _run(self, options: dict[str, Any]) -> None:
+        assert self._client is not None
         try:
-            with stack.client() as client:
+            with self._client as client:
                 self.result = client.generate("piano", on_event=self.events.append, **options)
         except AcestageError as error:
             self.result = error

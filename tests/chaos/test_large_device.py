@@ -12,12 +12,15 @@ from tests.chaos.chaos_stack import GIB, ChaosStack
 from tests.running_stack import wait_until
 
 TOTAL_BYTES = 16 * GIB
+PATIENT_TTL_S = 20.0
+"""Long enough for the orchestrator to start again on a busy machine before anybody gives up its lease."""
 
 
 @pytest.fixture(scope="module")
 def large_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChaosStack]:
     folder = tmp_path_factory.mktemp("large-device")
-    with ChaosStack.start(folder, total_bytes=TOTAL_BYTES, ACESTAGE_CONCURRENT_JOBS="2") as stack:
+    ttl = f"{PATIENT_TTL_S:g}"
+    with ChaosStack.start(folder, total_bytes=TOTAL_BYTES, ACESTAGE_LEASE_TTL=ttl) as stack:
         yield stack
 
 
@@ -52,3 +55,20 @@ def test_who_wants_all_of_it_gets_it(large_device: ChaosStack) -> None:
     assert large_device.can_be_had(10)
     wait_until(lambda: large_device.leases() == (), "nothing is held", 10)
     assert [start.was_warm for start in starts_of(large_device)] == [False] * 3
+
+
+def test_a_crash_of_the_orchestrator_leaves_all_weights_where_they_are(large_device: ChaosStack) -> None:
+    """The new ledger grants nothing for one TTL, and takes over what the holders report meanwhile."""
+    before = starts_of(large_device)
+    workers = {worker.pid for worker in large_device.workers()}
+    large_device.service("orchestrator").kill()
+    wait_until(lambda: _takes_over(large_device, 3), "the new ledger knows the three leases", PATIENT_TTL_S)
+    assert large_device.status().grace_remaining_s > 0
+    after = starts_of(large_device)
+    assert [start.was_warm for start in after] == [True] * 3
+    assert [start.fencing_token for start in after] == [start.fencing_token for start in before]
+    assert {worker.pid for worker in large_device.workers()} == workers
+
+
+def _takes_over(chaos: ChaosStack, lease_count: int) -> bool:
+    return chaos.stack.is_serving() and len(chaos.leases()) == lease_count

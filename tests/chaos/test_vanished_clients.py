@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from acestage import Client
-from acestage.generation import AudioChunk, Generation, StageCompleted, StageWaiting
+from acestage.generation import AudioChunk, Generation, StageCompleted
 from services.runtime.fake_device.spec import Fault, strike_count
 from tests.chaos.chaos_stack import DEVICE, ChaosStack, steady
 from tests.running_stack import wait_until
@@ -117,8 +117,8 @@ def test_the_work_of_a_client_that_closes_its_channel_ends_within_a_step(
 
 
 def test_a_listener_that_reads_nothing_does_not_extend_a_hold(small_device: ChaosStack) -> None:
-    """A minute of audio is 23 MB, far more than gRPC keeps for who does not read."""
-    options = {"duration_s": 60, "step_count": 1, "seed": 1}
+    """Half a minute of audio is 11 MB, far more than gRPC keeps for who does not read."""
+    options = {"duration_s": 30, "step_count": 1, "seed": 1}
     attentive = small_device.song(**options)
     done_count = _done_count(small_device)
     with Client(small_device.stack.target) as client:
@@ -131,7 +131,6 @@ def test_a_listener_that_reads_nothing_does_not_extend_a_hold(small_device: Chao
     slow = heard[-1]
     assert isinstance(slow, Generation)
     assert slow.tracks[0].samples_sha256 == attentive.tracks[0].samples_sha256
-    assert not any(isinstance(event, StageWaiting) and event.position > 1 for event in heard)
     assert sum(isinstance(event, AudioChunk) for event in heard) > 10
     assert slow.stages[-1].ended_at < other.stages[0].started_at
     assert _hold_s(slow.stages[-1]) < 2 * _hold_s(attentive.stages[-1]) + 1
