@@ -94,13 +94,13 @@ CASES = (
 
 
 def _with_marks(cases: tuple[Case, ...]) -> list[ParameterSet]:
-    """Restarts of a service take longest; one busy stage stands for the others where time is short."""
+    """Restarts of a service take longest: where time is short, one busy stage and one signal stand for all."""
     return [
         pytest.param(
             case,
             id=str(case),
             marks=[pytest.mark.slow]
-            if case.victim != "worker" and case.moment in ("text_encoder", "vae")
+            if case.victim != "worker" and (case.moment in ("text_encoder", "vae") or case.number == TERM)
             else [],
         )
         for case in cases
