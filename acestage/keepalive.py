@@ -4,9 +4,10 @@ KEEPALIVE_TIME_MS = 20_000
 KEEPALIVE_TIMEOUT_MS = 5_000
 """For any byte after the ping of a keepalive."""
 PING_TIMEOUT_MS = 10_000
-"""For the answer to any ping: also to those that gRPC measures the bandwidth with while data flows, so a process
-that is stopped for less, or a machine that is busy, loses no call. The kernel of a stopped process goes on
-acknowledging bytes; then only this limit counts, which is a minute unless it is set (measured with gRPC 1.85)."""
+"""For the answer to any ping: also to those that gRPC measures the bandwidth with while data flows, so that
+nothing is lost by a process that is stopped for less, or by a busy machine. The kernel of a stopped process
+goes on acknowledging bytes; then only this limit counts, which is a minute unless it is set (measured with
+gRPC 1.85)."""
 
 CLIENT_KEEPALIVE: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),

@@ -94,7 +94,7 @@ CASES = (
 
 
 def _with_marks(cases: tuple[Case, ...]) -> list[ParameterSet]:
-    """Restarts of a service take longest: where time is short, one busy stage and one signal stand for all."""
+    """Restarts of a service take longest: where time is short, one busy stage and one signal must do."""
     return [
         pytest.param(
             case,
