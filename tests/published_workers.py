@@ -16,7 +16,7 @@ from acestage.checkpoints.published import published_checkpoint
 from acestage.planning import Quantization
 from services.dit.engine import Conditioning
 from services.dit.parameters import DenoiseParameters
-from services.runtime.request_limits import LONGEST_PROMPT_TOKENS
+from services.runtime.request_limits import MAX_TOKEN_COUNT
 from services.runtime.stage_worker import StageWorker
 from services.text_encoder.prompt import Prompt
 
@@ -92,7 +92,7 @@ def denoise(
 
     def work() -> None:
         conditioning = Conditioning(
-            torch.zeros(1, LONGEST_PROMPT_TOKENS, width, dtype=dtype),
+            torch.zeros(1, MAX_TOKEN_COUNT, width, dtype=dtype),
             torch.zeros(1, 1, width, dtype=dtype),
             torch.zeros(1, frame_count, 2 * engine.channel_count, dtype=dtype),
         )

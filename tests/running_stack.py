@@ -157,6 +157,21 @@ class RunningStack:
         (found,) = [p for p in self.family() if all(word in " ".join(p.cmdline()) for word in words)]
         return found
 
+    def preload(self, stage: str) -> psutil.Process:
+        """The preload process of `stage`; its workers, which it forked, have the same command line."""
+        word = f'"stage": "{stage}"'
+        (found,) = (
+            process
+            for process in self.family()
+            if word in " ".join(process.cmdline()) and word not in " ".join(_parent(process).cmdline())
+        )
+        return found
+
+    def worker(self, stage: str) -> psutil.Process:
+        """The worker of `stage`."""
+        (found,) = self.preload(stage).children()
+        return found
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Sends `number` to `up` and checks that it and everything below it is gone soon."""
         family = self.family()
@@ -167,3 +182,9 @@ class RunningStack:
         for process in alive:
             process.kill()
         assert not alive, f"left behind: {[p.cmdline() for p in alive]}\n{self.log()}"
+
+
+def _parent(process: psutil.Process) -> psutil.Process:
+    parent = process.parent()
+    assert parent is not None
+    return parent

@@ -14,7 +14,7 @@ from services.dit.parameters import DenoiseParameters
 from services.dit.token_chunks import CHUNK_TOKENS
 from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
 from services.runtime.placement import placed_bytes
-from services.runtime.request_limits import LONGEST_PROMPT_TOKENS, MAX_FRAME_COUNT
+from services.runtime.request_limits import MAX_FRAME_COUNT, MAX_TOKEN_COUNT
 
 if TYPE_CHECKING:
     from services.dit.worker import DitWorker
@@ -80,7 +80,7 @@ def _peak_bytes(engine: DitEngine, mode: str, frame_count: int, cpu_thread_count
     def step() -> None:
         latents = torch.zeros(1, frame_count, engine.channel_count, dtype=dtype)
         conditioning = Conditioning(
-            encoder_hidden_states=torch.zeros(1, LONGEST_PROMPT_TOKENS, condition_width, dtype=dtype),
+            encoder_hidden_states=torch.zeros(1, MAX_TOKEN_COUNT, condition_width, dtype=dtype),
             null_condition=torch.zeros(1, 1, condition_width, dtype=dtype),
             context_latents=torch.zeros(1, frame_count, 2 * engine.channel_count, dtype=dtype),
         )

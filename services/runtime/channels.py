@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import grpc.aio
 
-from acestage.keepalive import CLIENT_KEEPALIVE
+from acestage.keepalive import (
+    CLIENT_KEEPALIVE,
+    KEEPALIVE_TIME_MS,
+    KEEPALIVE_TIMEOUT_MS,
+    PING_TIMEOUT_MS,
+)
 
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     *CLIENT_KEEPALIVE,
@@ -14,8 +19,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_time_ms", KEEPALIVE_TIME_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     # Two servers on one port would share its calls at random: make the second one fail instead.

@@ -8,10 +8,9 @@ from acestage.checks import Checks
 
 MAX_FRAME_COUNT = 25 * 600
 """Latent frames: ten minutes, at 25 a second."""
-MAX_TOKEN_COUNT = 4_096
-"""Tokens of conditioning: the text encoder makes at most 256 of text, 2,048 of lyrics and a few of timbre."""
-LONGEST_PROMPT_TOKENS = 256 + 2_048 + 1
-"""Tokens of conditioning that the text encoder makes of the longest prompt: text, lyrics, one of timbre."""
+MAX_TOKEN_COUNT = 256 + 2_048 + 1
+"""Tokens of conditioning that the text encoder makes of the longest prompt: text, lyrics, one of timbre.
+Plans are made for as many."""
 MAX_ITEM_COUNT = 8
 """Items of a batch."""
 

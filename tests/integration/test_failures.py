@@ -10,7 +10,6 @@ import sys
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
 
 from acestage import AsyncClient
@@ -107,17 +106,6 @@ def test_a_queued_job_that_is_cancelled_leaves_the_queue(turbo_stack: RunningSta
     wait_until(lambda: turbo_stack.is_idle(), "both jobs are gone", 10)
 
 
-def worker(stack: RunningStack, stage: str) -> psutil.Process:
-    """The process that the preload of `stage` forked."""
-    (found,) = (
-        child
-        for process in stack.family()
-        if f'"stage": "{stage}"' in " ".join(process.cmdline())
-        for child in process.children()
-    )
-    return found
-
-
 def generate_until_it_fails(stack: RunningStack, ready: threading.Event) -> AcestageError:
     with stack.client() as client, pytest.raises(AcestageError) as caught:
         client.generate(
@@ -138,9 +126,9 @@ def during_denoising(stack: RunningStack, action: str) -> AcestageError:
     assert ready.wait(60)
     match action:
         case "kill worker":
-            worker(stack, "dit").kill()
+            stack.worker("dit").kill()
         case "kill preload":
-            worker(stack, "dit").parent().kill()  # type: ignore[union-attr]
+            stack.preload("dit").kill()
         case "kill dit":
             stack.find("-m", "services.dit").kill()
         case "stop dit":

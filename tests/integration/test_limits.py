@@ -192,14 +192,14 @@ def test_limits_are_the_same_for_every_client(capped_stack: RunningStack, tmp_pa
 def test_the_allocator_of_the_file_reaches_the_process_whose_workers_use_it(
     capped_stack: RunningStack, stage: str
 ) -> None:
-    preload = capped_stack.find("services.runtime.preload", f'"stage": "{stage}"')
+    preload = capped_stack.preload(stage)
     assert preload.environ()["PYTORCH_CUDA_ALLOC_CONF"] == ALLOCATOR
 
 
 def test_workers_keep_few_compiled_convolutions_lest_every_length_of_a_song_adds_some(
     capped_stack: RunningStack,
 ) -> None:
-    preload = capped_stack.find("services.runtime.preload", '"stage": "vae"')
+    preload = capped_stack.preload("vae")
     assert preload.environ()["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(CONVOLUTION_CACHE_COUNT)
 
 

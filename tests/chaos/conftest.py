@@ -1,0 +1,24 @@
+"""Stacks that the tests here share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.chaos_stack import ChaosStack
+
+PROGRESS_TIMEOUT_S = 4.0
+TILE_FRAMES = 32
+
+
+@pytest.fixture(scope="session")
+def small_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChaosStack]:
+    """A device for one stage at a time, and up to four jobs at once; tests leave it in working order."""
+    with ChaosStack.start(
+        tmp_path_factory.mktemp("small-device"),
+        ACESTAGE_CONCURRENT_JOBS="4",
+        ACESTAGE_PROGRESS_TIMEOUT=f"{PROGRESS_TIMEOUT_S:g}",
+        ACESTAGE_VAE_TILE_FRAMES=f"{TILE_FRAMES}",
+    ) as stack:
+        yield stack
