@@ -3,8 +3,8 @@
 A worker is woken by a fork, takes the device's lock and moves the weights to the device. Cold means a device
 with one holder at a time, where every song wakes a worker of every stage; warm, one with room for all, where
 every song but the first finds its weights in place. "wake" is what the stage reports as load time. On the
-CPU that is not all: weights that keep their data type stay mapped files, whose pages the first job touches, and
-kernels are compiled for it, so a cold job's compute time is longer too.
+CPU that is not all: weights that keep their data type stay mapped files, whose pages the first job touches,
+and kernels are compiled for it, so a cold job's compute time is longer too.
 """
 
 from __future__ import annotations
