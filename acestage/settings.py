@@ -203,10 +203,10 @@ class Settings(BaseSettings):
         description="Jobs that may wait at most.",
     )
     concurrent_job_count: int = Field(
-        1,
+        4,
         ge=1,
         validation_alias=_names("ACESTAGE_CONCURRENT_JOBS"),
-        description="Jobs in work at the same time: more than 1 is of use where a stage has replicas.",
+        description="Jobs in work at the same time; they go through a stage together.",
     )
     metrics_port: int | None = Field(
         None,
@@ -222,10 +222,10 @@ class Settings(BaseSettings):
         description="Seconds after which a lease that is not renewed expires.",
     )
     max_hold_s: float = Field(
-        30.0,
+        5.0,
         ge=0,
         validation_alias=_names("ACESTAGE_MAX_HOLD"),
-        description="Seconds after which a stage with queued work lets others have the device.",
+        description="Seconds after which a stage begins no further queued job while others wait.",
     )
     progress_timeout_s: float = Field(
         600.0,

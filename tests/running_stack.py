@@ -75,6 +75,7 @@ class RunningStack:
         variables = {
             "ACESTAGE_RUN_DIR": str(folder / "run"),
             "ACESTAGE_THREADS": str(THREADS),
+            "ACESTAGE_CONCURRENT_JOBS": "1",
         }
         log_path = folder / "up.log"
         with log_path.open("wb") as log:
