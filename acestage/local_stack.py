@@ -29,9 +29,17 @@ _POLL_S = 0.1
 RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
 STEADY_S = 10.0
 """A service that lived for so long may be started again at once: it does not die of its start."""
-_LIMIT_SETTINGS = (
-    *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
+_COMMON_SETTINGS = (
+    *("host", "run_dir", "log_level"),
     *("max_vram_gb", "quantization", "vae_tile_frame_count"),
+)
+_ORCHESTRATOR_SETTINGS = (
+    *("queue_max_count", "concurrent_job_count", "metrics_port", "lease_ttl_s", "offload_to_cpu"),
+    *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
+)
+_STAGE_SETTINGS = (
+    *("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads"),
+    *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu"),
 )
 
 
@@ -120,33 +128,15 @@ class LocalStack:
 
     def command(self, service: str) -> list[str]:
         """The command line of a service."""
-        settings = self._settings
-        flags: dict[str, object] = {
-            "host": settings.host,
-            "port": self._services[service].port,
-            "run-dir": settings.run_dir,
-            "log-level": settings.log_level,
-            "parent-pid": os.getpid(),
-        }
-        if service == "orchestrator":
+        is_orchestrator = service == "orchestrator"
+        names = _COMMON_SETTINGS + (_ORCHESTRATOR_SETTINGS if is_orchestrator else _STAGE_SETTINGS)
+        given = {name.replace("_", "-"): getattr(self._settings, name) for name in names}
+        flags = {name: value for name, value in given.items() if value is not None}
+        flags |= {"port": self._services[service].port, "parent-pid": os.getpid()}
+        if is_orchestrator:
             flags |= {stage.replace("_", "-"): self.address(stage) for stage in STAGES}
-            flags |= {
-                "queue-max-count": settings.queue_max_count,
-                "concurrent-job-count": settings.concurrent_job_count,
-            }
-            flags |= {"metrics-port": settings.metrics_port} if settings.metrics_port else {}
-            limits = {name.replace("_", "-"): getattr(settings, name) for name in _LIMIT_SETTINGS}
-            flags |= {name: value for name, value in limits.items() if value is not None}
         else:
-            flags |= {
-                "orchestrator": self.target,
-                "checkpoint": settings.checkpoint,
-                "checkpoints-dir": settings.checkpoints_dir,
-                "device": settings.device,
-                "dtype": settings.dtype,
-            }
-            flags |= {"variant": settings.variant} if settings.variant else {}
-            flags |= {"threads": settings.threads} if settings.threads else {}
+            flags |= {"orchestrator": self.target}
         flags |= {"env-file": self._env_file} if self._env_file else {}
         arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [sys.executable, "-m", f"services.{service}", *arguments]

@@ -6,12 +6,12 @@ import asyncio
 import logging
 import signal
 import time
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, closing, nullcontext
 
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.settings import Settings
-from services.orchestrator.epoch import close_epoch, next_epoch
+from services.orchestrator.epoch import close_epoch, next_epoch, sole_ledger
 from services.orchestrator.job_history import JobHistory
 from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.lease_service import LeaseService
@@ -35,17 +35,30 @@ CONFIRM_S = 3.0
 
 
 async def serve(settings: Settings) -> None:
-    """Serves the orchestrator until SIGTERM or SIGINT."""
-    epoch = next_epoch(settings.run_dir)
-    lessor = Lessor(
-        epoch=epoch.number,
-        ttl_s=settings.lease_ttl_s,
-        confirm_s=CONFIRM_S,
-        grace_until=time.monotonic() + settings.lease_ttl_s if epoch.has_holders_before else None,
-        is_exclusive=settings.offload_to_cpu is True,
-    )
-    fences = Fences(settings.run_dir)
-    leases = LeaseService(lessor, fences.shut_out)
+    """Serves the orchestrator until SIGTERM or SIGINT.
+
+    Raises:
+        FailedPreconditionError: another orchestrator has the run folder, or the port is taken.
+    """
+    with sole_ledger(settings.run_dir), closing(Fences(settings.run_dir)) as fences:
+        epoch = next_epoch(settings.run_dir)
+        lessor = Lessor(
+            epoch=epoch.number,
+            ttl_s=settings.lease_ttl_s,
+            confirm_s=CONFIRM_S,
+            grace_until=time.monotonic() + settings.lease_ttl_s if epoch.has_holders_before else None,
+            is_exclusive=settings.offload_to_cpu is True,
+        )
+        leases = LeaseService(lessor, fences.shut_out)
+        try:
+            await _serve_jobs(settings, leases)
+        finally:
+            # In its grace it does not know yet who holds what.
+            if leases.is_idle and not lessor.grace_remaining_s(time.monotonic()):
+                close_epoch(settings.run_dir, epoch.number)
+
+
+async def _serve_jobs(settings: Settings, leases: LeaseService) -> None:
     metrics = Metrics()
     names = ("acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService")
     port = settings.orchestrator_port if settings.port is None else settings.port
@@ -76,8 +89,6 @@ async def serve(settings: Settings) -> None:
         finally:
             await server.stop()
             await end(ledger)
-            if leases.is_idle:
-                close_epoch(settings.run_dir, epoch.number)
 
 
 def _metrics_server(metrics: Metrics, settings: Settings) -> AbstractAsyncContextManager[None]:

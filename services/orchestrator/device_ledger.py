@@ -67,10 +67,12 @@ class DeviceLedger:
             return frozenset(lease.lease_id for lease in usable)
         assert self.total_bytes is not None
         asked = set()
-        # What is in quarantine will be free without anybody's doing.
-        missing = sum(lease.vram_bytes for lease in usable) + self.line[0].vram_bytes - self.total_bytes
+        taken_bytes = sum(lease.vram_bytes for lease in self.held.values())
+        quarantined_bytes = taken_bytes - sum(lease.vram_bytes for lease in usable)
+        missing = taken_bytes + self.line[0].vram_bytes - self.total_bytes
         for lease in sorted(usable, key=lambda lease: (not lease.is_idle, lease.fencing_token)):
-            if missing <= 0:
+            # What is in quarantine mostly becomes free soon: reason enough to let others work, but not idle.
+            if missing <= (0 if lease.is_idle else quarantined_bytes):
                 break
             asked.add(lease.lease_id)
             missing -= lease.vram_bytes

@@ -17,6 +17,7 @@ from services.orchestrator.lease import MAX_EPOCH
 from services.runtime.device_lock import lock_within
 
 EPOCH_FILE = "ledger-epoch"
+LOCK_FILE = "ledger.lock"
 
 LOCK_TIMEOUT_S = 5.0
 """Another ledger that starts holds the lock for one read and one write."""
@@ -31,6 +32,29 @@ class Epoch:
 
     number: int
     has_holders_before: bool
+
+
+@contextlib.contextmanager
+def sole_ledger(run_dir: Path) -> Iterator[None]:
+    """Keeps other ledgers away from `run_dir` for as long as the context or the process lasts.
+
+    Two ledgers would grant the same devices, each without knowing of the other's holders.
+
+    Raises:
+        FailedPreconditionError: there is one already.
+    """
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if not lock_within(fd, LOCK_TIMEOUT_S):
+            raise FailedPreconditionError(
+                f"run_dir: {run_dir} belongs to another orchestrator that runs; use that one, stop it, or "
+                "give this one a folder and devices of its own with ACESTAGE_RUN_DIR",
+                metadata={"run_dir": str(run_dir)},
+            )
+        yield
+    finally:
+        os.close(fd)
 
 
 def next_epoch(run_dir: Path) -> Epoch:

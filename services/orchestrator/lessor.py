@@ -195,7 +195,9 @@ class Lessor:
                 metadata={"lease_id": lease_id, "device": lease.device, "state": state},
             )
         ledger = self._devices[lease.device]
-        if vram_bytes > lease.vram_bytes and (ledger.line or not ledger.has_room(vram_bytes, beside=lease)):
+        is_in_grace = self.grace_remaining_s(now) > 0  # others may hold what they could not report yet
+        can_grow = not (is_in_grace or ledger.line) and ledger.has_room(vram_bytes, beside=lease)
+        if vram_bytes > lease.vram_bytes and not can_grow:
             vram_bytes = 0
         lease = self._store(
             replace(

@@ -69,7 +69,8 @@ class Metrics:
             if not event.was_warm:
                 self._swaps.labels(stage).inc()
         else:
-            self._load_s.labels(stage).observe(event.load_time.ToNanoseconds() / 1e9)
+            if load_ns := event.load_time.ToNanoseconds():  # a warm stage loads nothing
+                self._load_s.labels(stage).observe(load_ns / 1e9)
             self._compute_s.labels(stage).observe(event.compute_time.ToNanoseconds() / 1e9)
 
     def count_job(self, job: EndedJob) -> None:

@@ -105,7 +105,9 @@ def worker_pids(device: str, proc: Path = PROC) -> Iterator[int]:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 words = (entry / "cmdline").read_text(errors="replace").rstrip("\0").split("\0")
                 if words[1:3] == ["-m", PRELOAD_MODULE]:
-                    preloads[int(entry.name)] = json.loads(words[-1])["device"]
+                    # Anybody may start a program of that name.
+                    with contextlib.suppress(ValueError, LookupError, TypeError):
+                        preloads[int(entry.name)] = json.loads(words[-1])["device"]
     for pid, its_device in preloads.items():
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             # The name, which stands in brackets, may have spaces and brackets of its own.

@@ -19,13 +19,19 @@ from acestage.settings import (
     setting_errors,
 )
 
-_STAGE_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads", "orchestrator")
+_STAGE_FLAGS = (
+    *("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads", "orchestrator"),
+    *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu"),
+)
 _ORCHESTRATOR_FLAGS = (
     *("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count", "metrics_port"),
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
+    *("lease_ttl_s", "offload_to_cpu"),
+)
+_COMMON_FLAGS = (
+    *("host", "port", "run_dir", "log_level"),
     *("max_vram_gb", "quantization", "vae_tile_frame_count"),
 )
-_COMMON_FLAGS = ("host", "port", "run_dir", "log_level")
 _CHOICES = {
     "dtype": get_args(DTypeChoice),
     "limits": get_args(LimitsBasis),

@@ -49,15 +49,6 @@ class Ladder:
         """What was changed so far, in order."""
         return tuple(self._adaptations)
 
-    def fit(self, resources: Resources) -> None:
-        """Starts anew, for what is left, with the best way that fits what there is now.
-
-        Raises:
-            VramBudgetExceededError: by plan, no way fits.
-        """
-        self._resources = resources
-        self._index = first_that_fits(self._rungs(), self._stage, resources)
-
     def sent(self, event: Message) -> None:
         """Notes that `event` has reached the client, and need not be made again."""
         self._left = self._budget.remaining(self._left, event)
@@ -96,7 +87,7 @@ class Ladder:
 
     def _nothing_left(self, error: VramBudgetExceededError) -> VramBudgetExceededError:
         tried = [adaptation.before for adaptation in self._adaptations] + [self.attempt.way]
-        return VramBudgetExceededError(
+        return type(error)(
             f"{error.message}; tried: {'; '.join(tried)}. Ask for a shorter song or fewer takes, or close "
             f"other programs that use {self._resources.device}",
             metadata=error.metadata,

@@ -29,6 +29,9 @@ RELEASE_TIMEOUT_S = 2.0
 LOST_MARGIN_S = 2.0
 """A lease counts as lost this long before it expires: time to kill the worker."""
 
+MAX_PENDING_COUNT = 100
+"""Renewals whose answers may still come."""
+
 REOPEN_INTERVAL_S = 0.25
 """Between attempts to reopen a broken keepalive stream."""
 
@@ -46,6 +49,7 @@ class HeldLease:
         device: "cpu" or "cuda:N".
         is_exclusive: nobody else has a lease on the device.
         vram_bytes: what the ledger grants, as of the last renewal.
+        wanted_bytes: what was asked for last; where that is less, the rest may be somebody else's by now.
         lost: set once the device may no longer be used, in time to stop what runs there.
         revoked: set for as long as the ledger asks to leave.
     """
@@ -64,7 +68,7 @@ class HeldLease:
         self._granted = lease
         self._device_bytes = device_bytes
         self._is_idle = False
-        self._wanted_bytes = lease.vram_bytes
+        self.wanted_bytes = lease.vram_bytes
         self._sent_at: dict[int, float] = {}
         self._sequence = 0
         self._confirmed = 0
@@ -91,7 +95,7 @@ class HeldLease:
 
     def report(self, *, is_idle: bool, vram_bytes: int) -> None:
         """Tells the ledger, soon, whether there is work and how many bytes are wanted."""
-        self._is_idle, self._wanted_bytes = is_idle, vram_bytes
+        self._is_idle, self.wanted_bytes = is_idle, vram_bytes
         self.wants_renewal.set()
 
     async def grow(self, vram_bytes: int) -> bool:
@@ -110,12 +114,13 @@ class HeldLease:
     def next_request(self, now: float) -> pb.KeepLeaseAliveRequest:
         """The next renewal, which goes out at `now`."""
         self._sequence += 1
-        self._sent_at[self._sequence] = now
+        # Answers come in order: those to the oldest of many renewals were lost with their stream.
+        self._sent_at = dict(list(self._sent_at.items())[-MAX_PENDING_COUNT:]) | {self._sequence: now}
         return pb.KeepLeaseAliveRequest(
             lease_id=self.lease_id,
             fencing_token=self.fencing_token,
             is_idle=self._is_idle,
-            vram_bytes=self._wanted_bytes,
+            vram_bytes=self.wanted_bytes,
             lease=self._granted,
             device_bytes=self._device_bytes,
             sequence=self._sequence,

@@ -76,8 +76,8 @@ def measure(
         peak_rss_bytes=status.get("VmHWM", 0),
         anonymous_bytes=(
             # Without swap the pages of shared memory stay too.
-            rollup["Pss_Anon"] + rollup["Pss_Shmem"]
-            if rollup
+            rollup["Pss_Anon"] + rollup.get("Pss_Shmem", 0)
+            if "Pss_Anon" in rollup  # kernels before 5.4 do not tell
             else status.get("RssAnon", 0) + status.get("RssShmem", 0)
         ),
         device_bytes=(device_bytes or {}).get(pid, 0),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from acestage.errors import AcestageError
+from services.runtime.job_budget import Attempt
 from services.runtime.ladder import Ladder
 from services.runtime.messages import Message
-from services.runtime.stage_event import StageEvent
+from services.runtime.stage_event import Queued, StageEvent
 
 
 class StageJob:
@@ -17,21 +18,39 @@ class StageJob:
 
     Attributes:
         request: what is to be done.
-        asked_at: when, on the event loop's clock.
         cancelled: set once nobody wants the result any more.
         ladder: how it is done, and how far it got; None before it was planned.
-        shortage_count: how often the device had less than its lease.
+        shortage_bytes: what the device had less than the leases so far: others of ours make room for it.
+        position: the last place in line that was told; None before.
     """
 
     def __init__(self, request: Message) -> None:
         self.request = request
         self.ladder: Ladder | None = None
-        self.shortage_count = 0
-        self.asked_at = asyncio.get_running_loop().time()
+        self.shortage_bytes = 0
+        self.position: int | None = None
+        self._waited_s: float | None = None
+        self._asked_at = asyncio.get_running_loop().time()
         self.cancelled = asyncio.Event()
         self._events: asyncio.Queue[StageEvent | None] = asyncio.Queue()
         self._error: AcestageError | None = None
         self._ended = asyncio.Event()
+
+    def wanted_bytes(self, attempt: Attempt) -> int:
+        """Bytes of the lease for `attempt`."""
+        return attempt.vram_bytes + self.shortage_bytes
+
+    def tell_position(self, position: int) -> None:
+        """Says where in line the job is, unless that is known; 1 is next."""
+        if position != self.position:
+            self.position = position
+            self.emit(Queued(position))
+
+    def waited_s(self) -> float:
+        """Seconds from the request until this was called for the first time: as the work began."""
+        if self._waited_s is None:
+            self._waited_s = asyncio.get_running_loop().time() - self._asked_at
+        return self._waited_s
 
     def emit(self, event: StageEvent) -> None:
         self._events.put_nowait(event)

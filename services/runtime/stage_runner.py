@@ -12,19 +12,17 @@ import enum
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
-from dataclasses import replace
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
 from acestage import errors
-from acestage.planning import MIB
 from services.runtime.finishing import end, finish
 from services.runtime.job_budget import Adaptation, Attempt, JobBudget, Resources
 from services.runtime.ladder import Ladder
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message
 from services.runtime.stage_device import StageDevice
-from services.runtime.stage_event import Queued, Report, StageEvent
+from services.runtime.stage_event import Report, StageEvent
 from services.runtime.stage_job import StageJob
 from services.runtime.stay import Stay, Work
 from services.runtime.worker_host import WorkerHost
@@ -33,8 +31,11 @@ log = logging.getLogger(__name__)
 
 LOADING_RETRY_S = 5.0
 
-MAX_SHORTAGE_COUNT = 3
-"""After so many leases whose bytes the device did not have, a job does with less."""
+LOADING_TIMEOUT_S = 120.0
+"""For how long jobs in line wait for a preload that is started again."""
+
+MAX_LINE_COUNT = 1000
+"""Jobs that may wait for a stage at most: each keeps its tensors in memory."""
 
 _WORKER_IS_GONE = (errors.VramBudgetExceededError, errors.UnavailableError, errors.AbortedError)
 """After any other error a worker can go on."""
@@ -88,6 +89,7 @@ class StageRunner:
         self._stay: Stay | None = None
         self._arrived = asyncio.Event()
         self._emptied = asyncio.Event()
+        self._before_count = 0
         self._serving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> StageRunner:
@@ -113,11 +115,19 @@ class StageRunner:
 
         Raises:
             UnavailableError: the model is still being loaded.
+            QueueFullError: too many jobs wait.
             VramBudgetExceededError: no way of doing the job fits on the device.
         """
         self._resources()  # raises while there are none
+        if len(self._line) >= MAX_LINE_COUNT:
+            raise errors.QueueFullError(
+                f"{self.stage}: {len(self._line)} jobs wait; accepted: up to {MAX_LINE_COUNT}",
+                metadata={"stage": self.stage, "limit": str(MAX_LINE_COUNT)},
+                retry_delay_s=LOADING_RETRY_S,
+            )
         job = StageJob(request)
         self._line.append(job)
+        self._tell_positions()
         self._arrived.set()
         try:
             while (event := await job.next_event()) is not None:
@@ -145,10 +155,16 @@ class StageRunner:
         job.cancelled.set()
         if job in self._line:
             self._line.remove(job)
+            self._tell_positions()
             job.end()
             if not self._line:
                 self._emptied.set()
         await job.ended()
+
+    def _tell_positions(self) -> None:
+        """Places in line: those of this stage, behind the other holders who wait for the device."""
+        for index, job in enumerate(self._line, start=1):
+            job.tell_position(self._before_count + index)
 
     async def _serve(self) -> None:
         while True:
@@ -157,10 +173,25 @@ class StageRunner:
                 await self._arrived.wait()
             job = self._line[0]
             try:
-                await self._visit(self._ladder(job).attempt)
+                await self._until_loaded()
+                await self._visit(job.wanted_bytes(self._ladder(job).attempt))
             except errors.AcestageError as error:
                 log.warning("%s", error, extra={"stage": self.stage})
                 self._fail_in_line(job, error)
+            except Exception:  # a defect: it costs this job, and not the stage
+                log.exception("a visit to the device failed", extra={"stage": self.stage})
+                self._fail_in_line(job, self._defect())
+
+    async def _until_loaded(self) -> None:
+        """Waits for a preload that is started again; raises what stands in its way."""
+        if self.host.facts() is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.host.ready(), LOADING_TIMEOUT_S)
+
+    def _defect(self) -> errors.InternalError:
+        return errors.InternalError(
+            f"{self.stage}: the work ended early, see its log", metadata={"stage": self.stage}
+        )
 
     def _fail_in_line(self, job: StageJob, error: errors.AcestageError) -> None:
         """Ends what cannot get the device: `job`, or everybody in line where the ledger is out of reach."""
@@ -170,10 +201,10 @@ class StageRunner:
                 self._line.remove(one)
                 one.end(error)
 
-    async def _visit(self, attempt: Attempt) -> None:
-        """Takes the lease, does what waits, and gives it back."""
+    async def _visit(self, vram_bytes: int) -> None:
+        """Takes a lease of `vram_bytes`, does what waits, and gives it back."""
         async with AsyncExitStack() as stack:
-            lease = await self._acquire(stack, attempt.vram_bytes)
+            lease = await self._acquire(stack, vram_bytes)
             if lease is None:
                 return
             stay = Stay(
@@ -197,8 +228,8 @@ class StageRunner:
         """The lease, given back as `stack` is left; None where nobody waits for it any more."""
 
         def on_waiting(position: int) -> None:
-            for index, job in enumerate(self._line):
-                job.emit(Queued(position + index))
+            self._before_count = position - 1
+            self._tell_positions()
 
         self._emptied.clear()
         hold = self._leases.hold(
@@ -212,6 +243,7 @@ class StageRunner:
             emptied.cancel()
             if not acquiring.done():
                 await end(acquiring)
+        self._before_count = 0
         return None if acquiring.cancelled() else acquiring.result()
 
     async def _work(self, lease: HeldLease, stay: Stay) -> None:
@@ -219,7 +251,7 @@ class StageRunner:
         clock = asyncio.get_running_loop().time
         begun = clock()
         done_count = 0
-        while not lease.lost.is_set():
+        while not lease.lost.is_set() and self.host.facts() is not None:
             if not self._line:
                 if not self._stays_warm or stay.placement is None:
                     return
@@ -241,10 +273,11 @@ class StageRunner:
             except errors.AcestageError as error:
                 self._fail_in_line(job, error)
                 continue
-            if not await _has_bytes(lease, ladder.attempt):
+            if not await _claim_bytes(lease, job.wanted_bytes(ladder.attempt)):
                 return  # others need them: wait in line for all of it
             if job in self._line:  # unless it was cancelled meanwhile
                 self._line.remove(job)
+                self._tell_positions()
                 if not await self._do(job, ladder, lease, stay):
                     return
                 done_count += 1
@@ -261,9 +294,10 @@ class StageRunner:
         except asyncio.CancelledError:
             job.end(errors.CancelledError(f"{self.stage}: the service stops"))
             raise
-        except BaseException:
-            job.end(errors.InternalError(f"{self.stage}: the work ended early, see the log"))
-            raise
+        except Exception:  # a defect: it costs this job, and not the stage
+            log.exception("a job failed", extra={"stage": self.stage})
+            job.end(self._defect())
+            await stay.leave()
         else:
             if not is_done and not job.cancelled.is_set():
                 self._line.appendleft(job)
@@ -286,31 +320,27 @@ class StageRunner:
                 work = await stay.attempt(job, attempt, on_event)
             except (errors.VramBudgetExceededError, errors.NonFiniteError) as error:
                 await stay.leave()
-                if isinstance(error, errors.DeviceShortageError) and self._sees_less(error, job, lease):
-                    ladder.fit(self._resources())
+                if isinstance(error, errors.DeviceShortageError) and self._can_get_more(error, job, lease):
                     return False
                 ladder.step_down(error)
                 log.warning("%s; now: %s", error, ladder.attempt.way, extra={"stage": self.stage})
-                if not await _has_bytes(lease, ladder.attempt):
+                if not await _claim_bytes(lease, job.wanted_bytes(ladder.attempt)):
                     return False
                 continue
             job.emit(await self._report(work, attempt, lease, ladder.adaptations))
             return True
 
-    def _sees_less(self, shortage: errors.DeviceShortageError, job: StageJob, lease: HeldLease) -> bool:
-        """Reckons with a smaller device from now on, where others of ours may be what can leave it.
+    def _can_get_more(self, shortage: errors.DeviceShortageError, job: StageJob, lease: HeldLease) -> bool:
+        """Whether a lease of more bytes may help: others of ours can leave, while other programs stay.
 
-        Other programs take a part that the ledger does not know of. With a smaller device it asks idle stages
-        to leave; on an exclusive device there are none.
+        On an exclusive device there are no others of ours.
         """
-        job.shortage_count += 1
-        if lease.is_exclusive or job.shortage_count > MAX_SHORTAGE_COUNT:
+        shortage_bytes = job.shortage_bytes + shortage.missing_bytes
+        assert job.ladder is not None
+        if lease.is_exclusive or job.ladder.attempt.vram_bytes + shortage_bytes > self.device.total_bytes:
             return False
-        total_bytes = max(0, self.device.total_bytes - shortage.missing_bytes)
-        log.warning(
-            "%s; reckoning with %.0f MiB in all", shortage, total_bytes / MIB, extra={"stage": self.stage}
-        )
-        self.device = replace(self.device, total_bytes=total_bytes)
+        log.warning("%s; asking for a lease of more", shortage, extra={"stage": self.stage})
+        job.shortage_bytes = shortage_bytes
         return True
 
     async def _report(
@@ -354,9 +384,9 @@ class StageRunner:
         )
 
 
-async def _has_bytes(lease: HeldLease, attempt: Attempt) -> bool:
-    """Whether the lease has what `attempt` needs, with what the ledger may add; tells it of the work."""
-    if attempt.vram_bytes > lease.vram_bytes:
-        return await lease.grow(attempt.vram_bytes)
-    lease.report(is_idle=False, vram_bytes=attempt.vram_bytes)
+async def _claim_bytes(lease: HeldLease, vram_bytes: int) -> bool:
+    """Tells the ledger that there is work; False where it cannot give the lease so many bytes now."""
+    if vram_bytes > min(lease.vram_bytes, lease.wanted_bytes):
+        return await lease.grow(vram_bytes)
+    lease.report(is_idle=False, vram_bytes=vram_bytes)
     return True

@@ -38,8 +38,12 @@ process of its own accord."""
 
 FREE_POLL_S = 0.1
 
-PLACEMENT_BYTES_SLACK = 64 * MIB
-"""What the device may show less than the lease has: its owner's own reserve covers it."""
+DRIVER_TIMEOUT_S = 10.0
+"""A driver that does not say for so long how many bytes are free hangs."""
+
+FREE_BYTES_SLACK = 64 * MIB
+"""What the device may show less than the lease has: drivers keep some for themselves, and the reserve in
+every lease is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +126,10 @@ class Stay:
         started_at = datetime.now(UTC)
         placement = Placement(attempt.dtype, attempt.quantization)
         is_warm = self._worker is not None and self._worker.is_alive and self._placement == placement
-        job.emit(self._started(job, attempt, is_warm))
         load_s = 0.0
-        if not is_warm:
+        if is_warm:
+            job.emit(self._started(job, attempt, is_warm=True))
+        else:
             await self.leave()
             load_s = await self._enter(job, attempt)
         if job.cancelled.is_set():
@@ -181,6 +186,8 @@ class Stay:
         """
         worker, self._worker = self._worker, None
         if worker is not None:
+            if self._lease.lost.is_set():
+                worker.kill()  # there are two seconds before the device may be somebody else's
             await finish(self._end(worker))
 
     async def _enter(self, job: StageJob, attempt: Attempt) -> float:
@@ -188,6 +195,7 @@ class Stay:
         clock = asyncio.get_running_loop().time
         start = clock()
         await self._until_free(attempt)
+        job.emit(self._started(job, attempt, is_warm=False))
         worker = await self._host.fork()
         self._worker = worker
         self._placement = Placement(attempt.dtype, attempt.quantization)
@@ -210,9 +218,9 @@ class Stay:
         deadline = clock() + (0.0 if self._has_waited else FREE_TIMEOUT_S)
         self._has_waited = True
         while True:
-            memory = await asyncio.to_thread(self._read_device)
+            memory = await self._device_memory()
             self._lease.raise_if_lost()
-            if memory.free_bytes + PLACEMENT_BYTES_SLACK >= attempt.vram_bytes:
+            if memory.free_bytes + FREE_BYTES_SLACK >= attempt.vram_bytes:
                 return
             if clock() >= deadline:
                 raise errors.DeviceShortageError(
@@ -224,6 +232,15 @@ class Stay:
                     retry_delay_s=FREE_TIMEOUT_S,
                 )
             await asyncio.sleep(FREE_POLL_S)
+
+    async def _device_memory(self) -> DeviceMemory:
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(self._read_device), DRIVER_TIMEOUT_S)
+        except TimeoutError as error:
+            raise errors.UnavailableError(
+                f"{self._stage}: the driver of {self._lease.device} said nothing for {DRIVER_TIMEOUT_S:g} s",
+                metadata={"stage": self._stage, "device": self._lease.device},
+            ) from error
 
     async def _next_message(self, worker: WorkerHandle, job: StageJob) -> Message:
         message = await self._attend(worker.receive(), worker, job)
@@ -273,7 +290,7 @@ class Stay:
             lost.cancel()
             cancelled.cancel()
 
-    def _started(self, job: StageJob, attempt: Attempt, is_warm: bool) -> Started:
+    def _started(self, job: StageJob, attempt: Attempt, *, is_warm: bool) -> Started:
         return Started(
             lease_id=self._lease.lease_id,
             fencing_token=self._lease.fencing_token,
@@ -282,7 +299,7 @@ class Stay:
             quantization=attempt.quantization,
             vram_bytes=attempt.vram_bytes,
             was_warm=is_warm,
-            lease_wait_s=asyncio.get_running_loop().time() - job.asked_at,
+            lease_wait_s=job.waited_s(),
         )
 
     async def _end(self, worker: WorkerHandle) -> None:

@@ -36,11 +36,13 @@ class WorkerHandle:
         self._reader = reader
         self._writer = writer
         self._exited = exited
+        self._is_killed = False
         self._receiving: asyncio.Future[Message | None] | None = None
 
     @property
     def is_alive(self) -> bool:
-        return not self._exited.done()
+        """Whether it can be given work: neither dead nor killed."""
+        return not self._exited.done() and not self._is_killed
 
     async def send(self, message: Message) -> None:
         """Sends `message`. A worker that died is noticed by `receive`; one that does not read, by nobody."""
@@ -65,8 +67,15 @@ class WorkerHandle:
         return message
 
     async def exit_code(self) -> int:
-        """Waits for the end of the process. Negative: the signal that ended it."""
-        return await asyncio.wait_for(asyncio.shield(self._exited), EXIT_TIMEOUT_S)
+        """Waits for the end of the process. Negative: the signal that ended it.
+
+        Raises:
+            DeviceQuarantinedError: it takes too long (a driver may hold it in the kernel).
+        """
+        await asyncio.wait([self._exited], timeout=EXIT_TIMEOUT_S)
+        if not self._exited.done():
+            raise self._does_not_die()
+        return self._exited.result()
 
     async def ended(self) -> None:
         """Returns once the process is dead."""
@@ -87,13 +96,16 @@ class WorkerHandle:
             self._receiving.cancel()
         self._writer.transport.abort()
         if not self._exited.done():
-            raise DeviceQuarantinedError(
-                f"worker {self.pid} did not die within {EXIT_TIMEOUT_S:.0f} s of SIGKILL",
-                metadata={"pid": str(self.pid)},
-            )
+            raise self._does_not_die()
 
     def kill(self) -> None:
         """SIGKILL, unless the process is known to be dead."""
+        self._is_killed = True
         if not self._exited.done():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+
+    def _does_not_die(self) -> DeviceQuarantinedError:
+        return DeviceQuarantinedError(
+            f"worker {self.pid} did not die within {EXIT_TIMEOUT_S:.0f} s", metadata={"pid": str(self.pid)}
+        )

@@ -85,7 +85,7 @@ class FakeWorker:
 
     @property
     def is_alive(self) -> bool:
-        return not self.death.is_set()
+        return not self.death.is_set() and not self.is_killed
 
     async def send(self, message: Message) -> None:
         if not self.reads:
@@ -130,6 +130,9 @@ class FakeHost:
     def facts(self) -> PreloadFacts | None:
         return PreloadFacts(self.dtype, self.memories) if self.is_ready else None
 
+    async def ready(self) -> PreloadFacts:
+        return PreloadFacts(self.dtype, self.memories)
+
     async def fork(self) -> FakeWorker:
         self.forked.append(self.workers[len(self.forked)])
         return self.forked[-1]
@@ -152,14 +155,13 @@ class FakeLeases:
         self.refusal: errors.AcestageError | None = None
         self.grows = True
         self.is_exclusive = True
-        self.device_bytes: list[int] = []
+        self.grown: list[int] = []
 
     @contextlib.asynccontextmanager
     async def hold(
         self, device: str, vram_bytes: int, *, on_waiting: Callable[[int], None], device_bytes: int
     ) -> AsyncIterator[HeldLease]:
         self.asked_bytes.append(vram_bytes)
-        self.device_bytes.append(device_bytes)
         on_waiting(1)
         if self.refusal is not None:
             raise self.refusal
@@ -168,22 +170,24 @@ class FakeLeases:
             lease_id=f"1-{len(self.asked_bytes)}", device=device, fencing_token=7, vram_bytes=vram_bytes
         )
         held = _FakeLease(lease_pb2.LeaseGranted(lease=lease, is_exclusive=self.is_exclusive), device_bytes)
-        held.grows = self.grows
+        held.grows, held.grown = self.grows, self.grown
         self.lease = held
         try:
             yield held
         finally:
             self.left.append("lost" if held.lost.is_set() else "released")
-            living = [worker.pid for worker in self._host.forked if worker.is_alive]
+            living = [worker.pid for worker in self._host.forked if not worker.death.is_set()]
             self.workers_living_at_the_end.extend(living)
 
 
 class _FakeLease(HeldLease):
     grows = True
+    grown: list[int]
 
     async def grow(self, vram_bytes: int) -> bool:
+        self.grown.append(vram_bytes)
         if self.grows:
-            self.vram_bytes = vram_bytes
+            self.vram_bytes = self.wanted_bytes = vram_bytes
         return self.grows
 
 

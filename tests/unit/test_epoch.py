@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from acestage.errors import FailedPreconditionError
-from services.orchestrator.epoch import EPOCH_FILE, Epoch, close_epoch, next_epoch
+from services.orchestrator import epoch
+from services.orchestrator.epoch import EPOCH_FILE, Epoch, close_epoch, next_epoch, sole_ledger
 from services.orchestrator.lease import MAX_EPOCH
 
 
@@ -44,6 +45,16 @@ def test_a_ledger_that_ends_late_does_not_close_the_epoch_of_its_successor(tmp_p
     next_epoch(tmp_path)
     close_epoch(tmp_path, 1)
     assert next_epoch(tmp_path).has_holders_before
+
+
+def test_a_run_folder_has_one_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epoch, "LOCK_TIMEOUT_S", 0.0)
+    with sole_ledger(tmp_path / "run"):
+        second = sole_ledger(tmp_path / "run")
+        with pytest.raises(FailedPreconditionError, match=str(tmp_path / "run")), second:
+            pass
+    with sole_ledger(tmp_path / "run"):
+        pass
 
 
 def test_what_a_crash_left_behind_is_overwritten(tmp_path: Path) -> None:

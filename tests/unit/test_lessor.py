@@ -389,6 +389,27 @@ def test_a_report_that_comes_too_late_or_claims_too_much_is_refused() -> None:
         own.restore(first, 0.0)  # of its own epoch, but never granted
 
 
+def test_nobody_grows_before_all_holders_could_report() -> None:
+    before = new_lessor(epoch=1)
+    first, second = granted(before, ask(before, 8)), granted(before, ask(before, 8))
+    shrunk = before.renew(first.lease_id, first.fencing_token, 1.0, vram_bytes=3 * GIB)
+    after = Lessor(epoch=2, ttl_s=TTL_S, grace_until=TTL_S)
+    after.restore(shrunk, 0.0, device_bytes=16 * GIB)
+    renewed = after.renew(first.lease_id, first.fencing_token, 1.0, vram_bytes=16 * GIB)
+    assert renewed.vram_bytes == 3 * GIB
+    after.restore(second, 2.0)
+
+
+def test_idle_holders_make_room_that_a_quarantine_keeps() -> None:
+    lessor = new_lessor()
+    lost, idle, busy = (granted(lessor, ask(lessor, gib)) for gib in (6, 5, 5))
+    lessor.renew(idle.lease_id, idle.fencing_token, 1.0, is_idle=True)
+    lessor.abandon(lost.lease_id)
+    ask(lessor, 5)
+    assert state_of(lessor, idle) is LeaseState.REVOKING
+    assert state_of(lessor, busy) is LeaseState.ACTIVE
+
+
 SIZES = {"cpu": 0, "small": 4 * GIB, "large": 16 * GIB}
 """What callers say of each device; 0 is nothing."""
 

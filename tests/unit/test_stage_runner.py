@@ -419,7 +419,7 @@ def test_a_stage_that_still_loads_says_when_to_try_again() -> None:
     assert stage.leases.asked_bytes == []
 
 
-def test_a_device_with_less_than_it_granted_is_asked_for_again_as_a_smaller_one(
+def test_a_device_with_less_than_it_granted_is_asked_for_that_much_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Other programs have a part that the ledger does not know of: idle stages can make room for it."""
@@ -431,9 +431,10 @@ def test_a_device_with_less_than_it_granted_is_asked_for_again_as_a_smaller_one(
         assert report_of(events).adaptations == ()
         assert report_of(events).planned_bytes == 410 * MIB
 
-    stage = within(lambda: Stage([PLACED, DONE], is_exclusive=False), test)
-    assert stage.leases.asked_bytes == [410 * MIB] * 2
-    assert stage.leases.device_bytes == [4096 * MIB, (4096 - 110) * MIB]
+        await stage.run(denoise_request(frames=100))  # asks for no more than it needs again
+
+    stage = within(lambda: Stage([PLACED, DONE, DONE], is_exclusive=False), test)
+    assert stage.leases.asked_bytes == [410 * MIB, (410 + 110) * MIB]
     assert stage.leases.left == ["released", "released"]
 
 
@@ -464,3 +465,93 @@ def test_a_job_that_needs_more_after_a_failure_waits_in_line_for_it() -> None:
 
     stage = within(make, test)
     assert stage.leases.asked_bytes == [310 * MIB, 410 * MIB]
+
+
+def test_a_shortage_that_nothing_helps_against_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [10]
+        with pytest.raises(errors.DeviceShortageError, match=r"other programs have the rest; tried: .*int8"):
+            await stage.run()
+
+    within(lambda: Stage(), test)
+
+
+def test_a_job_behind_one_whose_worker_was_killed_gets_a_worker_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stay, "CANCEL_GRACE_S", 0.05)
+
+    async def test(stage: Stage) -> None:
+        stage.workers[0].obeys = False
+        first = stage.runner.run(denoise_request())
+        assert [await anext(first) for _ in range(3)][-1] == STEP
+        second = asyncio.create_task(stage.run())
+        await until(lambda: stage.runner.active_job_count == 2)
+        await first.aclose()
+        assert started_of(await second)[0].was_warm is False
+
+    stage = within(lambda: Stage([PLACED, STEP], [PLACED, DONE]), test)
+    assert stage.workers[0].is_killed
+
+
+def test_a_defect_costs_one_job_and_not_the_stage() -> None:
+    async def test(stage: Stage) -> None:
+        stage.free_mib.clear()  # reading the device fails with an error that nobody expects
+        with pytest.raises(errors.InternalError, match="see its log"):
+            await stage.run()
+        stage.free_mib[:] = [4096]
+        await stage.run()
+
+    within(lambda: Stage([PLACED, DONE]), test)
+
+
+def test_a_request_that_cannot_be_planned_costs_one_job_and_not_the_stage() -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.InternalError, match="see its log"):
+            await stage.run(Message("denoise"))
+        await stage.run()
+
+    within(lambda: Stage([PLACED, DONE]), test)
+
+
+def test_a_line_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_runner, "MAX_LINE_COUNT", 2)
+
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        jobs = [asyncio.create_task(stage.run()) for _ in range(2)]
+        await until(lambda: stage.runner.active_job_count == 2)
+        with pytest.raises(errors.QueueFullError, match="accepted: up to 2"):
+            await stage.run()
+        stage.leases.may_grant.set()
+        await asyncio.gather(*jobs)
+
+    within(lambda: Stage([PLACED, DONE, DONE]), test)
+
+
+def test_places_move_up_when_a_job_ahead_leaves() -> None:
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        first, second = stage.runner.run(denoise_request()), stage.runner.run(denoise_request())
+        waiting = [asyncio.ensure_future(anext(job)) for job in (first, second)]
+        assert [await place for place in waiting] == [Queued(1), Queued(2)]
+        await first.aclose()
+        assert await anext(second) == Queued(1)
+        await second.aclose()
+
+    within(lambda: Stage(), test)
+
+
+def test_bytes_that_were_just_given_away_are_asked_for_before_they_are_used() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run()
+        lease = stage.leases.lease
+        assert lease is not None
+        await until(lambda: lease.wanted_bytes < lease.vram_bytes)  # idle; the ledger has not answered
+        stage.leases.grown.clear()
+        await stage.run()
+        assert stage.leases.grown == [410 * MIB]
+
+    within(lambda: Stage([PLACED, DONE, DONE]), test)
