@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --checkpoint tiny-turbo --device cpu -o out/demo.wav
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # About a quarter of an hour; bench/__init__.py says what each measures, and how to do it with a full-size model.
 bench: $(READY)

@@ -149,7 +149,7 @@ class Settings(BaseSettings):
     limits: LimitsBasis = Field(
         "planner",
         validation_alias=_names("ACESTAGE_LIMITS"),
-        description="planner or tier: what was measured to fit on the device, or a fixed table by its size.",
+        description="planner or tier: what fits on the device by plan, or a fixed table by its size.",
     )
     max_duration_s: float | None = Field(
         None,

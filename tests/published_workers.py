@@ -114,3 +114,14 @@ def decode(worker: Any, tile_frame_count: int, tile_count: int = 3) -> Callable[
             pass
 
     return work
+
+
+def work_of(worker: Any, mode: str, frame_count: int, dtype: torch.dtype) -> Callable[[], object]:
+    """What a plan for `mode` and `frame_count` is for; of a tile, its frames without the halo."""
+    match mode:
+        case "encode":
+            return encode(worker, frame_count)
+        case "tile":
+            return decode(worker, frame_count)
+        case _:
+            return denoise(worker, frame_count, dtype, split=mode == "single")

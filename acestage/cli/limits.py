@@ -13,6 +13,8 @@ from acestage.client import Client
 from acestage.limits import Limits
 from acestage.planning import GIB
 
+_BASES = {"planner": "planner", "tier": "tier table"}
+
 
 def limits(
     target: Target = None,
@@ -31,7 +33,9 @@ def limits(
 def _print(found: Limits, target: str) -> None:
     console = open_console()
     size = f"{found.device_bytes / GIB:.1f} GiB, {found.tier}" if found.device_bytes else "memory not known"
-    console.print(f"Limits of {target} by the {found.basis}; device {found.device}: {size}", soft_wrap=True)
+    console.print(
+        f"Limits at {target} from the {_BASES[found.basis]} (device {found.device}: {size})", soft_wrap=True
+    )
     table = Table("what", "limit", "set by")
     table.add_row("longest song", f"{found.max_duration_s.value:g} s", found.max_duration_s.source)
     table.add_row("takes of a request", f"{found.max_batch_size.value:g}", found.max_batch_size.source)

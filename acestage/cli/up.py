@@ -31,7 +31,7 @@ def up(
     dit_port: Port = None,
     vae_port: Port = None,
     limits: Annotated[
-        str | None, typer.Option(help="planner or tier: what was measured to fit, or the fixed table.")
+        str | None, typer.Option(help="planner or tier: what fits by plan, or the fixed table.")
     ] = None,
     env_file: Annotated[
         Path | None, typer.Option(help="Read in the place of .env.", exists=True, dir_okay=False)

@@ -126,8 +126,7 @@ def first_that_fits(rungs: Sequence[Rung], stage: str, resources: Resources) -> 
     least = min((rung.attempt for rung in rungs), key=lambda attempt: attempt.vram_bytes)
     raise VramBudgetExceededError(
         f"{stage} needs at least {least.vram_bytes / MIB:.0f} MiB on {resources.device} for this request "
-        f"({least.way}); accepted: what fits into {resources.device_bytes / MIB:.0f} MiB. "
-        "Ask for a shorter song, or for quantization int8",
+        f"({least.way}); accepted: what fits into {resources.device_bytes / MIB:.0f} MiB",
         metadata={
             "stage": stage,
             "device": resources.device,

@@ -147,6 +147,12 @@ class StageRunner:
         return WorkerState.ASLEEP if self.worker_pid is None else WorkerState.WARM
 
     @property
+    def placed_quantization(self) -> str:
+        """How the weights lie on the device: "none" or "int8"; empty where they do not."""
+        placement = None if self._stay is None else self._stay.placement
+        return "" if placement is None else placement.quantization
+
+    @property
     def worker_pid(self) -> int | None:
         """The worker process; None while there is none."""
         return None if self._stay is None else self._stay.worker_pid

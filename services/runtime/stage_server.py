@@ -153,7 +153,7 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
             active_job_count=runner.active_job_count,
             processes=[memory.to_pb() for memory in processes],
             memory=facts.memories[facts.dtype].to_pb(),
-            quantization=runner.device.quantization,
+            quantization=runner.placed_quantization,
             worker_state=_STATE_TO_PB[runner.worker_state],
             device_memory=device_memory.to_pb() if device_memory else None,
         )

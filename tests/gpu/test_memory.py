@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +19,9 @@ from services.runtime.device_memory import read_device_memory
 from services.runtime.stay import FREE_TIMEOUT_S
 from tests.published_workers import (
     architecture,
-    decode,
-    denoise,
-    encode,
     with_random_weights,
     without_weights,
+    work_of,
 )
 
 DEVICE = "cuda:0"
@@ -104,16 +102,15 @@ def test_the_peak_of_a_stage_is_what_was_planned(
     dtype = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     checkpoint = architecture("turbo")
     memory = without_weights(stage, checkpoint).memory(dtype, None)
+    torch.cuda.empty_cache()
     worker = with_random_weights(stage, checkpoint, dtype, quantization, device=DEVICE)  # type: ignore[arg-type]
+    gc.collect()
+    torch.cuda.empty_cache()
     weights_bytes = torch.cuda.memory_allocated(DEVICE)
-    works: dict[str, Callable[[], object]] = {
-        "encode": encode(worker, frames),
-        "single": denoise(worker, frames, dtype, split=True),
-        "tile": decode(worker, frames),
-    }
+    work = work_of(worker, mode, frames, dtype)
     torch.cuda.reset_peak_memory_stats(DEVICE)
     with torch.no_grad():
-        works[mode]()
+        work()
     peak = torch.cuda.max_memory_allocated(DEVICE) - weights_bytes
     reserved = torch.cuda.max_memory_reserved(DEVICE)
     decoded = frames + 2 * memory.halo_frame_count

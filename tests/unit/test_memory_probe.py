@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from services.runtime.memory_probe import fake_tensors, peak_bytes
+from tests.published_workers import architecture, without_weights, work_of
 
 MIB = 2**20
 
@@ -40,3 +42,12 @@ def test_a_convolution_holds_copies_of_its_input_and_weight() -> None:
         found = peak_bytes(lambda: F.conv1d(source, weight, padding=1), cpu_thread_count=None)
     # The copies are gone before the result is there, but not its own copy.
     assert found == max(4 * (16 * 1024 + 32 * 16 * 3 + 32 * 1024), 4 * 2 * 32 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("stage", "mode"), [("text_encoder", "encode"), ("dit", "single"), ("dit", "guided"), ("vae", "tile")]
+)
+def test_every_mode_of_a_plan_has_work_that_it_is_for(stage: str, mode: str) -> None:
+    worker = without_weights(stage, architecture("base", 2))
+    assert callable(work_of(worker, mode, 250, torch.bfloat16))
+    assert any(key[0] == mode for key in worker.memory(torch.bfloat16).activations)

@@ -122,7 +122,7 @@ class GetStageInfoResponse(_message.Message):
     active_job_count: _builtins.int
     """Jobs of this stage that run or wait for the device."""
     quantization: _builtins.str
-    """How weights are held unless a request needs it otherwise: "none" or "int8"."""
+    """How the weights lie on the device now: "none" or "int8"; empty where they do not."""
     worker_state: Global___WorkerState.ValueType
     @_builtins.property
     def model(self) -> Global___Model: ...
@@ -400,7 +400,7 @@ class StageStarted(_message.Message):
     quantization: _builtins.str
     """"none" or "int8"."""
     vram_bytes: _builtins.int
-    """Bytes of the lease."""
+    """Bytes planned for this way of doing the job."""
     was_warm: _builtins.bool
     """The weights were on the device already."""
     @_builtins.property
