@@ -20,8 +20,8 @@ from acestage.planning import DEFAULT_TILE_FRAMES, GIB, MAX_BATCH_SIZE, MAX_DURA
 from acestage.settings import Settings
 
 DURATION_S = (10, MAX_DURATION_S)
-DEFAULT_VRAM_GB = 4.0
-_MAX_VRAM_GB = 1024
+VRAM_GB = (0.1, 1024)
+EXIT_DOES_NOT_FIT = 3
 _SIZES = {
     "weights": "weights",
     "activations": "activation",
@@ -65,53 +65,38 @@ def plan(
 ) -> None:
     """Show what fits on a device, without it and without weights.
 
-    The exit code is 0 where the song fits and 1 where it does not.
+    The exit code is 0 where the song fits, 3 where it does not, and 1 where there is no plan.
     """
-    settings = load_settings(
-        checkpoint=checkpoint, variant=variant, quantization=quantization, dtype=dtype, max_vram_gb=vram
-    )
-    kind = device or (PlannedDevice.CPU if settings.device == "cpu" else PlannedDevice.CUDA)
     checks = Checks()
-    vram_gb = settings.max_vram_gb or _present_gb(kind) or DEFAULT_VRAM_GB
-    checks.within(vram_gb, "vram", 0.1, _MAX_VRAM_GB)
+    if vram is not None:
+        checks.within(vram, "vram", *VRAM_GB)
     checks.within(duration, "duration", *DURATION_S)
     checks.within(batch, "batch", 1, MAX_BATCH_SIZE)
+    checks.require(checkpoint != "", "checkpoint", "is empty; accepted: a folder, or the name of a model")
     checks.done()
-    found = _ask_planner(settings, kind, int(vram_gb * GIB), duration, batch)
+    settings = load_settings(checkpoint=checkpoint, variant=variant, quantization=quantization, dtype=dtype)
+    kind = device or (PlannedDevice.CPU if settings.device == "cpu" else PlannedDevice.CUDA)
+    size = round(vram * GIB) if vram is not None else settings.max_device_bytes
+    found = _ask_planner(settings, kind, size, duration, batch)
     if as_json:
         print_json(found)
     else:
         _print(open_console(), found)
     if not found["fits"]:
-        raise typer.Exit(1)
-
-
-def _present_gb(kind: PlannedDevice) -> float | None:
-    """Memory of the first CUDA card of this machine."""
-    import pynvml
-
-    if kind is PlannedDevice.CPU:
-        return None
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None  # no driver, hence no card
-    try:
-        if not pynvml.nvmlDeviceGetCount():
-            return None
-        return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).total) / GIB
-    finally:
-        pynvml.nvmlShutdown()
+        raise typer.Exit(EXIT_DOES_NOT_FIT)
 
 
 def _ask_planner(
-    settings: Settings, device: PlannedDevice, device_bytes: int, duration_s: float, batch_size: int
+    settings: Settings,
+    device: PlannedDevice,
+    device_bytes: int | None,
+    duration_s: float,
+    batch_size: int,
 ) -> dict[str, Any]:
     """The plan, from a process of its own: only the services know the stages, and they need torch."""
     flags: dict[str, object] = {
         "checkpoint": settings.checkpoint,
         "checkpoints-dir": settings.checkpoints_dir,
-        "device-bytes": device_bytes,
         "duration": duration_s,
         "batch": batch_size,
         "quantization": settings.quantization,
@@ -119,7 +104,13 @@ def _ask_planner(
         "device": device,
         "tile-frames": settings.vae_tile_frame_count or DEFAULT_TILE_FRAMES,
     }
-    flags |= {"variant": settings.variant} if settings.variant else {}
+    optional = {
+        "device-bytes": device_bytes,
+        "card": settings.device if settings.device.startswith("cuda") else None,
+        "variant": settings.variant,
+        "one-at-a-time": settings.offload_to_cpu or None,
+    }
+    flags |= {key: value for key, value in optional.items() if value is not None}
     flags |= {"threads": settings.threads} if settings.threads else {}
     command = [
         sys.executable,
@@ -153,7 +144,11 @@ def _print(console: Console, found: dict[str, Any]) -> None:
         table.add_row(name, dtype, *sizes, tile, "yes" if stage["fits"] else "no")
     console.print(table)
     console.print("In MiB; activations at their peak; tiles in latent frames.")
-    if found["exclusive"]:
+    if found["stages"]["dit"]["mode"] == "single" and found["has_guidance"]:
+        console.print("The halves of guidance take turns, because both at once do not fit.")
+    if found["one_at_a_time"]:
+        console.print("The stages take turns, as ACESTEP_OFFLOAD_TO_CPU says.")
+    elif found["exclusive"]:
         console.print("The stages take turns: a device of up to 4 GiB has one at a time.")
     elif found["resident"]:
         console.print("All stages fit side by side, so none has to leave.")

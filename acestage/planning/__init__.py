@@ -8,7 +8,7 @@ from acestage.planning.choices import (
     choose_tile,
     dit_ways,
     encode_ways,
-    tile_sizes,
+    tile_ways,
 )
 from acestage.planning.language_model import LanguageModelMemory
 from acestage.planning.overheads import (
@@ -52,5 +52,5 @@ __all__ = [
     "dit_ways",
     "encode_ways",
     "make_plan",
-    "tile_sizes",
+    "tile_ways",
 ]

@@ -110,22 +110,27 @@ def choose_encode(
 
 
 def choose_tile(memory: StageMemory, budget_bytes: int, most: int = DEFAULT_TILE_FRAMES) -> int:
-    """The most latent frames, up to `most`, of a tile of the VAE that fits; 0 where none does.
+    """The most latent frames, up to `most`, of a tile of a long song that fits; 0 where none does.
 
     Args:
         memory: of the VAE.
         budget_bytes: that the stage may have, weights included.
         most: frames of a tile, without its halo.
     """
-    for frames in tile_sizes(most):
-        if tile_bytes(memory, frames) <= budget_bytes:
-            return frames
-    return 0
+    ways = tile_ways(memory, most + 2 * memory.halo_frame_count, most)
+    return next((tile for tile, total_bytes in ways if total_bytes <= budget_bytes), 0)
 
 
-def tile_bytes(memory: StageMemory, tile_frame_count: int) -> int:
-    """Bytes that the VAE needs to decode tiles of so many frames, with their halos."""
-    return memory.total_bytes("tile", tile_frame_count + 2 * memory.halo_frame_count)
+def tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[int, int]]:
+    """Tiles to decode `frame_count` latent frames in, the largest first: frames, and bytes of the stage.
+
+    Frames are without the halo, which counts in the bytes as far as the song goes.
+    """
+    halo = 2 * memory.halo_frame_count
+    return [
+        (tile, memory.total_bytes("tile", min(frame_count, tile + halo)))
+        for tile in tile_sizes(min(most, frame_count))
+    ]
 
 
 def tile_sizes(most: int) -> list[int]:

@@ -10,11 +10,10 @@ from typing import Any
 
 from acestage.planning.choices import (
     DEFAULT_TILE_FRAMES,
-    SMALLEST_TILE_FRAMES,
     Choice,
     choose_dit,
     choose_encode,
-    choose_tile,
+    tile_ways,
 )
 from acestage.planning.language_model import LanguageModelMemory
 from acestage.planning.stage_memory import GIB, Quantization, StageMemory, largest
@@ -67,7 +66,7 @@ class Plan:
         device_bytes: of the device.
         duration_s: of the song.
         batch_size: songs at once.
-        exclusive: the device has one stage at a time, because it is small.
+        exclusive: the device has one stage at a time, because it is small or because that is wished.
         resident: all stages fit side by side, so that none has to leave.
         stages: by name, in the order of the work.
         max_duration_s: the longest song of that batch size that fits, in whole seconds up to ten minutes.
@@ -104,6 +103,7 @@ class Wishes:
         has_guidance: whether guidance is on, where the model takes it.
         quantization: "auto" takes INT8 where the weights as they are do not fit.
         tile_frame_count: the most frames of a tile.
+        one_at_a_time: one stage has the device at a time, whatever its size.
     """
 
     dtype: str
@@ -111,6 +111,7 @@ class Wishes:
     has_guidance: bool = True
     quantization: QuantizationChoice = "auto"
     tile_frame_count: int = DEFAULT_TILE_FRAMES
+    one_at_a_time: bool = False
 
 
 def make_plan(
@@ -140,7 +141,7 @@ def make_plan(
         return all(stage.fits for stage in planned(seconds, count).values())
 
     plans = planned(duration_s, batch_size)
-    is_exclusive = device_bytes <= EXCLUSIVE_BYTES
+    is_exclusive = wishes.one_at_a_time or device_bytes <= EXCLUSIVE_BYTES
     total_bytes = sum(stage.total_bytes for stage in plans.values())
     return Plan(
         fits=all(stage.fits for stage in plans.values()),
@@ -182,13 +183,12 @@ def _plan_stages(
 
 
 def _vae_plan(memory: StageMemory, device_bytes: int, frame_count: int, wishes: Wishes) -> StagePlan:
-    most = min(wishes.tile_frame_count, frame_count)
-    tile = choose_tile(memory, device_bytes, most)
-    smallest = tile or min(SMALLEST_TILE_FRAMES, most)
-    window = min(frame_count, smallest + 2 * memory.halo_frame_count)
-    total_bytes = memory.total_bytes("tile", window)
-    choice = Choice("tile", "none", total_bytes, total_bytes <= device_bytes)
-    return _stage_plan(memory, choice, wishes.dtype, tile_frames=smallest)
+    ways = tile_ways(memory, frame_count, wishes.tile_frame_count)
+    fitting = [way for way in ways if way[1] <= device_bytes]
+    tile, total_bytes = fitting[0] if fitting else ways[-1]
+    return _stage_plan(
+        memory, Choice("tile", "none", total_bytes, bool(fitting)), wishes.dtype, tile_frames=tile
+    )
 
 
 def _stage_plan(

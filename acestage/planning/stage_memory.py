@@ -38,10 +38,6 @@ class ActivationCurve:
                 return start_bytes - (-rise // (stop - start))
         raise AssertionError("the points rise")
 
-    def largest_frame_count(self, budget_bytes: int, most: int) -> int:
-        """The most frames, up to `most`, whose peak is within `budget_bytes`; 0 where not even one is."""
-        return largest(lambda frames: self.bytes_at(frames) <= budget_bytes, most)
-
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
@@ -81,19 +77,6 @@ class StageMemory:
         """Bytes of the lease for a job."""
         activation_bytes = self.activation_bytes(mode, frame_count, quantization, item_count)
         return self.resting_bytes(quantization) + activation_bytes
-
-    def largest_frame_count(
-        self,
-        mode: str,
-        device_bytes: int,
-        most: int,
-        quantization: Quantization = "none",
-        item_count: int = 1,
-    ) -> int:
-        """The most frames, up to `most`, of a job that fits on `device_bytes`; 0 where none does."""
-        return largest(
-            lambda frames: self.total_bytes(mode, frames, quantization, item_count) <= device_bytes, most
-        )
 
     def to_pb(self) -> stage_pb2.StageMemory:
         return stage_pb2.StageMemory(

@@ -132,7 +132,9 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
                         self._streams[lease.lease_id] = stream
                         reported = lease
                         yield pb.KeepLeaseAliveResponse(
-                            lease=_lease_to_pb(lease, now), sequence=request.sequence
+                            lease=_lease_to_pb(lease, now),
+                            sequence=request.sequence,
+                            grace_remaining=duration(self._lessor.grace_remaining_s(now)),
                         )
                         self._announce_change()
                     elif reported is not None:

@@ -15,11 +15,15 @@ import torch
 from acestage.checkpoints.published import language_model_configs
 from acestage.errors import AcestageError
 from acestage.generation import STAGES
-from acestage.planning import LanguageModelMemory, StageMemory, Wishes, make_plan
+from acestage.planning import GIB, LanguageModelMemory, StageMemory, Wishes, make_plan
 from acestage.settings import DTypeChoice, QuantizationChoice
 from services.planner.architecture import find_architecture, stored_dtype
+from services.runtime.device_memory import read_device_memory
 from services.runtime.devices import resolve_device, resolve_dtype
 from services.runtime.stage_worker import StageWorker
+
+DEFAULT_DEVICE_BYTES = 4 * GIB
+"""Where there is no card: the small one that Acestage is made for."""
 
 
 def main() -> None:
@@ -28,7 +32,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--checkpoints-dir", type=Path, required=True)
     parser.add_argument("--variant")
-    parser.add_argument("--device-bytes", type=int, required=True)
+    parser.add_argument("--device-bytes", type=int, help="default: those of the card or the CPU, else 4 GiB")
+    parser.add_argument("--card", default="auto", help="cuda:N, where the card is here")
+    parser.add_argument("--one-at-a-time", help="whatever the size: one stage has the device at a time")
     parser.add_argument("--duration", type=float, required=True, help="seconds")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--quantization", choices=get_args(QuantizationChoice), default="auto")
@@ -48,7 +54,9 @@ def main() -> None:
 
 def _plan(given: argparse.Namespace) -> dict[str, Any]:
     checkpoint = find_architecture(given.checkpoint, given.checkpoints_dir, given.variant)
-    dtype = _dtype(given, stored_dtype(checkpoint))
+    device = "cpu" if given.device == "cpu" else _present_card(given.card)
+    dtype = _dtype(given, device, stored_dtype(checkpoint))
+    device_bytes = given.device_bytes or _present_bytes(device)
     cpu_thread_count = None
     if given.device == "cpu":
         cpu_thread_count = given.threads or len(os.sched_getaffinity(0))
@@ -62,21 +70,35 @@ def _plan(given: argparse.Namespace) -> dict[str, Any]:
         frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
         quantization=given.quantization,
         tile_frame_count=given.tile_frames,
+        one_at_a_time=given.one_at_a_time is not None,
     )
     models = [LanguageModelMemory.of(name, config) for name, config in language_model_configs().items()]
-    plan = make_plan(
-        stages, given.device_bytes, given.duration, given.batch, wishes=wishes, language_models=models
-    )
-    return {"model": checkpoint.model.name, "device": given.device, **plan.to_json()}
+    plan = make_plan(stages, device_bytes, given.duration, given.batch, wishes=wishes, language_models=models)
+    facts = {
+        "model": checkpoint.model.name,
+        "device": given.device,
+        "has_guidance": not checkpoint.model.is_turbo,
+        "one_at_a_time": wishes.one_at_a_time,
+    }
+    return facts | plan.to_json()
 
 
-def _dtype(given: argparse.Namespace, stored: str) -> str:
+def _present_card(choice: str) -> str | None:
+    """The card of this machine that "auto" or "cuda:N" means; None where there is none."""
+    device = resolve_device(choice)
+    return None if device == "cpu" else device
+
+
+def _present_bytes(device: str | None) -> int:
+    if device is None:
+        return DEFAULT_DEVICE_BYTES
+    return read_device_memory(device, None, Path()).total_bytes
+
+
+def _dtype(given: argparse.Namespace, device: str | None, stored: str) -> str:
     """What "auto" means on the planned device; a card that is not here is taken for one with bfloat16."""
-    if given.device == "cpu":
-        return resolve_dtype(given.dtype, "cpu", stored)
-    device = resolve_device("auto")
-    if given.dtype == "auto" and device == "cpu":
-        return "bfloat16"
+    if device is None:
+        return "bfloat16" if given.dtype == "auto" else str(given.dtype)
     return resolve_dtype(given.dtype, device, stored)
 
 

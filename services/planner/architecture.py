@@ -8,7 +8,7 @@ from acestage.checkpoints import REPOSITORIES, Checkpoint, open_checkpoint
 from acestage.checkpoints.component_names import TRANSFORMER
 from acestage.checkpoints.published import published_checkpoint
 from acestage.checkpoints.stored import stored_tensors
-from acestage.errors import NotFoundError
+from acestage.errors import InvalidArgumentError, NotFoundError
 
 _DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _PUBLISHED_DTYPE = "bfloat16"
@@ -19,12 +19,18 @@ def find_architecture(name_or_path: str, checkpoints_dir: Path, variant: str | N
 
     Raises:
         CheckpointError: what is there is damaged or of an unknown kind.
+        InvalidArgumentError: a published model has no such variant.
         NotFoundError: nothing is there, and no published model has that name.
     """
     folders = [checkpoints_dir / name_or_path]
     if name_or_path in REPOSITORIES:
         folders.append(checkpoints_dir / REPOSITORIES[name_or_path].folder)
         if not any(folder.is_dir() for folder in folders):
+            own = REPOSITORIES[name_or_path].folder
+            if variant not in (None, own):
+                raise InvalidArgumentError.at(
+                    "variant", f"is {variant!r}; accepted for {name_or_path}: {own}, or none"
+                )
             return published_checkpoint(name_or_path)
     folders.append(Path(name_or_path).expanduser())
     if name_or_path != "tiny-turbo" and not any(folder.is_dir() for folder in folders):

@@ -72,6 +72,7 @@ class HeldLease:
         self._sent_at: dict[int, float] = {}
         self._sequence = 0
         self._confirmed = 0
+        self._grace_s = 0.0
         self._news = asyncio.Condition()
         self.wants_renewal = asyncio.Event()
 
@@ -99,7 +100,16 @@ class HeldLease:
         self.wants_renewal.set()
 
     async def grow(self, vram_bytes: int) -> bool:
-        """Asks for more bytes and waits for the answer; False where others need them or the lease is lost."""
+        """Asks for more bytes and waits for the answer; False where others need them or the lease is lost.
+
+        A ledger that has just started again gives none before others could report: it is asked again then.
+        """
+        if not await self._ask_for(vram_bytes) and self._grace_s > 0:
+            await asyncio.sleep(self._grace_s)
+            await self._ask_for(vram_bytes)
+        return self.vram_bytes >= vram_bytes and not self.lost.is_set()
+
+    async def _ask_for(self, vram_bytes: int) -> bool:
         self.report(is_idle=False, vram_bytes=vram_bytes)
         asked = self._sequence + 1
         confirmed = asyncio.ensure_future(self._until_confirmed(asked))
@@ -109,7 +119,7 @@ class HeldLease:
         finally:
             confirmed.cancel()
             lost.cancel()
-        return self.vram_bytes >= vram_bytes and not self.lost.is_set()
+        return self.vram_bytes >= vram_bytes
 
     def next_request(self, now: float) -> pb.KeepLeaseAliveRequest:
         """The next renewal, which goes out at `now`."""
@@ -130,6 +140,8 @@ class HeldLease:
         """Notes what the ledger says; returns when the renewal that it confirms was sent, if it does."""
         self.vram_bytes = response.lease.vram_bytes
         self._granted = response.lease
+        if response.sequence:
+            self._grace_s = response.grace_remaining.ToNanoseconds() / 1e9
         if response.lease.state == pb.LEASE_STATE_REVOKING:
             self.revoked.set()
         else:

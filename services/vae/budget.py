@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from acestage.planning import tile_sizes
+from acestage.planning import tile_ways
 from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung
 from services.runtime.messages import Message
 
@@ -14,13 +14,10 @@ class VaeBudget:
     """Tiles as large as allowed, then smaller ones: the audio is the same."""
 
     def rungs(self, request: Message, resources: Resources, dtype: str) -> Sequence[Rung]:
-        memory = resources.memories[dtype]
         frame_count = request.tensor_map()["latents"].shape[1]
         most = request.fields["tile_frame_count"] or resources.tile_frame_count
         found = []
-        for tile in tile_sizes(min(most, frame_count)):
-            decoded = min(frame_count, tile + 2 * memory.halo_frame_count)
-            vram_bytes = memory.total_bytes("tile", decoded)
+        for tile, vram_bytes in tile_ways(resources.memories[dtype], frame_count, most):
             attempt = Attempt(request, dtype, "none", vram_bytes, f"{dtype}, tiles of {tile} frames")
             found.append(Rung(AdaptationKind.SMALLER_TILE, attempt.told(tile_frame_count=tile)))
         return found

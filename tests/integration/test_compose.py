@@ -296,7 +296,11 @@ def test_the_profile_without_gpu_generates_a_song_and_stops_cleanly(tmp_path: Pa
         assert track.audio.shape == (480_000, 2)
         assert np.isfinite(track.audio).all()
         assert track.rms > 1e-4
-        assert {path.name for path in (tmp_path / "run/acestage").iterdir()} == {"ledger-epoch", "cpu.lock"}
+        assert {path.name for path in (tmp_path / "run/acestage").iterdir()} == {
+            "ledger-epoch",
+            "ledger.lock",
+            "cpu.lock",
+        }
 
         processes = [psutil.Process(container.process.pid) for container in containers]
         below = [child for process in processes for child in process.children(recursive=True)]

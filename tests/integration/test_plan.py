@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from acestage.planning import GIB, MIB
 
 
-def run_plan(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def run_plan(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "acestage", "plan", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120
+    )
 
 
 def test_a_ten_minute_song_of_turbo_fits_on_4_gb(tmp_path: Path) -> None:
@@ -39,9 +42,9 @@ def test_a_ten_minute_song_of_turbo_fits_on_4_gb(tmp_path: Path) -> None:
         assert stage["total_bytes"] == sum(stage[part] for part in parts) <= 4 * GIB
 
 
-def test_what_does_not_fit_ends_with_1_and_says_what(tmp_path: Path) -> None:
+def test_what_does_not_fit_ends_with_3_and_says_what(tmp_path: Path) -> None:
     done = run_plan("--checkpoint", "xl-base", "--vram", "4", folder=tmp_path)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "acestep-v15-xl-base on 4 GiB (cuda): a song of 180 s does not fit" in done.stdout
     assert done.stderr == ""
 
@@ -53,7 +56,13 @@ def test_what_does_not_fit_ends_with_1_and_says_what(tmp_path: Path) -> None:
         (("--batch", "0"), "batch: is 0; accepted: 1 to 8"),
         (("--checkpoint", "nope"), "checkpoint: 'nope' is neither a folder"),
         (("--quantization", "int4"), "quantization: Input should be 'auto', 'none' or 'int8'"),
-        (("--vram", "-1"), "max_vram_gb: Input should be greater than 0"),
+        (("--vram", "-1"), "vram: is -1; accepted: 0.1 to 1024"),
+        (("--vram", "nan"), "vram: is nan; accepted: 0.1 to 1024"),
+        (("--checkpoint", ""), "checkpoint: is empty"),
+        (
+            ("--checkpoint=turbo", "--variant=acestep-v15-base"),
+            "variant: is 'acestep-v15-base'; accepted for turbo: acestep-v15-turbo",
+        ),
     ],
 )
 def test_values_that_are_not_accepted(arguments: tuple[str, str], message: str, tmp_path: Path) -> None:
@@ -72,3 +81,12 @@ def test_a_checkpoint_on_disk_is_planned_by_its_own_settings(
     dit = json.loads(done.stdout)["stages"]["dit"]
     assert (dit["mode"], dit["dtype"]) == ("guided", "float32")
     assert dit["weights_bytes"] < 10 * MIB
+
+
+def test_settings_of_the_device_count(tmp_path: Path) -> None:
+    done = run_plan("--json", folder=tmp_path, MAX_CUDA_VRAM="24", ACESTEP_OFFLOAD_TO_CPU="true")
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["device_bytes"] == 24 * GIB
+    assert plan["exclusive"]
+    assert not plan["resident"]

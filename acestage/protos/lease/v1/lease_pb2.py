@@ -26,15 +26,15 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63\x65stage/lease/v1/lease.proto\x12\x11\x61\x63\x65stage.lease.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x12\n\nvram_bytes\x18\x04 \x01(\x03\x12\x15\n\rfencing_token\x18\x05 \x01(\x03\x12,\n\x05state\x18\x06 \x01(\x0e\x32\x1d.acestage.lease.v1.LeaseState\x12.\n\ngrant_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07is_idle\x18\t \x01(\x08\"_\n\x13\x41\x63quireLeaseRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x12\n\nvram_bytes\x18\x03 \x01(\x03\x12\x14\n\x0c\x64\x65vice_bytes\x18\x04 \x01(\x03\"\x87\x01\n\x14\x41\x63quireLeaseResponse\x12\x32\n\x07waiting\x18\x01 \x01(\x0b\x32\x1f.acestage.lease.v1.LeaseWaitingH\x00\x12\x32\n\x07granted\x18\x02 \x01(\x0b\x32\x1f.acestage.lease.v1.LeaseGrantedH\x00\x42\x07\n\x05\x65vent\" \n\x0cLeaseWaiting\x12\x10\n\x08position\x18\x01 \x01(\x05\"\xa8\x01\n\x0cLeaseGranted\x12\'\n\x05lease\x18\x01 \x01(\x0b\x32\x18.acestage.lease.v1.Lease\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0erenew_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cis_exclusive\x18\x04 \x01(\x08\"\xb6\x01\n\x15KeepLeaseAliveRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12\x0f\n\x07is_idle\x18\x03 \x01(\x08\x12\x12\n\nvram_bytes\x18\x04 \x01(\x03\x12\'\n\x05lease\x18\x05 \x01(\x0b\x32\x18.acestage.lease.v1.Lease\x12\x14\n\x0c\x64\x65vice_bytes\x18\x06 \x01(\x03\x12\x10\n\x08sequence\x18\x07 \x01(\x03\"S\n\x16KeepLeaseAliveResponse\x12\'\n\x05lease\x18\x01 \x01(\x0b\x32\x18.acestage.lease.v1.Lease\x12\x10\n\x08sequence\x18\x02 \x01(\x03\">\n\x13ReleaseLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\"?\n\x14ReleaseLeaseResponse\x12\'\n\x05lease\x18\x01 \x01(\x0b\x32\x18.acestage.lease.v1.Lease\"\x13\n\x11ListLeasesRequest\"~\n\x0bLeaseWaiter\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x12\n\nvram_bytes\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x05\x12)\n\x06waited\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"_\n\x0cLedgerDevice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x14\n\x0cleased_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cis_exclusive\x18\x04 \x01(\x08\"\xd5\x01\n\x12ListLeasesResponse\x12(\n\x06leases\x18\x01 \x03(\x0b\x32\x18.acestage.lease.v1.Lease\x12/\n\x07waiters\x18\x02 \x03(\x0b\x32\x1e.acestage.lease.v1.LeaseWaiter\x12\x30\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x1f.acestage.lease.v1.LedgerDevice\x12\x32\n\x0fgrace_remaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*\x92\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_STATE_ACTIVE\x10\x01\x12\x18\n\x14LEASE_STATE_REVOKING\x10\x02\x12\x1b\n\x17LEASE_STATE_QUARANTINED\x10\x03\x12\x18\n\x14LEASE_STATE_RELEASED\x10\x04\x32\x98\x03\n\x0cLeaseService\x12\x61\n\x0c\x41\x63quireLease\x12&.acestage.lease.v1.AcquireLeaseRequest\x1a\'.acestage.lease.v1.AcquireLeaseResponse0\x01\x12i\n\x0eKeepLeaseAlive\x12(.acestage.lease.v1.KeepLeaseAliveRequest\x1a).acestage.lease.v1.KeepLeaseAliveResponse(\x01\x30\x01\x12_\n\x0cReleaseLease\x12&.acestage.lease.v1.ReleaseLeaseRequest\x1a\'.acestage.lease.v1.ReleaseLeaseResponse\x12Y\n\nListLeases\x12$.acestage.lease.v1.ListLeasesRequest\x1a%.acestage.lease.v1.ListLeasesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63\x65stage/lease/v1/lease.proto\x12\x11\x61\x63\x65stage.lease.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n\x05Lease\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\x12\x0e\n\x06holder\x18\x03 \x01(\t\x12\x12\n\nvram_bytes\x18\x04 \x01(\x03\x12\x15\n\rfencing_token\x18\x05 \x01(\x03\x12,\n\x05state\x18\x06 \x01(\x0e\x32\x1d.acestage.lease.v1.LeaseState\x12.\n\ngrant_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tremaining\x18\x08 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07is_idle\x18\t \x01(\x08\"_\n\x13\x41\x63quireLeaseRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x12\n\nvram_bytes\x18\x03 \x01(\x03\x12\x14\n\x0c\x64\x65vice_bytes\x18\x04 \x01(\x03\"\x87\x01\n\x14\x41\x63quireLeaseResponse\x12\x32\n\x07waiting\x18\x01 \x01(\x0b\x32\x1f.acestage.lease.v1.LeaseWaitingH\x00\x12\x32\n\x07granted\x18\x02 \x01(\x0b\x32\x1f.acestage.lease.v1.LeaseGrantedH\x00\x42\x07\n\x05\x65vent\" \n\x0cLeaseWaiting\x12\x10\n\x08position\x18\x01 \x01(\x05\"\xa8\x01\n\x0cLeaseGranted\x12\'\n\x05lease\x18\x01 \x01(\x0b\x32\x18.acestage.lease.v1.Lease\x12&\n\x03ttl\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x31\n\x0erenew_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cis_exclusive\x18\x04 \x01(\x08\"\xb6\x01\n\x15KeepLeaseAliveRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12\x0f\n\x07is_idle\x18\x03 \x01(\x08\x12\x12\n\nvram_bytes\x18\x04 \x01(\x03\x12\'\n\x05lease\x18\x05 \x01(\x0b\x32\x18.acestage.lease.v1.Lease\x12\x14\n\x0c\x64\x65vice_bytes\x18\x06 \x01(\x03\x12\x10\n\x08sequence\x18\x07 \x01(\x03\"\x87\x01\n\x16KeepLeaseAliveResponse\x12\'\n\x05lease\x18\x01 \x01(\x0b\x32\x18.acestage.lease.v1.Lease\x12\x10\n\x08sequence\x18\x02 \x01(\x03\x12\x32\n\x0fgrace_remaining\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\">\n\x13ReleaseLeaseRequest\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\"?\n\x14ReleaseLeaseResponse\x12\'\n\x05lease\x18\x01 \x01(\x0b\x32\x18.acestage.lease.v1.Lease\"\x13\n\x11ListLeasesRequest\"~\n\x0bLeaseWaiter\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\x12\n\nvram_bytes\x18\x03 \x01(\x03\x12\x10\n\x08position\x18\x04 \x01(\x05\x12)\n\x06waited\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"_\n\x0cLedgerDevice\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x03\x12\x14\n\x0cleased_bytes\x18\x03 \x01(\x03\x12\x14\n\x0cis_exclusive\x18\x04 \x01(\x08\"\xd5\x01\n\x12ListLeasesResponse\x12(\n\x06leases\x18\x01 \x03(\x0b\x32\x18.acestage.lease.v1.Lease\x12/\n\x07waiters\x18\x02 \x03(\x0b\x32\x1e.acestage.lease.v1.LeaseWaiter\x12\x30\n\x07\x64\x65vices\x18\x03 \x03(\x0b\x32\x1f.acestage.lease.v1.LedgerDevice\x12\x32\n\x0fgrace_remaining\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*\x92\x01\n\nLeaseState\x12\x1b\n\x17LEASE_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12LEASE_STATE_ACTIVE\x10\x01\x12\x18\n\x14LEASE_STATE_REVOKING\x10\x02\x12\x1b\n\x17LEASE_STATE_QUARANTINED\x10\x03\x12\x18\n\x14LEASE_STATE_RELEASED\x10\x04\x32\x98\x03\n\x0cLeaseService\x12\x61\n\x0c\x41\x63quireLease\x12&.acestage.lease.v1.AcquireLeaseRequest\x1a\'.acestage.lease.v1.AcquireLeaseResponse0\x01\x12i\n\x0eKeepLeaseAlive\x12(.acestage.lease.v1.KeepLeaseAliveRequest\x1a).acestage.lease.v1.KeepLeaseAliveResponse(\x01\x30\x01\x12_\n\x0cReleaseLease\x12&.acestage.lease.v1.ReleaseLeaseRequest\x1a\'.acestage.lease.v1.ReleaseLeaseResponse\x12Y\n\nListLeases\x12$.acestage.lease.v1.ListLeasesRequest\x1a%.acestage.lease.v1.ListLeasesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestage.protos.lease.v1.lease_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEASESTATE']._serialized_start=1679
-  _globals['_LEASESTATE']._serialized_end=1825
+  _globals['_LEASESTATE']._serialized_start=1732
+  _globals['_LEASESTATE']._serialized_end=1878
   _globals['_LEASE']._serialized_start=118
   _globals['_LEASE']._serialized_end=375
   _globals['_ACQUIRELEASEREQUEST']._serialized_start=377
@@ -47,20 +47,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LEASEGRANTED']._serialized_end=815
   _globals['_KEEPLEASEALIVEREQUEST']._serialized_start=818
   _globals['_KEEPLEASEALIVEREQUEST']._serialized_end=1000
-  _globals['_KEEPLEASEALIVERESPONSE']._serialized_start=1002
-  _globals['_KEEPLEASEALIVERESPONSE']._serialized_end=1085
-  _globals['_RELEASELEASEREQUEST']._serialized_start=1087
-  _globals['_RELEASELEASEREQUEST']._serialized_end=1149
-  _globals['_RELEASELEASERESPONSE']._serialized_start=1151
-  _globals['_RELEASELEASERESPONSE']._serialized_end=1214
-  _globals['_LISTLEASESREQUEST']._serialized_start=1216
-  _globals['_LISTLEASESREQUEST']._serialized_end=1235
-  _globals['_LEASEWAITER']._serialized_start=1237
-  _globals['_LEASEWAITER']._serialized_end=1363
-  _globals['_LEDGERDEVICE']._serialized_start=1365
-  _globals['_LEDGERDEVICE']._serialized_end=1460
-  _globals['_LISTLEASESRESPONSE']._serialized_start=1463
-  _globals['_LISTLEASESRESPONSE']._serialized_end=1676
-  _globals['_LEASESERVICE']._serialized_start=1828
-  _globals['_LEASESERVICE']._serialized_end=2236
+  _globals['_KEEPLEASEALIVERESPONSE']._serialized_start=1003
+  _globals['_KEEPLEASEALIVERESPONSE']._serialized_end=1138
+  _globals['_RELEASELEASEREQUEST']._serialized_start=1140
+  _globals['_RELEASELEASEREQUEST']._serialized_end=1202
+  _globals['_RELEASELEASERESPONSE']._serialized_start=1204
+  _globals['_RELEASELEASERESPONSE']._serialized_end=1267
+  _globals['_LISTLEASESREQUEST']._serialized_start=1269
+  _globals['_LISTLEASESREQUEST']._serialized_end=1288
+  _globals['_LEASEWAITER']._serialized_start=1290
+  _globals['_LEASEWAITER']._serialized_end=1416
+  _globals['_LEDGERDEVICE']._serialized_start=1418
+  _globals['_LEDGERDEVICE']._serialized_end=1513
+  _globals['_LISTLEASESRESPONSE']._serialized_start=1516
+  _globals['_LISTLEASESRESPONSE']._serialized_end=1729
+  _globals['_LEASESERVICE']._serialized_start=1881
+  _globals['_LEASESERVICE']._serialized_end=2289
 # @@protoc_insertion_point(module_scope)

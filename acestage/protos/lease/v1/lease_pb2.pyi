@@ -288,19 +288,25 @@ class KeepLeaseAliveResponse(_message.Message):
 
     LEASE_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
+    GRACE_REMAINING_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """That of the request; 0 where the ledger speaks by itself, which renews nothing."""
     @_builtins.property
     def lease(self) -> Global___Lease: ...
+    @_builtins.property
+    def grace_remaining(self) -> _duration_pb2.Duration:
+        """Time left in which a ledger that has just started gives nobody more bytes."""
+
     def __init__(
         self,
         *,
         lease: Global___Lease | None = ...,
         sequence: _builtins.int = ...,
+        grace_remaining: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace_remaining", b"grace_remaining", "lease", b"lease"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease", "sequence", b"sequence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grace_remaining", b"grace_remaining", "lease", b"lease", "sequence", b"sequence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
