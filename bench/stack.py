@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,8 +107,3 @@ def measure_all(processes: dict[str, int]) -> dict[str, ProcessMemory]:
 def is_worker(name: str) -> bool:
     """Whether the process of this name has its memory on the device."""
     return name.endswith("/worker")
-
-
-def anonymous_bytes(memories: Sequence[ProcessMemory]) -> int:
-    """What these processes take together and the kernel cannot drop."""
-    return sum(memory.anonymous_bytes for memory in memories)

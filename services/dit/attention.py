@@ -13,12 +13,11 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch.nn.functional import scaled_dot_product_attention
 
+from services.dit.token_chunks import CHUNK_TOKENS
+
 BLOCK_TOKENS = 256
 """Queries of one block. It reads `BLOCK_TOKENS` + 2 * window keys, so small blocks read keys more often and
 large ones compute more scores that the mask then drops."""
-
-CHUNK_TOKENS = 1024
-"""Tokens that are projected at a time: norm and rotary embedding take float32 copies, of a chunk alone."""
 
 
 class WindowedAttentionProcessor:
@@ -132,7 +131,10 @@ def _project(
     head_count: int,
     rotary: tuple[torch.Tensor, torch.Tensor] | None,
 ) -> torch.Tensor:
-    """[items, tokens, width] to [items, tokens, heads, head_dim], normed and rotated, chunk by chunk."""
+    """[items, tokens, width] to [items, tokens, heads, head_dim], normed and rotated, chunk by chunk.
+
+    Norm and rotary embedding take float32 copies: of a chunk alone.
+    """
     chunks = []
     for start in range(0, states.shape[1], CHUNK_TOKENS):
         part = slice(start, start + CHUNK_TOKENS)
