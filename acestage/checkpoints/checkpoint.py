@@ -68,6 +68,9 @@ class ModelFacts:
         hop_sample_count: audio samples (per channel) of one latent frame.
         condition_width: features of a token of conditioning, between the encoder and the transformer.
         is_untrained: the weights are random; the audio is noise.
+        knows_tracks: it was trained to extract, add and complete tracks, as base models are.
+        audio_code_count: how many different audio codes there are; 0 without an audio tokenizer.
+        frames_per_audio_code: latent frames for which an audio code stands; 0 without an audio tokenizer.
     """
 
     name: str
@@ -78,6 +81,9 @@ class ModelFacts:
     hop_sample_count: int
     condition_width: int
     is_untrained: bool
+    knows_tracks: bool
+    audio_code_count: int
+    frames_per_audio_code: int
 
 
 @dataclass(frozen=True, slots=True)

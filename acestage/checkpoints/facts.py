@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 
 from acestage.checkpoints.checkpoint import ModelFacts
-from acestage.checkpoints.component_names import CONDITION_ENCODER, TRANSFORMER, VAE
+from acestage.checkpoints.component_names import (
+    AUDIO_TOKEN_DETOKENIZER,
+    AUDIO_TOKENIZER,
+    CONDITION_ENCODER,
+    TRANSFORMER,
+    VAE,
+)
 from acestage.checkpoints.configs import ConfigFile
 
 
@@ -19,13 +26,20 @@ def model_facts(name: str, configs: Mapping[str, ConfigFile], *, is_untrained: b
     transformer, vae = configs[TRANSFORMER], configs[VAE]
     sample_rate_hz = vae.count("sampling_rate")
     hop_sample_count = math.prod(vae.counts("downsampling_ratios"))
+    is_turbo = transformer.flag("is_turbo") or transformer.values.get("model_version") == "turbo"
+    version = str(transformer.values.get("model_version") or name)
+    tokenizer = configs.get(AUDIO_TOKENIZER) if AUDIO_TOKEN_DETOKENIZER in configs else None
     return ModelFacts(
         name=name,
-        is_turbo=transformer.flag("is_turbo") or transformer.values.get("model_version") == "turbo",
+        is_turbo=is_turbo,
         latent_channel_count=transformer.count("audio_acoustic_hidden_dim"),
         latent_frame_rate_hz=sample_rate_hz / hop_sample_count,
         sample_rate_hz=sample_rate_hz,
         hop_sample_count=hop_sample_count,
         condition_width=configs[CONDITION_ENCODER].count("hidden_size"),
         is_untrained=is_untrained,
+        # Older files do not say their version; then the name tells.
+        knows_tracks=not is_turbo and "sft" not in re.split(r"[-_]", version.lower()),
+        audio_code_count=math.prod(tokenizer.counts("fsq_input_levels")) if tokenizer else 0,
+        frames_per_audio_code=tokenizer.count("pool_window_size") if tokenizer else 0,
     )

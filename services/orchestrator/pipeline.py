@@ -91,7 +91,7 @@ class Pipeline:
     async def _encode(
         self, settings: GenerationSettings, model: stage_pb2.Model, emit: Emit, deadline: Deadline
     ) -> list[WireTensor]:
-        request = text_encoder_pb2.EncodeRequest(
+        parameters = text_encoder_pb2.EncodeParameters(
             caption=settings.caption,
             lyrics=settings.lyrics,
             language=settings.language,
@@ -105,7 +105,7 @@ class Pipeline:
         )
         stage = self._text_encoder.stage
         found = await self._text_encoder.encode(
-            request, lambda response: self._relay(stage, response, emit), deadline
+            parameters, (), lambda response: self._relay(stage, response, emit), deadline
         )
         missing = [name for name in CONDITIONING if name not in found]
         if missing:

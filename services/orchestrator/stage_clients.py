@@ -104,13 +104,20 @@ class StageClient:
 class TextEncoderClient(StageClient):
     async def encode(
         self,
-        request: text_encoder_pb2.EncodeRequest,
+        parameters: text_encoder_pb2.EncodeParameters,
+        latents: Iterable[WireTensor],
         on_event: Callable[[text_encoder_pb2.EncodeResponse], Any],
         deadline: Deadline,
     ) -> dict[str, WireTensor]:
         """The conditioning tensors by name; every other response goes to `on_event`."""
         stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._channel)
-        call = stub.Encode(request, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+
+        def requests() -> Iterator[text_encoder_pb2.EncodeRequest]:
+            yield text_encoder_pb2.EncodeRequest(parameters=parameters)
+            for chunk in _chunks(latents):
+                yield text_encoder_pb2.EncodeRequest(tensor=chunk)
+
+        call = stub.Encode(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         return await self.tensors(call, on_event)
 
 

@@ -34,7 +34,7 @@ KEY_SCALES = frozenset(
 
 
 class PromptRequest(Protocol):
-    """The fields by which `GenerateRequest` and `EncodeRequest` say what the music should be."""
+    """The fields by which `GenerateRequest` and `EncodeParameters` say what the music should be."""
 
     @property
     def caption(self) -> str: ...

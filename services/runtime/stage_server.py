@@ -178,4 +178,7 @@ def model_to_pb(model: ModelFacts) -> stage_pb2.Model:
         sample_rate_hz=model.sample_rate_hz,
         hop_sample_count=model.hop_sample_count,
         is_untrained=model.is_untrained,
+        knows_tracks=model.knows_tracks,
+        audio_code_count=model.audio_code_count,
+        frames_per_audio_code=model.frames_per_audio_code,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import grpc.aio
 
@@ -12,6 +12,7 @@ from acestage.checkpoints import ModelFacts
 from acestage.checks import Checks
 from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
 from acestage.protos.text_encoder.v1 import text_encoder_pb2_grpc
+from services.runtime import tensor_requests
 from services.runtime.messages import Message
 from services.runtime.request_limits import MAX_FRAME_COUNT, check_prompt, check_quantization
 from services.runtime.stage_events import relay
@@ -27,8 +28,11 @@ class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
     def __init__(self, runner: StageRunner) -> None:
         self._runner = runner
 
-    async def Encode(self, request: pb.EncodeRequest, context: Context) -> None:  # type: ignore[override]
-        job = job_from_pb(request)
+    async def Encode(  # type: ignore[override]
+        self, request_iterator: AsyncIterator[pb.EncodeRequest], context: Context
+    ) -> None:
+        parameters, _ = await tensor_requests.read(request_iterator)
+        job = job_from_pb(parameters)
         await relay(self._runner, job, context, pb.EncodeResponse, _results)
 
 
@@ -36,7 +40,7 @@ def add_servicer(runner: StageRunner, model: ModelFacts, server: grpc.aio.Server
     text_encoder_pb2_grpc.add_TextEncoderServiceServicer_to_server(TextEncoderServicer(runner), server)
 
 
-def job_from_pb(request: pb.EncodeRequest) -> Message:
+def job_from_pb(request: pb.EncodeParameters) -> Message:
     """The worker's job; raises `InvalidArgumentError` with every wrong field."""
     checks = Checks()
     check_prompt(checks, request)

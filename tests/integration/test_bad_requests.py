@@ -228,13 +228,14 @@ def decode_violations(
     ],
 )
 def test_a_wrong_prompt_is_named(turbo_stack: RunningStack, field: str, changes: dict[str, Any]) -> None:
-    request = text_encoder_pb2.EncodeRequest(
+    parameters = text_encoder_pb2.EncodeParameters(
         **{"caption": "piano", "frame_count": 250, "duration_s": 10.0} | changes
     )
+    request = text_encoder_pb2.EncodeRequest(parameters=parameters)
     with grpc.insecure_channel(turbo_stack.address("text_encoder")) as channel:
         stub = text_encoder_pb2_grpc.TextEncoderServiceStub(channel)
         with pytest.raises(grpc.RpcError) as caught:
-            list(stub.Encode(request, timeout=60))
+            list(stub.Encode(iter([request]), timeout=60))
         error = from_rpc_error(caught.value, target="text_encoder")
     assert isinstance(error, InvalidArgumentError)
     assert [violation.field for violation in error.violations] == [field]

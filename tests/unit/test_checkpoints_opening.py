@@ -57,6 +57,9 @@ def test_facts_of_a_pipeline(pristine: Path) -> None:
         hop_sample_count=1920,
         condition_width=64,
         is_untrained=True,
+        knows_tracks=True,
+        audio_code_count=64_000,
+        frames_per_audio_code=5,
     )
 
 

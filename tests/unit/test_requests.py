@@ -8,7 +8,7 @@ from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from acestage.protos.stage.v1.stage_pb2 import Model
-from acestage.protos.text_encoder.v1.text_encoder_pb2 import EncodeRequest
+from acestage.protos.text_encoder.v1.text_encoder_pb2 import EncodeParameters
 from services.orchestrator import requests
 from services.runtime.request_limits import check_prompt
 
@@ -69,7 +69,7 @@ def test_a_bad_value_is_refused_and_named(field: str, value: object) -> None:
     assert field in {violation.field for violation in caught.value.violations}
 
 
-PROMPTS = (GenerateRequest, EncodeRequest)
+PROMPTS = (GenerateRequest, EncodeParameters)
 
 
 @pytest.mark.parametrize("kind", PROMPTS)
@@ -88,7 +88,7 @@ PROMPTS = (GenerateRequest, EncodeRequest)
     ],
 )
 def test_a_bad_prompt_is_named_in_either_request(
-    kind: type[GenerateRequest | EncodeRequest], field: str, value: object
+    kind: type[GenerateRequest | EncodeParameters], field: str, value: object
 ) -> None:
     checks = Checks()
     check_prompt(checks, kind(**{"caption": "piano", field: value}))  # type: ignore[arg-type]
@@ -107,7 +107,7 @@ def test_a_bad_prompt_is_named_in_either_request(
     ],
 )
 def test_a_good_prompt_is_accepted_in_either_request(
-    kind: type[GenerateRequest | EncodeRequest], fields: dict[str, object]
+    kind: type[GenerateRequest | EncodeParameters], fields: dict[str, object]
 ) -> None:
     checks = Checks()
     check_prompt(checks, kind(**{"caption": "piano"} | fields))  # type: ignore[arg-type]

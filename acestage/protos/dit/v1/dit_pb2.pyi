@@ -62,6 +62,11 @@ class DenoiseParameters(_message.Message):
     CFG_INTERVAL_END_FIELD_NUMBER: _builtins.int
     TIMESTEPS_FIELD_NUMBER: _builtins.int
     QUANTIZATION_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    AUDIO_COVER_STRENGTH_FIELD_NUMBER: _builtins.int
+    COVER_NOISE_STRENGTH_FIELD_NUMBER: _builtins.int
+    INFER_METHOD_FIELD_NUMBER: _builtins.int
+    ADAPTERS_FIELD_NUMBER: _builtins.int
     step_count: _builtins.int
     """Denoising steps, at least 1."""
     shift: _builtins.float
@@ -73,6 +78,14 @@ class DenoiseParameters(_message.Message):
     cfg_interval_end: _builtins.float
     quantization: _builtins.str
     """"none", "int8", or empty: int8 where the device cannot hold the weights otherwise."""
+    model: _builtins.str
+    """The model's name; empty means the stage's first."""
+    audio_cover_strength: _builtins.float
+    """Below 1 every step is a blend with what "plain_hidden_states" gives; 1 when unset."""
+    cover_noise_strength: _builtins.float
+    """Above 0 the work starts from the noised source, at the timestep nearest to 1 minus this."""
+    infer_method: _builtins.str
+    """"ode" or "sde"; empty means "ode"."""
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """One item of the batch for each seed: noise is drawn on the CPU in float32."""
@@ -81,6 +94,8 @@ class DenoiseParameters(_message.Message):
     def timesteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Overrides step_count and shift where given: falling values in (0, 1]."""
 
+    @_builtins.property
+    def adapters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adapter]: ...
     def __init__(
         self,
         *,
@@ -92,14 +107,49 @@ class DenoiseParameters(_message.Message):
         cfg_interval_end: _builtins.float = ...,
         timesteps: _abc.Iterable[_builtins.float] | None = ...,
         quantization: _builtins.str = ...,
+        model: _builtins.str = ...,
+        audio_cover_strength: _builtins.float | None = ...,
+        cover_noise_strength: _builtins.float = ...,
+        infer_method: _builtins.str = ...,
+        adapters: _abc.Iterable[Global___Adapter] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_audio_cover_strength", b"_audio_cover_strength", "audio_cover_strength", b"audio_cover_strength"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "guidance_scale", b"guidance_scale", "quantization", b"quantization", "seeds", b"seeds", "shift", b"shift", "step_count", b"step_count", "timesteps", b"timesteps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audio_cover_strength", b"_audio_cover_strength", "adapters", b"adapters", "audio_cover_strength", b"audio_cover_strength", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "cover_noise_strength", b"cover_noise_strength", "guidance_scale", b"guidance_scale", "infer_method", b"infer_method", "model", b"model", "quantization", b"quantization", "seeds", b"seeds", "shift", b"shift", "step_count", b"step_count", "timesteps", b"timesteps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__audio_cover_strength: _TypeAlias = _typing.Literal["audio_cover_strength"]  # noqa: Y015
+    _WhichOneofArgType__audio_cover_strength: _TypeAlias = _typing.Literal["_audio_cover_strength", b"_audio_cover_strength"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__audio_cover_strength) -> _WhichOneofReturnType__audio_cover_strength | None: ...
 
 Global___DenoiseParameters: _TypeAlias = DenoiseParameters  # noqa: Y015
+
+@_typing.final
+class Adapter(_message.Message):
+    """A LoRA adapter of the stage's adapters folder."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its file or folder there, without the ending of a file."""
+    scale: _builtins.float
+    """How much of it, -4 to 4; 1 when unset."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        scale: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "scale", b"scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scale", b"_scale", "name", b"name", "scale", b"scale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scale: _TypeAlias = _typing.Literal["scale"]  # noqa: Y015
+    _WhichOneofArgType__scale: _TypeAlias = _typing.Literal["_scale", b"_scale"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scale) -> _WhichOneofReturnType__scale | None: ...
+
+Global___Adapter: _TypeAlias = Adapter  # noqa: Y015
 
 @_typing.final
 class DenoiseResponse(_message.Message):

@@ -48,8 +48,9 @@ class DitServiceServicer:
 
     def Denoise(self, request_iterator, context):
         """Denoises. The first request carries `parameters`, the others the tensors that
-        TextEncoderService.Encode returned. The response stream reports every step, sends the tensor
-        "latents" [seeds, frames, channels], and ends with a report.
+        TextEncoderService.Encode returned and, where `cover_noise_strength` is above 0, "source_latents"
+        [1, frames, channels]. The response stream reports every step, sends the tensor "latents"
+        [seeds, frames, channels], and ends with a report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

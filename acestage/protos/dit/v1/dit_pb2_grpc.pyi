@@ -35,8 +35,9 @@ class DitServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DitServiceAsyncStub: ...
     Denoise: _grpc.StreamStreamMultiCallable[_dit_pb2.DenoiseRequest, _dit_pb2.DenoiseResponse]
     """Denoises. The first request carries `parameters`, the others the tensors that
-    TextEncoderService.Encode returned. The response stream reports every step, sends the tensor
-    "latents" [seeds, frames, channels], and ends with a report.
+    TextEncoderService.Encode returned and, where `cover_noise_strength` is above 0, "source_latents"
+    [1, frames, channels]. The response stream reports every step, sends the tensor "latents"
+    [seeds, frames, channels], and ends with a report.
     """
 
 @_typing.type_check_only
@@ -46,8 +47,9 @@ class DitServiceAsyncStub(DitServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Denoise: _aio.StreamStreamMultiCallable[_dit_pb2.DenoiseRequest, _dit_pb2.DenoiseResponse]  # type: ignore[assignment]
     """Denoises. The first request carries `parameters`, the others the tensors that
-    TextEncoderService.Encode returned. The response stream reports every step, sends the tensor
-    "latents" [seeds, frames, channels], and ends with a report.
+    TextEncoderService.Encode returned and, where `cover_noise_strength` is above 0, "source_latents"
+    [1, frames, channels]. The response stream reports every step, sends the tensor "latents"
+    [seeds, frames, channels], and ends with a report.
     """
 
 class DitServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -60,8 +62,9 @@ class DitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_dit_pb2.DenoiseResponse], _abc.AsyncIterator[_dit_pb2.DenoiseResponse]]:
         """Denoises. The first request carries `parameters`, the others the tensors that
-        TextEncoderService.Encode returned. The response stream reports every step, sends the tensor
-        "latents" [seeds, frames, channels], and ends with a report.
+        TextEncoderService.Encode returned and, where `cover_noise_strength` is above 0, "source_latents"
+        [1, frames, channels]. The response stream reports every step, sends the tensor "latents"
+        [seeds, frames, channels], and ends with a report.
         """
 
 def add_DitServiceServicer_to_server(servicer: DitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -22,6 +22,7 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from acestage.protos.dit.v1 import dit_pb2 as acestage_dot_dit_dot_v1_dot_dit__pb2
 from acestage.protos.lease.v1 import lease_pb2 as acestage_dot_lease_dot_v1_dot_lease__pb2
 from acestage.protos.stage.v1 import stage_pb2 as acestage_dot_stage_dot_v1_dot_stage__pb2
 from acestage.protos.vae.v1 import vae_pb2 as acestage_dot_vae_dot_v1_dot_vae__pb2
@@ -29,53 +30,69 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'acestage/generation/v1/generation.proto\x12\x16\x61\x63\x65stage.generation.v1\x1a\x1d\x61\x63\x65stage/lease/v1/lease.proto\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x19\x61\x63\x65stage/vae/v1/vae.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x05\n\x0fGenerateRequest\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x15\n\x08language\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nduration_s\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03\x62pm\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x16\n\tkey_scale\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x1b\n\x0etime_signature\x18\x07 \x01(\tH\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x05\x88\x01\x01\x12\x17\n\nstep_count\x18\t \x01(\x05H\x06\x88\x01\x01\x12\x12\n\x05shift\x18\n \x01(\x01H\x07\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x0b \x01(\x01H\x08\x88\x01\x01\x12\x1f\n\x12\x63\x66g_interval_start\x18\x0c \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10\x63\x66g_interval_end\x18\r \x01(\x01H\n\x88\x01\x01\x12\x11\n\ttimesteps\x18\x0e \x03(\x01\x12\x18\n\x0binstruction\x18\x0f \x01(\tH\x0b\x88\x01\x01\x12\x17\n\nbatch_size\x18\x10 \x01(\x05H\x0c\x88\x01\x01\x12\r\n\x05\x63lamp\x18\x11 \x01(\x08\x12\x19\n\x0cquantization\x18\x12 \x01(\tH\r\x88\x01\x01\x42\x0b\n\t_languageB\r\n\x0b_duration_sB\x06\n\x04_bpmB\x0c\n\n_key_scaleB\x11\n\x0f_time_signatureB\x07\n\x05_seedB\r\n\x0b_step_countB\x08\n\x06_shiftB\x11\n\x0f_guidance_scaleB\x15\n\x13_cfg_interval_startB\x13\n\x11_cfg_interval_endB\x0e\n\x0c_instructionB\r\n\x0b_batch_sizeB\x0f\n\r_quantization\"\xb5\x03\n\x10GenerateResponse\x12\x33\n\x06queued\x18\x01 \x01(\x0b\x32!.acestage.generation.v1.JobQueuedH\x00\x12=\n\rstage_waiting\x18\x02 \x01(\x0b\x32$.acestage.generation.v1.StageWaitingH\x00\x12=\n\rstage_started\x18\x03 \x01(\x0b\x32$.acestage.generation.v1.StageStartedH\x00\x12\x39\n\x08progress\x18\x04 \x01(\x0b\x32%.acestage.generation.v1.StageProgressH\x00\x12\x41\n\x0fstage_completed\x18\x05 \x01(\x0b\x32&.acestage.generation.v1.StageCompletedH\x00\x12,\n\x05\x61udio\x18\x06 \x01(\x0b\x32\x1b.acestage.vae.v1.AudioChunkH\x00\x12\x39\n\tcompleted\x18\x07 \x01(\x0b\x32$.acestage.generation.v1.JobCompletedH\x00\x42\x07\n\x05\x65vent\"-\n\tJobQueued\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\"/\n\x0cStageWaiting\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\"O\n\x0cStageStarted\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x30\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStarted\"G\n\rStageProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\ndone_count\x18\x02 \x01(\x05\x12\x13\n\x0btotal_count\x18\x03 \x01(\x05\"O\n\x0eStageCompleted\x12\r\n\x05stage\x18\x01 \x01(\t\x12.\n\x06report\x18\x02 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReport\"\xce\x02\n\x0cJobCompleted\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12-\n\x06tracks\x18\x02 \x03(\x0b\x32\x1d.acestage.generation.v1.Track\x12\x32\n\x08settings\x18\x03 \x01(\x0b\x32 .acestage.generation.v1.Settings\x12-\n\ntotal_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08run_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12=\n\x13orchestrator_memory\x18\x06 \x01(\x0b\x32 .acestage.stage.v1.ProcessMemory\x12\x30\n\x07\x63lamped\x18\x07 \x03(\x0b\x32\x1f.acestage.generation.v1.Clamped\"Y\n\x07\x43lamped\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x11\n\trequested\x18\x02 \x01(\x01\x12,\n\x05limit\x18\x03 \x01(\x0b\x32\x1d.acestage.generation.v1.Limit\"&\n\x05Limit\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0e\n\x06source\x18\x02 \x01(\t\"\xc1\x01\n\x05Track\x12\x12\n\nitem_index\x18\x01 \x01(\x05\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x14\n\x0csample_count\x18\x03 \x01(\x03\x12\x15\n\rchannel_count\x18\x04 \x01(\x05\x12\x16\n\x0esample_rate_hz\x18\x05 \x01(\x05\x12\x0c\n\x04gain\x18\x06 \x01(\x02\x12\x0c\n\x04peak\x18\x07 \x01(\x02\x12\x0b\n\x03rms\x18\x08 \x01(\x02\x12\x16\n\x0esamples_sha256\x18\t \x01(\x0c\x12\x10\n\x08warnings\x18\n \x03(\t\"\xaf\x03\n\x08Settings\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x12\n\nduration_s\x18\x04 \x01(\x01\x12\x10\n\x03\x62pm\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tkey_scale\x18\x06 \x01(\t\x12\x16\n\x0etime_signature\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12\x12\n\nstep_count\x18\t \x01(\x05\x12\r\n\x05shift\x18\n \x01(\x01\x12\x16\n\x0eguidance_scale\x18\x0b \x01(\x01\x12\x1a\n\x12\x63\x66g_interval_start\x18\x0c \x01(\x01\x12\x18\n\x10\x63\x66g_interval_end\x18\r \x01(\x01\x12\x11\n\ttimesteps\x18\x0e \x03(\x01\x12\x13\n\x0binstruction\x18\x0f \x01(\t\x12\x12\n\nbatch_size\x18\x10 \x01(\x05\x12\'\n\x05model\x18\x11 \x01(\x0b\x32\x18.acestage.stage.v1.Model\x12\x0e\n\x06\x64\x65vice\x18\x12 \x01(\t\x12\r\n\x05\x64type\x18\x13 \x01(\t\x12\x14\n\x0cquantization\x18\x14 \x01(\tB\x06\n\x04_bpm\"\x12\n\x10GetStatusRequest\"\xea\x02\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x06stages\x18\x03 \x03(\x0b\x32#.acestage.generation.v1.StageStatus\x12\x35\n\x06ledger\x18\x04 \x01(\x0b\x32%.acestage.lease.v1.ListLeasesResponse\x12\x32\n\x05queue\x18\x05 \x01(\x0b\x32#.acestage.generation.v1.QueueStatus\x12=\n\x13orchestrator_memory\x18\x06 \x01(\x0b\x32 .acestage.stage.v1.ProcessMemory\x12\x35\n\x0brecent_jobs\x18\x07 \x03(\x0b\x32 .acestage.generation.v1.EndedJob\"\xb0\x01\n\x08\x45ndedJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\ntotal_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07outcome\x18\x04 \x01(\t\x12\x12\n\nduration_s\x18\x05 \x01(\x01\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\"\x12\n\x10GetLimitsRequest\"\x89\x02\n\x11GetLimitsResponse\x12\x35\n\x0emax_duration_s\x18\x01 \x01(\x0b\x32\x1d.acestage.generation.v1.Limit\x12\x35\n\x0emax_batch_size\x18\x02 \x01(\x0b\x32\x1d.acestage.generation.v1.Limit\x12\x43\n\x0flanguage_models\x18\x03 \x03(\x0b\x32*.acestage.generation.v1.LanguageModelLimit\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x14\n\x0c\x64\x65vice_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04tier\x18\x06 \x01(\t\x12\r\n\x05\x62\x61sis\x18\x07 \x01(\t\"F\n\x12LanguageModelLimit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_allowed\x18\x02 \x01(\x08\x12\x0e\n\x06source\x18\x03 \x01(\t\"\x86\x01\n\x0bStageStatus\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x12\n\nis_serving\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x35\n\x04info\x18\x05 \x01(\x0b\x32\'.acestage.stage.v1.GetStageInfoResponse\"\x9b\x01\n\x0bQueueStatus\x12\x15\n\rrunning_count\x18\x01 \x01(\x05\x12\x14\n\x0cqueued_count\x18\x02 \x01(\x05\x12\x17\n\x0fqueue_max_count\x18\x03 \x01(\x05\x12\x17\n\x0fsucceeded_count\x18\x04 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x05 \x01(\x03\x12\x17\n\x0f\x63\x61ncelled_count\x18\x06 \x01(\x03\x32\xb8\x02\n\x11GenerationService\x12_\n\x08Generate\x12\'.acestage.generation.v1.GenerateRequest\x1a(.acestage.generation.v1.GenerateResponse0\x01\x12`\n\tGetStatus\x12(.acestage.generation.v1.GetStatusRequest\x1a).acestage.generation.v1.GetStatusResponse\x12`\n\tGetLimits\x12(.acestage.generation.v1.GetLimitsRequest\x1a).acestage.generation.v1.GetLimitsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'acestage/generation/v1/generation.proto\x12\x16\x61\x63\x65stage.generation.v1\x1a\x19\x61\x63\x65stage/dit/v1/dit.proto\x1a\x1d\x61\x63\x65stage/lease/v1/lease.proto\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x19\x61\x63\x65stage/vae/v1/vae.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xde\x08\n\x0fGenerateRequest\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x15\n\x08language\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x17\n\nduration_s\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x10\n\x03\x62pm\x18\x05 \x01(\x05H\x02\x88\x01\x01\x12\x16\n\tkey_scale\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x1b\n\x0etime_signature\x18\x07 \x01(\tH\x04\x88\x01\x01\x12\x11\n\x04seed\x18\x08 \x01(\x03H\x05\x88\x01\x01\x12\x17\n\nstep_count\x18\t \x01(\x05H\x06\x88\x01\x01\x12\x12\n\x05shift\x18\n \x01(\x01H\x07\x88\x01\x01\x12\x1b\n\x0eguidance_scale\x18\x0b \x01(\x01H\x08\x88\x01\x01\x12\x1f\n\x12\x63\x66g_interval_start\x18\x0c \x01(\x01H\t\x88\x01\x01\x12\x1d\n\x10\x63\x66g_interval_end\x18\r \x01(\x01H\n\x88\x01\x01\x12\x11\n\ttimesteps\x18\x0e \x03(\x01\x12\x18\n\x0binstruction\x18\x0f \x01(\tH\x0b\x88\x01\x01\x12\x17\n\nbatch_size\x18\x10 \x01(\x05H\x0c\x88\x01\x01\x12\r\n\x05\x63lamp\x18\x11 \x01(\x08\x12\x19\n\x0cquantization\x18\x12 \x01(\tH\r\x88\x01\x01\x12\x0c\n\x04task\x18\x13 \x01(\t\x12\x11\n\tsource_id\x18\x14 \x01(\t\x12\x14\n\x0creference_id\x18\x15 \x01(\t\x12\x13\n\x0b\x61udio_codes\x18\x16 \x01(\t\x12!\n\x14\x61udio_cover_strength\x18\x17 \x01(\x01H\x0e\x88\x01\x01\x12!\n\x14\x63over_noise_strength\x18\x18 \x01(\x01H\x0f\x88\x01\x01\x12\x1c\n\x0frepaint_start_s\x18\x19 \x01(\x01H\x10\x88\x01\x01\x12\x1a\n\rrepaint_end_s\x18\x1a \x01(\x01H\x11\x88\x01\x01\x12\x12\n\ntrack_name\x18\x1b \x01(\t\x12\x15\n\rtrack_classes\x18\x1c \x03(\t\x12\x14\n\x0cinfer_method\x18\x1d \x01(\t\x12\r\n\x05seeds\x18\x1e \x03(\x03\x12*\n\x08\x61\x64\x61pters\x18\x1f \x03(\x0b\x32\x18.acestage.dit.v1.Adapter\x12\r\n\x05model\x18  \x01(\t\x12\x0f\n\x07preview\x18! \x01(\x08\x12\x10\n\x08\x64\x65tached\x18\" \x01(\x08\x42\x0b\n\t_languageB\r\n\x0b_duration_sB\x06\n\x04_bpmB\x0c\n\n_key_scaleB\x11\n\x0f_time_signatureB\x07\n\x05_seedB\r\n\x0b_step_countB\x08\n\x06_shiftB\x11\n\x0f_guidance_scaleB\x15\n\x13_cfg_interval_startB\x13\n\x11_cfg_interval_endB\x0e\n\x0c_instructionB\r\n\x0b_batch_sizeB\x0f\n\r_quantizationB\x17\n\x15_audio_cover_strengthB\x17\n\x15_cover_noise_strengthB\x12\n\x10_repaint_start_sB\x10\n\x0e_repaint_end_s\"\"\n\x10\x41ttachJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"L\n\x11\x41ttachJobResponse\x12\x37\n\x05\x65vent\x18\x01 \x01(\x0b\x32(.acestage.generation.v1.GenerateResponse\"\"\n\x10\x43\x61ncelJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"$\n\x11\x43\x61ncelJobResponse\x12\x0f\n\x07outcome\x18\x01 \x01(\t\"8\n\x14GetAudioCodesRequest\x12\x11\n\tsource_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\"@\n\x15GetAudioCodesResponse\x12\x13\n\x0b\x61udio_codes\x18\x01 \x01(\t\x12\x12\n\ncode_count\x18\x02 \x01(\x05\"\xb2\x04\n\x10GenerateResponse\x12\x33\n\x06queued\x18\x01 \x01(\x0b\x32!.acestage.generation.v1.JobQueuedH\x00\x12=\n\rstage_waiting\x18\x02 \x01(\x0b\x32$.acestage.generation.v1.StageWaitingH\x00\x12=\n\rstage_started\x18\x03 \x01(\x0b\x32$.acestage.generation.v1.StageStartedH\x00\x12\x39\n\x08progress\x18\x04 \x01(\x0b\x32%.acestage.generation.v1.StageProgressH\x00\x12\x41\n\x0fstage_completed\x18\x05 \x01(\x0b\x32&.acestage.generation.v1.StageCompletedH\x00\x12,\n\x05\x61udio\x18\x06 \x01(\x0b\x32\x1b.acestage.vae.v1.AudioChunkH\x00\x12\x39\n\tcompleted\x18\x07 \x01(\x0b\x32$.acestage.generation.v1.JobCompletedH\x00\x12\x34\n\rpreview_audio\x18\x08 \x01(\x0b\x32\x1b.acestage.vae.v1.AudioChunkH\x00\x12\x45\n\x11preview_completed\x18\t \x01(\x0b\x32(.acestage.generation.v1.PreviewCompletedH\x00\x42\x07\n\x05\x65vent\"-\n\tJobQueued\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\"/\n\x0cStageWaiting\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x10\n\x08position\x18\x02 \x01(\x05\"O\n\x0cStageStarted\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x30\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStarted\"G\n\rStageProgress\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x12\n\ndone_count\x18\x02 \x01(\x05\x12\x13\n\x0btotal_count\x18\x03 \x01(\x05\"O\n\x0eStageCompleted\x12\r\n\x05stage\x18\x01 \x01(\t\x12.\n\x06report\x18\x02 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReport\"U\n\x10PreviewCompleted\x12-\n\x06tracks\x18\x01 \x03(\x0b\x32\x1d.acestage.generation.v1.Track\x12\x12\n\nstep_count\x18\x02 \x01(\x05\"O\n\nDecodeCost\x12\x12\n\ntile_count\x18\x01 \x01(\x05\x12\x13\n\x0b\x66rame_count\x18\x02 \x01(\x03\x12\x18\n\x10halo_frame_count\x18\x03 \x01(\x03\"\x87\x03\n\x0cJobCompleted\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12-\n\x06tracks\x18\x02 \x03(\x0b\x32\x1d.acestage.generation.v1.Track\x12\x32\n\x08settings\x18\x03 \x01(\x0b\x32 .acestage.generation.v1.Settings\x12-\n\ntotal_time\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12+\n\x08run_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12=\n\x13orchestrator_memory\x18\x06 \x01(\x0b\x32 .acestage.stage.v1.ProcessMemory\x12\x30\n\x07\x63lamped\x18\x07 \x03(\x0b\x32\x1f.acestage.generation.v1.Clamped\x12\x37\n\x0b\x64\x65\x63ode_cost\x18\x08 \x01(\x0b\x32\".acestage.generation.v1.DecodeCost\"Y\n\x07\x43lamped\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x11\n\trequested\x18\x02 \x01(\x01\x12,\n\x05limit\x18\x03 \x01(\x0b\x32\x1d.acestage.generation.v1.Limit\"&\n\x05Limit\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0e\n\x06source\x18\x02 \x01(\t\"\xc1\x01\n\x05Track\x12\x12\n\nitem_index\x18\x01 \x01(\x05\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\x14\n\x0csample_count\x18\x03 \x01(\x03\x12\x15\n\rchannel_count\x18\x04 \x01(\x05\x12\x16\n\x0esample_rate_hz\x18\x05 \x01(\x05\x12\x0c\n\x04gain\x18\x06 \x01(\x02\x12\x0c\n\x04peak\x18\x07 \x01(\x02\x12\x0b\n\x03rms\x18\x08 \x01(\x02\x12\x16\n\x0esamples_sha256\x18\t \x01(\x0c\x12\x10\n\x08warnings\x18\n \x03(\t\"\x93\x06\n\x08Settings\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x12\n\nduration_s\x18\x04 \x01(\x01\x12\x10\n\x03\x62pm\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tkey_scale\x18\x06 \x01(\t\x12\x16\n\x0etime_signature\x18\x07 \x01(\t\x12\x0c\n\x04seed\x18\x08 \x01(\x03\x12\x12\n\nstep_count\x18\t \x01(\x05\x12\r\n\x05shift\x18\n \x01(\x01\x12\x16\n\x0eguidance_scale\x18\x0b \x01(\x01\x12\x1a\n\x12\x63\x66g_interval_start\x18\x0c \x01(\x01\x12\x18\n\x10\x63\x66g_interval_end\x18\r \x01(\x01\x12\x11\n\ttimesteps\x18\x0e \x03(\x01\x12\x13\n\x0binstruction\x18\x0f \x01(\t\x12\x12\n\nbatch_size\x18\x10 \x01(\x05\x12\'\n\x05model\x18\x11 \x01(\x0b\x32\x18.acestage.stage.v1.Model\x12\x0e\n\x06\x64\x65vice\x18\x12 \x01(\t\x12\r\n\x05\x64type\x18\x13 \x01(\t\x12\x14\n\x0cquantization\x18\x14 \x01(\t\x12\x0c\n\x04task\x18\x15 \x01(\t\x12\x11\n\tsource_id\x18\x16 \x01(\t\x12\x14\n\x0creference_id\x18\x17 \x01(\t\x12\x13\n\x0b\x61udio_codes\x18\x18 \x01(\t\x12\x1c\n\x14\x61udio_cover_strength\x18\x19 \x01(\x01\x12\x1c\n\x14\x63over_noise_strength\x18\x1a \x01(\x01\x12\x1c\n\x0frepaint_start_s\x18\x1b \x01(\x01H\x01\x88\x01\x01\x12\x1a\n\rrepaint_end_s\x18\x1c \x01(\x01H\x02\x88\x01\x01\x12\x12\n\ntrack_name\x18\x1d \x01(\t\x12\x15\n\rtrack_classes\x18\x1e \x03(\t\x12\x14\n\x0cinfer_method\x18\x1f \x01(\t\x12\r\n\x05seeds\x18  \x03(\x03\x12*\n\x08\x61\x64\x61pters\x18! \x03(\x0b\x32\x18.acestage.dit.v1.AdapterB\x06\n\x04_bpmB\x12\n\x10_repaint_start_sB\x10\n\x0e_repaint_end_s\"\x12\n\x10GetStatusRequest\"\xea\x02\n\x11GetStatusResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12.\n\nstart_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x06stages\x18\x03 \x03(\x0b\x32#.acestage.generation.v1.StageStatus\x12\x35\n\x06ledger\x18\x04 \x01(\x0b\x32%.acestage.lease.v1.ListLeasesResponse\x12\x32\n\x05queue\x18\x05 \x01(\x0b\x32#.acestage.generation.v1.QueueStatus\x12=\n\x13orchestrator_memory\x18\x06 \x01(\x0b\x32 .acestage.stage.v1.ProcessMemory\x12\x35\n\x0brecent_jobs\x18\x07 \x03(\x0b\x32 .acestage.generation.v1.EndedJob\"\xb0\x01\n\x08\x45ndedJob\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12,\n\x08\x65nd_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\ntotal_time\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0f\n\x07outcome\x18\x04 \x01(\t\x12\x12\n\nduration_s\x18\x05 \x01(\x01\x12\x12\n\nbatch_size\x18\x06 \x01(\x05\"\x12\n\x10GetLimitsRequest\"\x89\x02\n\x11GetLimitsResponse\x12\x35\n\x0emax_duration_s\x18\x01 \x01(\x0b\x32\x1d.acestage.generation.v1.Limit\x12\x35\n\x0emax_batch_size\x18\x02 \x01(\x0b\x32\x1d.acestage.generation.v1.Limit\x12\x43\n\x0flanguage_models\x18\x03 \x03(\x0b\x32*.acestage.generation.v1.LanguageModelLimit\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x14\n\x0c\x64\x65vice_bytes\x18\x05 \x01(\x03\x12\x0c\n\x04tier\x18\x06 \x01(\t\x12\r\n\x05\x62\x61sis\x18\x07 \x01(\t\"F\n\x12LanguageModelLimit\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nis_allowed\x18\x02 \x01(\x08\x12\x0e\n\x06source\x18\x03 \x01(\t\"\x86\x01\n\x0bStageStatus\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x12\n\nis_serving\x18\x03 \x01(\x08\x12\r\n\x05\x65rror\x18\x04 \x01(\t\x12\x35\n\x04info\x18\x05 \x01(\x0b\x32\'.acestage.stage.v1.GetStageInfoResponse\"\x9b\x01\n\x0bQueueStatus\x12\x15\n\rrunning_count\x18\x01 \x01(\x05\x12\x14\n\x0cqueued_count\x18\x02 \x01(\x05\x12\x17\n\x0fqueue_max_count\x18\x03 \x01(\x05\x12\x17\n\x0fsucceeded_count\x18\x04 \x01(\x03\x12\x14\n\x0c\x66\x61iled_count\x18\x05 \x01(\x03\x12\x17\n\x0f\x63\x61ncelled_count\x18\x06 \x01(\x03\x32\xec\x04\n\x11GenerationService\x12_\n\x08Generate\x12\'.acestage.generation.v1.GenerateRequest\x1a(.acestage.generation.v1.GenerateResponse0\x01\x12\x62\n\tAttachJob\x12(.acestage.generation.v1.AttachJobRequest\x1a).acestage.generation.v1.AttachJobResponse0\x01\x12`\n\tCancelJob\x12(.acestage.generation.v1.CancelJobRequest\x1a).acestage.generation.v1.CancelJobResponse\x12l\n\rGetAudioCodes\x12,.acestage.generation.v1.GetAudioCodesRequest\x1a-.acestage.generation.v1.GetAudioCodesResponse\x12`\n\tGetStatus\x12(.acestage.generation.v1.GetStatusRequest\x1a).acestage.generation.v1.GetStatusResponse\x12`\n\tGetLimits\x12(.acestage.generation.v1.GetLimitsRequest\x1a).acestage.generation.v1.GetLimitsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestage.protos.generation.v1.generation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GENERATEREQUEST']._serialized_start=222
-  _globals['_GENERATEREQUEST']._serialized_end=874
-  _globals['_GENERATERESPONSE']._serialized_start=877
-  _globals['_GENERATERESPONSE']._serialized_end=1314
-  _globals['_JOBQUEUED']._serialized_start=1316
-  _globals['_JOBQUEUED']._serialized_end=1361
-  _globals['_STAGEWAITING']._serialized_start=1363
-  _globals['_STAGEWAITING']._serialized_end=1410
-  _globals['_STAGESTARTED']._serialized_start=1412
-  _globals['_STAGESTARTED']._serialized_end=1491
-  _globals['_STAGEPROGRESS']._serialized_start=1493
-  _globals['_STAGEPROGRESS']._serialized_end=1564
-  _globals['_STAGECOMPLETED']._serialized_start=1566
-  _globals['_STAGECOMPLETED']._serialized_end=1645
-  _globals['_JOBCOMPLETED']._serialized_start=1648
-  _globals['_JOBCOMPLETED']._serialized_end=1982
-  _globals['_CLAMPED']._serialized_start=1984
-  _globals['_CLAMPED']._serialized_end=2073
-  _globals['_LIMIT']._serialized_start=2075
-  _globals['_LIMIT']._serialized_end=2113
-  _globals['_TRACK']._serialized_start=2116
-  _globals['_TRACK']._serialized_end=2309
-  _globals['_SETTINGS']._serialized_start=2312
-  _globals['_SETTINGS']._serialized_end=2743
-  _globals['_GETSTATUSREQUEST']._serialized_start=2745
-  _globals['_GETSTATUSREQUEST']._serialized_end=2763
-  _globals['_GETSTATUSRESPONSE']._serialized_start=2766
-  _globals['_GETSTATUSRESPONSE']._serialized_end=3128
-  _globals['_ENDEDJOB']._serialized_start=3131
-  _globals['_ENDEDJOB']._serialized_end=3307
-  _globals['_GETLIMITSREQUEST']._serialized_start=3309
-  _globals['_GETLIMITSREQUEST']._serialized_end=3327
-  _globals['_GETLIMITSRESPONSE']._serialized_start=3330
-  _globals['_GETLIMITSRESPONSE']._serialized_end=3595
-  _globals['_LANGUAGEMODELLIMIT']._serialized_start=3597
-  _globals['_LANGUAGEMODELLIMIT']._serialized_end=3667
-  _globals['_STAGESTATUS']._serialized_start=3670
-  _globals['_STAGESTATUS']._serialized_end=3804
-  _globals['_QUEUESTATUS']._serialized_start=3807
-  _globals['_QUEUESTATUS']._serialized_end=3962
-  _globals['_GENERATIONSERVICE']._serialized_start=3965
-  _globals['_GENERATIONSERVICE']._serialized_end=4277
+  _globals['_GENERATEREQUEST']._serialized_start=249
+  _globals['_GENERATEREQUEST']._serialized_end=1367
+  _globals['_ATTACHJOBREQUEST']._serialized_start=1369
+  _globals['_ATTACHJOBREQUEST']._serialized_end=1403
+  _globals['_ATTACHJOBRESPONSE']._serialized_start=1405
+  _globals['_ATTACHJOBRESPONSE']._serialized_end=1481
+  _globals['_CANCELJOBREQUEST']._serialized_start=1483
+  _globals['_CANCELJOBREQUEST']._serialized_end=1517
+  _globals['_CANCELJOBRESPONSE']._serialized_start=1519
+  _globals['_CANCELJOBRESPONSE']._serialized_end=1555
+  _globals['_GETAUDIOCODESREQUEST']._serialized_start=1557
+  _globals['_GETAUDIOCODESREQUEST']._serialized_end=1613
+  _globals['_GETAUDIOCODESRESPONSE']._serialized_start=1615
+  _globals['_GETAUDIOCODESRESPONSE']._serialized_end=1679
+  _globals['_GENERATERESPONSE']._serialized_start=1682
+  _globals['_GENERATERESPONSE']._serialized_end=2244
+  _globals['_JOBQUEUED']._serialized_start=2246
+  _globals['_JOBQUEUED']._serialized_end=2291
+  _globals['_STAGEWAITING']._serialized_start=2293
+  _globals['_STAGEWAITING']._serialized_end=2340
+  _globals['_STAGESTARTED']._serialized_start=2342
+  _globals['_STAGESTARTED']._serialized_end=2421
+  _globals['_STAGEPROGRESS']._serialized_start=2423
+  _globals['_STAGEPROGRESS']._serialized_end=2494
+  _globals['_STAGECOMPLETED']._serialized_start=2496
+  _globals['_STAGECOMPLETED']._serialized_end=2575
+  _globals['_PREVIEWCOMPLETED']._serialized_start=2577
+  _globals['_PREVIEWCOMPLETED']._serialized_end=2662
+  _globals['_DECODECOST']._serialized_start=2664
+  _globals['_DECODECOST']._serialized_end=2743
+  _globals['_JOBCOMPLETED']._serialized_start=2746
+  _globals['_JOBCOMPLETED']._serialized_end=3137
+  _globals['_CLAMPED']._serialized_start=3139
+  _globals['_CLAMPED']._serialized_end=3228
+  _globals['_LIMIT']._serialized_start=3230
+  _globals['_LIMIT']._serialized_end=3268
+  _globals['_TRACK']._serialized_start=3271
+  _globals['_TRACK']._serialized_end=3464
+  _globals['_SETTINGS']._serialized_start=3467
+  _globals['_SETTINGS']._serialized_end=4254
+  _globals['_GETSTATUSREQUEST']._serialized_start=4256
+  _globals['_GETSTATUSREQUEST']._serialized_end=4274
+  _globals['_GETSTATUSRESPONSE']._serialized_start=4277
+  _globals['_GETSTATUSRESPONSE']._serialized_end=4639
+  _globals['_ENDEDJOB']._serialized_start=4642
+  _globals['_ENDEDJOB']._serialized_end=4818
+  _globals['_GETLIMITSREQUEST']._serialized_start=4820
+  _globals['_GETLIMITSREQUEST']._serialized_end=4838
+  _globals['_GETLIMITSRESPONSE']._serialized_start=4841
+  _globals['_GETLIMITSRESPONSE']._serialized_end=5106
+  _globals['_LANGUAGEMODELLIMIT']._serialized_start=5108
+  _globals['_LANGUAGEMODELLIMIT']._serialized_end=5178
+  _globals['_STAGESTATUS']._serialized_start=5181
+  _globals['_STAGESTATUS']._serialized_end=5315
+  _globals['_QUEUESTATUS']._serialized_start=5318
+  _globals['_QUEUESTATUS']._serialized_end=5473
+  _globals['_GENERATIONSERVICE']._serialized_start=5476
+  _globals['_GENERATIONSERVICE']._serialized_end=6096
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,21 @@ class GenerationServiceStub:
                 request_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.AttachJob = channel.unary_stream(
+                '/acestage.generation.v1.GenerationService/AttachJob',
+                request_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.AttachJobRequest.SerializeToString,
+                response_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.AttachJobResponse.FromString,
+                _registered_method=True)
+        self.CancelJob = channel.unary_unary(
+                '/acestage.generation.v1.GenerationService/CancelJob',
+                request_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.CancelJobRequest.SerializeToString,
+                response_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.CancelJobResponse.FromString,
+                _registered_method=True)
+        self.GetAudioCodes = channel.unary_unary(
+                '/acestage.generation.v1.GenerationService/GetAudioCodes',
+                request_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetAudioCodesRequest.SerializeToString,
+                response_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetAudioCodesResponse.FromString,
+                _registered_method=True)
         self.GetStatus = channel.unary_unary(
                 '/acestage.generation.v1.GenerationService/GetStatus',
                 request_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetStatusRequest.SerializeToString,
@@ -59,7 +74,29 @@ class GenerationServiceServicer:
     def Generate(self, request, context):
         """Generates one song, or several takes of it. The stream reports the place in the queue, every
         stage and step, sends the audio as it is decoded, and ends with `completed`. Cancelling the call
-        stops the work within one step or tile.
+        stops the work within one step or tile, unless the job is `detached`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttachJob(self, request, context):
+        """All events of a job from its first one on: those that were, then those that come. Any number of
+        listeners may attach, also for a while after the job has ended; leaving does not stop the job.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelJob(self, request, context):
+        """Stops a job within one step or tile; returns once it has ended. A job that has ended stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetAudioCodes(self, request, context):
+        """The audio codes of an uploaded audio.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +123,21 @@ def add_GenerationServiceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GenerateRequest.FromString,
                     response_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GenerateResponse.SerializeToString,
+            ),
+            'AttachJob': grpc.unary_stream_rpc_method_handler(
+                    servicer.AttachJob,
+                    request_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.AttachJobRequest.FromString,
+                    response_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.AttachJobResponse.SerializeToString,
+            ),
+            'CancelJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelJob,
+                    request_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.CancelJobRequest.FromString,
+                    response_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.CancelJobResponse.SerializeToString,
+            ),
+            'GetAudioCodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetAudioCodes,
+                    request_deserializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetAudioCodesRequest.FromString,
+                    response_serializer=acestage_dot_generation_dot_v1_dot_generation__pb2.GetAudioCodesResponse.SerializeToString,
             ),
             'GetStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetStatus,
@@ -126,6 +178,87 @@ class GenerationService:
             '/acestage.generation.v1.GenerationService/Generate',
             acestage_dot_generation_dot_v1_dot_generation__pb2.GenerateRequest.SerializeToString,
             acestage_dot_generation_dot_v1_dot_generation__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttachJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/acestage.generation.v1.GenerationService/AttachJob',
+            acestage_dot_generation_dot_v1_dot_generation__pb2.AttachJobRequest.SerializeToString,
+            acestage_dot_generation_dot_v1_dot_generation__pb2.AttachJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/acestage.generation.v1.GenerationService/CancelJob',
+            acestage_dot_generation_dot_v1_dot_generation__pb2.CancelJobRequest.SerializeToString,
+            acestage_dot_generation_dot_v1_dot_generation__pb2.CancelJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetAudioCodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/acestage.generation.v1.GenerationService/GetAudioCodes',
+            acestage_dot_generation_dot_v1_dot_generation__pb2.GetAudioCodesRequest.SerializeToString,
+            acestage_dot_generation_dot_v1_dot_generation__pb2.GetAudioCodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

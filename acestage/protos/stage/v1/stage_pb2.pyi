@@ -325,6 +325,9 @@ class Model(_message.Message):
     SAMPLE_RATE_HZ_FIELD_NUMBER: _builtins.int
     HOP_SAMPLE_COUNT_FIELD_NUMBER: _builtins.int
     IS_UNTRAINED_FIELD_NUMBER: _builtins.int
+    KNOWS_TRACKS_FIELD_NUMBER: _builtins.int
+    AUDIO_CODE_COUNT_FIELD_NUMBER: _builtins.int
+    FRAMES_PER_AUDIO_CODE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The name of the checkpoint's folder, for example "acestep-v15-turbo"."""
     is_turbo: _builtins.bool
@@ -338,6 +341,11 @@ class Model(_message.Message):
     """Samples of audio for one latent frame (1920 in the published models)."""
     is_untrained: _builtins.bool
     """The weights are random: the sound proves the path, it is no music."""
+    knows_tracks: _builtins.bool
+    """It knows the tasks "extract", "lego" and "complete"."""
+    audio_code_count: _builtins.int
+    """How many different audio codes there are, and latent frames for each; 0 without an audio tokenizer."""
+    frames_per_audio_code: _builtins.int
     def __init__(
         self,
         *,
@@ -348,10 +356,13 @@ class Model(_message.Message):
         sample_rate_hz: _builtins.int = ...,
         hop_sample_count: _builtins.int = ...,
         is_untrained: _builtins.bool = ...,
+        knows_tracks: _builtins.bool = ...,
+        audio_code_count: _builtins.int = ...,
+        frames_per_audio_code: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hop_sample_count", b"hop_sample_count", "is_turbo", b"is_turbo", "is_untrained", b"is_untrained", "latent_channel_count", b"latent_channel_count", "latent_frame_rate_hz", b"latent_frame_rate_hz", "name", b"name", "sample_rate_hz", b"sample_rate_hz"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_code_count", b"audio_code_count", "frames_per_audio_code", b"frames_per_audio_code", "hop_sample_count", b"hop_sample_count", "is_turbo", b"is_turbo", "is_untrained", b"is_untrained", "knows_tracks", b"knows_tracks", "latent_channel_count", b"latent_channel_count", "latent_frame_rate_hz", b"latent_frame_rate_hz", "name", b"name", "sample_rate_hz", b"sample_rate_hz"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TextEncoderServiceStub:
-    """Hosts the Qwen3 text encoder and the condition encoder.
+    """Hosts the Qwen3 text encoder, the condition encoder, and the audio tokenizer and detokenizer.
     """
 
     def __init__(self, channel):
@@ -35,24 +35,42 @@ class TextEncoderServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.Encode = channel.unary_stream(
+        self.Encode = channel.stream_stream(
                 '/acestage.text_encoder.v1.TextEncoderService/Encode',
                 request_serializer=acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.EncodeRequest.SerializeToString,
                 response_deserializer=acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.EncodeResponse.FromString,
                 _registered_method=True)
+        self.Tokenize = channel.stream_stream(
+                '/acestage.text_encoder.v1.TextEncoderService/Tokenize',
+                request_serializer=acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.TokenizeRequest.SerializeToString,
+                response_deserializer=acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.TokenizeResponse.FromString,
+                _registered_method=True)
 
 
 class TextEncoderServiceServicer:
-    """Hosts the Qwen3 text encoder and the condition encoder.
+    """Hosts the Qwen3 text encoder, the condition encoder, and the audio tokenizer and detokenizer.
     """
 
-    def Encode(self, request, context):
-        """Encodes one prompt. The response stream reports the wait and the start, sends the tensors below,
-        and ends with a report.
+    def Encode(self, request_iterator, context):
+        """Encodes one prompt. The first request carries `parameters`, the others tensors, if any:
+
+        - "source_latents" [1, frames, channels]: of the source audio; without it the source is silence.
+        - "reference_latents" [1, frames, channels]: of the reference audio; without it silence.
+
+        The response stream reports the wait and the start, sends the tensors below, and ends with a report.
 
         - "encoder_hidden_states" [1, tokens, width]: packed lyrics, timbre and text.
         - "null_condition" [1, 1, width]: the learned unconditional embedding, for guidance.
-        - "context_latents" [1, frames, 2 * channels]: source latents (here: silence) and chunk mask.
+        - "context_latents" [1, frames, 2 * channels]: source latents and chunk mask.
+        - "plain_hidden_states" [1, tokens, width]: where `with_plain` asks for it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Tokenize(self, request_iterator, context):
+        """Audio codes of the tensor "source_latents" [1, frames, channels], which follows the parameters. The
+        response stream ends with a report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,10 +79,15 @@ class TextEncoderServiceServicer:
 
 def add_TextEncoderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'Encode': grpc.unary_stream_rpc_method_handler(
+            'Encode': grpc.stream_stream_rpc_method_handler(
                     servicer.Encode,
                     request_deserializer=acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.EncodeRequest.FromString,
                     response_serializer=acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.EncodeResponse.SerializeToString,
+            ),
+            'Tokenize': grpc.stream_stream_rpc_method_handler(
+                    servicer.Tokenize,
+                    request_deserializer=acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.TokenizeRequest.FromString,
+                    response_serializer=acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.TokenizeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -75,11 +98,11 @@ def add_TextEncoderServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TextEncoderService:
-    """Hosts the Qwen3 text encoder and the condition encoder.
+    """Hosts the Qwen3 text encoder, the condition encoder, and the audio tokenizer and detokenizer.
     """
 
     @staticmethod
-    def Encode(request,
+    def Encode(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -89,12 +112,39 @@ class TextEncoderService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/acestage.text_encoder.v1.TextEncoderService/Encode',
             acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.EncodeRequest.SerializeToString,
             acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.EncodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tokenize(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/acestage.text_encoder.v1.TextEncoderService/Tokenize',
+            acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.TokenizeRequest.SerializeToString,
+            acestage_dot_text__encoder_dot_v1_dot_text__encoder__pb2.TokenizeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -26,7 +26,7 @@ from acestage.protos.stage.v1 import stage_pb2 as acestage_dot_stage_dot_v1_dot_
 from acestage.protos.tensor.v1 import tensor_pb2 as acestage_dot_tensor_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x63\x65stage/vae/v1/vae.proto\x12\x0f\x61\x63\x65stage.vae.v1\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x1f\x61\x63\x65stage/tensor/v1/tensor.proto\"\x83\x01\n\rDecodeRequest\x12\x37\n\nparameters\x18\x01 \x01(\x0b\x32!.acestage.vae.v1.DecodeParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\",\n\x10\x44\x65\x63odeParameters\x12\x18\n\x10tile_frame_count\x18\x01 \x01(\x05\"\x8f\x02\n\x0e\x44\x65\x63odeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12,\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x1b.acestage.vae.v1.AudioChunkH\x00\x12.\n\x04tile\x18\x04 \x01(\x0b\x32\x1e.acestage.vae.v1.TileCompletedH\x00\x12\x30\n\x06report\x18\x05 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent\"1\n\rTileCompleted\x12\x0c\n\x04tile\x18\x01 \x01(\x05\x12\x12\n\ntile_count\x18\x02 \x01(\x05\"v\n\nAudioChunk\x12\x12\n\nitem_index\x18\x01 \x01(\x05\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x03\x12\x0f\n\x07samples\x18\x03 \x01(\x0c\x12\x15\n\rchannel_count\x18\x04 \x01(\x05\x12\x16\n\x0esample_rate_hz\x18\x05 \x01(\x05\x32[\n\nVaeService\x12M\n\x06\x44\x65\x63ode\x12\x1e.acestage.vae.v1.DecodeRequest\x1a\x1f.acestage.vae.v1.DecodeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x63\x65stage/vae/v1/vae.proto\x12\x0f\x61\x63\x65stage.vae.v1\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x1f\x61\x63\x65stage/tensor/v1/tensor.proto\"\x83\x01\n\rDecodeRequest\x12\x37\n\nparameters\x18\x01 \x01(\x0b\x32!.acestage.vae.v1.DecodeParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\"y\n\x10\x44\x65\x63odeParameters\x12\x18\n\x10tile_frame_count\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x03 \x01(\x05\x12\x13\n\x0bstart_frame\x18\x04 \x01(\x05\x12\x12\n\nstop_frame\x18\x05 \x01(\x05\"\x83\x01\n\rEncodeRequest\x12\x37\n\nparameters\x18\x01 \x01(\x0b\x32!.acestage.vae.v1.EncodeParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\";\n\x10\x45ncodeParameters\x12\x18\n\x10tile_frame_count\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\"\x94\x02\n\x0e\x45ncodeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12.\n\x04tile\x18\x03 \x01(\x0b\x32\x1e.acestage.vae.v1.TileCompletedH\x00\x12\x31\n\x06tensor\x18\x04 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x12\x30\n\x06report\x18\x05 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent\"\x8f\x02\n\x0e\x44\x65\x63odeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12,\n\x05\x61udio\x18\x03 \x01(\x0b\x32\x1b.acestage.vae.v1.AudioChunkH\x00\x12.\n\x04tile\x18\x04 \x01(\x0b\x32\x1e.acestage.vae.v1.TileCompletedH\x00\x12\x30\n\x06report\x18\x05 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent\"`\n\rTileCompleted\x12\x0c\n\x04tile\x18\x01 \x01(\x05\x12\x12\n\ntile_count\x18\x02 \x01(\x05\x12\x13\n\x0b\x66rame_count\x18\x03 \x01(\x05\x12\x18\n\x10halo_frame_count\x18\x04 \x01(\x05\"v\n\nAudioChunk\x12\x12\n\nitem_index\x18\x01 \x01(\x05\x12\x14\n\x0cstart_sample\x18\x02 \x01(\x03\x12\x0f\n\x07samples\x18\x03 \x01(\x0c\x12\x15\n\rchannel_count\x18\x04 \x01(\x05\x12\x16\n\x0esample_rate_hz\x18\x05 \x01(\x05\x32\xaa\x01\n\nVaeService\x12M\n\x06\x44\x65\x63ode\x12\x1e.acestage.vae.v1.DecodeRequest\x1a\x1f.acestage.vae.v1.DecodeResponse(\x01\x30\x01\x12M\n\x06\x45ncode\x12\x1e.acestage.vae.v1.EncodeRequest\x1a\x1f.acestage.vae.v1.EncodeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECODEREQUEST']._serialized_start=111
   _globals['_DECODEREQUEST']._serialized_end=242
   _globals['_DECODEPARAMETERS']._serialized_start=244
-  _globals['_DECODEPARAMETERS']._serialized_end=288
-  _globals['_DECODERESPONSE']._serialized_start=291
-  _globals['_DECODERESPONSE']._serialized_end=562
-  _globals['_TILECOMPLETED']._serialized_start=564
-  _globals['_TILECOMPLETED']._serialized_end=613
-  _globals['_AUDIOCHUNK']._serialized_start=615
-  _globals['_AUDIOCHUNK']._serialized_end=733
-  _globals['_VAESERVICE']._serialized_start=735
-  _globals['_VAESERVICE']._serialized_end=826
+  _globals['_DECODEPARAMETERS']._serialized_end=365
+  _globals['_ENCODEREQUEST']._serialized_start=368
+  _globals['_ENCODEREQUEST']._serialized_end=499
+  _globals['_ENCODEPARAMETERS']._serialized_start=501
+  _globals['_ENCODEPARAMETERS']._serialized_end=560
+  _globals['_ENCODERESPONSE']._serialized_start=563
+  _globals['_ENCODERESPONSE']._serialized_end=839
+  _globals['_DECODERESPONSE']._serialized_start=842
+  _globals['_DECODERESPONSE']._serialized_end=1113
+  _globals['_TILECOMPLETED']._serialized_start=1115
+  _globals['_TILECOMPLETED']._serialized_end=1211
+  _globals['_AUDIOCHUNK']._serialized_start=1213
+  _globals['_AUDIOCHUNK']._serialized_end=1331
+  _globals['_VAESERVICE']._serialized_start=1334
+  _globals['_VAESERVICE']._serialized_end=1504
 # @@protoc_insertion_point(module_scope)

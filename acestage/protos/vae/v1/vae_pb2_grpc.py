@@ -40,6 +40,11 @@ class VaeServiceStub:
                 request_serializer=acestage_dot_vae_dot_v1_dot_vae__pb2.DecodeRequest.SerializeToString,
                 response_deserializer=acestage_dot_vae_dot_v1_dot_vae__pb2.DecodeResponse.FromString,
                 _registered_method=True)
+        self.Encode = channel.stream_stream(
+                '/acestage.vae.v1.VaeService/Encode',
+                request_serializer=acestage_dot_vae_dot_v1_dot_vae__pb2.EncodeRequest.SerializeToString,
+                response_deserializer=acestage_dot_vae_dot_v1_dot_vae__pb2.EncodeResponse.FromString,
+                _registered_method=True)
 
 
 class VaeServiceServicer:
@@ -48,7 +53,17 @@ class VaeServiceServicer:
 
     def Decode(self, request_iterator, context):
         """Decodes the tensor "latents" [items, frames, channels] tile by tile, one item after the other,
-        and streams the audio of each tile as soon as it is made. Ends with a report.
+        and streams the audio of each tile as soon as it is made. Latents may come in pieces, and decoding
+        starts as soon as there are enough for a tile. Ends with a report.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Encode(self, request_iterator, context):
+        """Encodes the tensor "audio" [1, samples, channels], float32, whole latent frames long, tile by tile, to
+        the tensor "latents" [1, frames, channels]: the mean of the posterior, so that results repeat. Ends
+        with a report.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +76,11 @@ def add_VaeServiceServicer_to_server(servicer, server):
                     servicer.Decode,
                     request_deserializer=acestage_dot_vae_dot_v1_dot_vae__pb2.DecodeRequest.FromString,
                     response_serializer=acestage_dot_vae_dot_v1_dot_vae__pb2.DecodeResponse.SerializeToString,
+            ),
+            'Encode': grpc.stream_stream_rpc_method_handler(
+                    servicer.Encode,
+                    request_deserializer=acestage_dot_vae_dot_v1_dot_vae__pb2.EncodeRequest.FromString,
+                    response_serializer=acestage_dot_vae_dot_v1_dot_vae__pb2.EncodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -91,6 +111,33 @@ class VaeService:
             '/acestage.vae.v1.VaeService/Decode',
             acestage_dot_vae_dot_v1_dot_vae__pb2.DecodeRequest.SerializeToString,
             acestage_dot_vae_dot_v1_dot_vae__pb2.DecodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Encode(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/acestage.vae.v1.VaeService/Encode',
+            acestage_dot_vae_dot_v1_dot_vae__pb2.EncodeRequest.SerializeToString,
+            acestage_dot_vae_dot_v1_dot_vae__pb2.EncodeResponse.FromString,
             options,
             channel_credentials,
             insecure,
