@@ -40,8 +40,14 @@ class AudioMeter:
         self._square_sum += float(np.square(samples, dtype=np.float64).sum())
         self._digest.update(chunk.samples)
 
-    def track(self, item_index: int, seed: int) -> pb.Track:
-        """The track's description, after its last chunk."""
+    def track(self, item_index: int, seed: int, *, keeps_level: bool = False) -> pb.Track:
+        """The track's description, after its last chunk.
+
+        Args:
+            item_index: of the track in its batch.
+            seed: that made it.
+            keeps_level: the track is not normalised, but made quieter where it is beyond full scale.
+        """
         count = max(self._sample_count * self._channel_count, 1)
         rms = math.sqrt(self._square_sum / count)
         is_finite = math.isfinite(self._peak) and math.isfinite(rms)
@@ -50,13 +56,16 @@ class AudioMeter:
             warnings.append("the audio has samples that are not finite; it was not normalised")
         elif self._peak < SILENCE and rms < SILENCE:
             warnings.append("the audio is silent")
+        elif keeps_level and self._peak > 1:
+            warnings.append(f"the audio was made quieter: its peak was {self._peak:.2f} times full scale")
+        gain = 1.0 / max(self._peak, 1.0) if keeps_level else TARGET_PEAK / max(self._peak, LEAST_PEAK)
         return pb.Track(
             item_index=item_index,
             seed=seed,
             sample_count=self._sample_count,
             channel_count=self._channel_count,
             sample_rate_hz=self._sample_rate_hz,
-            gain=TARGET_PEAK / max(self._peak, LEAST_PEAK) if is_finite else 1.0,
+            gain=gain if is_finite else 1.0,
             peak=self._peak,
             rms=rms,
             samples_sha256=self._digest.digest(),

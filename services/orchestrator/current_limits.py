@@ -28,6 +28,8 @@ class CurrentLimits:
             LanguageModelMemory.of(name, config) for name, config in language_model_configs().items()
         ]
         self._last: dict[str, StageFacts] = {}
+        self.model: stage_pb2.Model | None = None
+        """What the stages said last that they serve; None before."""
 
     async def ask(self, item_count: int) -> Limits:
         """The limits of a request for so many takes; a stage that never answered sets none: its jobs fail."""
@@ -49,7 +51,7 @@ class CurrentLimits:
     def after(self, infos: Iterable[stage_pb2.GetStageInfoResponse], item_count: int) -> Limits:
         """The limits of a request for so many takes, given what the stages just said."""
         for info in infos:
-            self._last[info.stage] = StageFacts.from_pb(info)
+            self._note(info)
         return self._resolve(item_count)
 
     async def _ask_all(self) -> dict[str, AcestageError]:
@@ -63,10 +65,14 @@ class CurrentLimits:
 
     async def _ask(self, stage: StageClient) -> AcestageError | None:
         try:
-            self._last[stage.stage] = StageFacts.from_pb(await stage.info(ASK_TIMEOUT_S))
+            self._note(await stage.info(ASK_TIMEOUT_S))
         except AcestageError as error:
             return error
         return None
+
+    def _note(self, info: stage_pb2.GetStageInfoResponse) -> None:
+        self._last[info.stage] = StageFacts.from_pb(info)
+        self.model = info.model
 
     def _resolve(self, item_count: int) -> Limits:
         facts = (self._last.get(stage.stage) for stage in self._stages)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass
+from dataclasses import replace
 
 from acestage.checks import Checks
 from acestage.errors import VramBudgetExceededError
 from acestage.limits import Clamped, Limits
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
+from services.orchestrator import audio_codes, source_requests
+from services.orchestrator.generation_settings import Adapter, GenerationSettings
 from services.orchestrator.limits import MIN_DURATION_S, MODEL_DURATION, MODEL_LIMITS
+from services.orchestrator.tasks import COVER, TEXT_TO_MUSIC
 from services.runtime.request_limits import MAX_ITEM_COUNT, check_prompt, check_quantization
 
 DEFAULT_DURATION_S = 60.0
@@ -20,79 +23,18 @@ SHIFT = (0.1, 10.0)
 GUIDANCE_SCALE = (0.0, 30.0)
 MAX_SEED = 2**63 - 1 - MAX_ITEM_COUNT
 RANDOM_SEED = -1
+INFER_METHODS = ("ode", "sde")
+MAX_ADAPTER_COUNT = 4
+ADAPTER_SCALE = (-4.0, 4.0)
 
 TURBO_STEPS = 8
 BASE_STEPS = 32
 """Models without distilled guidance need more steps."""
 
 
-@dataclass(frozen=True, slots=True)
-class DenoisedOn:
-    """Where and how the DiT worked in the end."""
-
-    device: str
-    dtype: str
-    quantization: str
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationSettings:
-    """Every setting of a job, defaults filled in. Units and ranges as in `GenerateRequest`."""
-
-    caption: str
-    lyrics: str
-    language: str
-    duration_s: float
-    bpm: int | None
-    key_scale: str
-    time_signature: str
-    seed: int
-    step_count: int
-    shift: float
-    guidance_scale: float
-    cfg_interval: tuple[float, float]
-    timesteps: tuple[float, ...]
-    instruction: str
-    batch_size: int
-    quantization: str
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seed of each item of the batch."""
-        return tuple(self.seed + index for index in range(self.batch_size))
-
-    def frame_count(self, model: Model) -> int:
-        """Latent frames for the duration."""
-        return math.ceil(self.duration_s * model.latent_frame_rate_hz)
-
-    def to_pb(self, model: Model, denoised: DenoisedOn) -> pb.Settings:
-        return pb.Settings(
-            caption=self.caption,
-            lyrics=self.lyrics,
-            language=self.language,
-            duration_s=self.duration_s,
-            bpm=self.bpm,
-            key_scale=self.key_scale,
-            time_signature=self.time_signature,
-            seed=self.seed,
-            step_count=self.step_count,
-            shift=self.shift,
-            guidance_scale=self.guidance_scale,
-            cfg_interval_start=self.cfg_interval[0],
-            cfg_interval_end=self.cfg_interval[1],
-            timesteps=self.timesteps,
-            instruction=self.instruction,
-            batch_size=self.batch_size,
-            model=model,
-            device=denoised.device,
-            dtype=denoised.dtype,
-            quantization=denoised.quantization,
-        )
-
-
 def item_count(request: pb.GenerateRequest) -> int:
     """Takes that `request` asks for, whether or not so many are accepted; at least 1."""
-    return max(1, request.batch_size)
+    return max(1, len(request.seeds) or request.batch_size)
 
 
 def lower(request: pb.GenerateRequest, limits: Limits) -> tuple[pb.GenerateRequest, tuple[Clamped, ...]]:
@@ -102,19 +44,35 @@ def lower(request: pb.GenerateRequest, limits: Limits) -> tuple[pb.GenerateReque
     """
     lowered, clamped = pb.GenerateRequest(), []
     lowered.CopyFrom(request)
-    for field, limit, kind in (
-        ("duration_s", limits.max_duration_s, float),
-        ("batch_size", limits.max_batch_size, int),
-    ):
-        value = getattr(request, field)
-        if request.clamp and math.isfinite(value) and value > limit.value > 0:
-            setattr(lowered, field, kind(limit.value))
-            clamped.append(Clamped(field, value, limit))
+    if not request.clamp:
+        return lowered, ()
+    longest, most_items = limits.max_duration_s, limits.max_batch_size
+    if math.isfinite(request.duration_s) and request.duration_s > longest.value > 0:
+        lowered.duration_s = longest.value
+        clamped.append(Clamped("duration_s", request.duration_s, longest))
+    if request.batch_size > most_items.value > 0:
+        lowered.batch_size = int(most_items.value)
+        clamped.append(Clamped("batch_size", request.batch_size, most_items))
+    if len(request.seeds) > most_items.value > 0:
+        del lowered.seeds[int(most_items.value) :]
+        clamped.append(Clamped("seeds", len(request.seeds), most_items))
     return lowered, tuple(clamped)
 
 
-def check(request: pb.GenerateRequest, limits: Limits = MODEL_LIMITS) -> None:
+def check(
+    request: pb.GenerateRequest,
+    limits: Limits = MODEL_LIMITS,
+    *,
+    model: Model | None = None,
+    source_sample_count: int | None = None,
+) -> None:
     """Checks all fields; unset ones are fine.
+
+    Args:
+        request: what was asked for.
+        limits: of the services.
+        model: that is to do it; None where it is not known, and then what depends on it is not checked.
+        source_sample_count: of the source, at the model's rate; None where it is not known.
 
     Raises:
         InvalidArgumentError: with every wrong field of `request`.
@@ -122,14 +80,38 @@ def check(request: pb.GenerateRequest, limits: Limits = MODEL_LIMITS) -> None:
     """
     checks = Checks()
     check_prompt(checks, request)
+    _check_amounts(checks, request, limits)
+    _check_denoising(checks, request)
+    source_requests.check(checks, request, limits, model, source_sample_count)
+    checks.done()
+    if not limits.max_duration_s.value:
+        source = limits.max_duration_s.source
+        raise VramBudgetExceededError(
+            f"duration_s: no song fits, not even one of {MIN_DURATION_S} s ({source})",
+            metadata={"source": source},
+        )
+
+
+def _check_amounts(checks: Checks, request: pb.GenerateRequest, limits: Limits) -> None:
     longest = limits.max_duration_s if limits.max_duration_s.value else MODEL_DURATION
     most_items = limits.max_batch_size
     if request.HasField("duration_s"):
         checks.within(request.duration_s, "duration_s", MIN_DURATION_S, longest.value, longest.source)
     if request.HasField("batch_size"):
         checks.within(request.batch_size, "batch_size", 1, most_items.value, most_items.source)
+    if request.HasField("seed"):
+        checks.within(request.seed, "seed", RANDOM_SEED, MAX_SEED)
+    if request.seeds:
+        for field in ("seed", "batch_size"):
+            is_given = request.HasField(field)
+            checks.require(not is_given, field, "is set beside seeds; accepted: one or the other")
+        checks.within(len(request.seeds), "seeds", 1, most_items.value, most_items.source)
+        for index, seed in enumerate(request.seeds):
+            checks.within(seed, f"seeds[{index}]", 0, MAX_SEED)
+
+
+def _check_denoising(checks: Checks, request: pb.GenerateRequest) -> None:
     for field, (least, most_value) in {
-        "seed": (RANDOM_SEED, MAX_SEED),
         "step_count": STEPS,
         "shift": SHIFT,
         "guidance_scale": GUIDANCE_SCALE,
@@ -147,41 +129,85 @@ def check(request: pb.GenerateRequest, limits: Limits = MODEL_LIMITS) -> None:
     is_empty = bool(request.timesteps) and not timesteps
     check_quantization(checks, request.quantization, "quantization")
     checks.require(not is_empty, "timesteps", "are 0 alone; accepted: falling values in (0, 1]")
-    checks.done()
-    if not limits.max_duration_s.value:
-        source = limits.max_duration_s.source
-        raise VramBudgetExceededError(
-            f"duration_s: no song fits, not even one of {MIN_DURATION_S} s ({source})",
-            metadata={"source": source},
-        )
+    method = request.infer_method
+    accepted = ", ".join(INFER_METHODS)
+    checks.require(
+        method in ("", *INFER_METHODS), "infer_method", f"is {method[:50]!r}; accepted: {accepted}"
+    )
+    checks.at_most(len(request.adapters), "adapters", "adapters", MAX_ADAPTER_COUNT)
+    for index, adapter in enumerate(request.adapters[:MAX_ADAPTER_COUNT]):
+        checks.require(bool(adapter.name), f"adapters[{index}].name", "is empty")
+        if adapter.HasField("scale"):
+            checks.within(adapter.scale, f"adapters[{index}].scale", *ADAPTER_SCALE)
 
 
-def resolve(request: pb.GenerateRequest, model: Model, limits: Limits = MODEL_LIMITS) -> GenerationSettings:
-    """The settings that a checked `request` means for `model` within `limits`."""
+def resolve(
+    request: pb.GenerateRequest,
+    model: Model,
+    limits: Limits = MODEL_LIMITS,
+    *,
+    source_sample_count: int | None = None,
+) -> GenerationSettings:
+    """The settings that a checked `request` means for `model` within `limits`; arguments as in `check`."""
     timesteps = _timesteps(request)
     default_steps = TURBO_STEPS if model.is_turbo else BASE_STEPS
     steps = request.step_count if request.HasField("step_count") else default_steps
-    has_seed = request.HasField("seed") and request.seed != RANDOM_SEED
-    default_duration_s = min(DEFAULT_DURATION_S, limits.max_duration_s.value)
     guidance = request.guidance_scale if request.HasField("guidance_scale") else 7.0
-    return GenerationSettings(
+    codes = audio_codes.parse(request.audio_codes)
+    task = request.task or TEXT_TO_MUSIC
+    cover_strength = request.audio_cover_strength if request.HasField("audio_cover_strength") else 1.0
+    settings = GenerationSettings(
+        task=COVER if codes else task,
         caption=request.caption,
         lyrics=request.lyrics,
         language=request.language.strip() or "en",
-        duration_s=request.duration_s if request.HasField("duration_s") else default_duration_s,
+        duration_s=_duration_s(request, limits),
         bpm=request.bpm if request.HasField("bpm") else None,
         key_scale=request.key_scale.strip(),
         time_signature=request.time_signature.strip(),
-        seed=request.seed if has_seed else secrets.randbelow(2**32),
+        seeds=_seeds(request),
         step_count=len(timesteps) or steps,
         shift=request.shift if request.HasField("shift") else 3.0,
         guidance_scale=1.0 if model.is_turbo else guidance,
         cfg_interval=_cfg_interval(request),
         timesteps=timesteps,
-        instruction=request.instruction,
-        batch_size=request.batch_size if request.HasField("batch_size") else 1,
+        infer_method=request.infer_method or "ode",
+        own_instruction=request.instruction,
         quantization=request.quantization,
+        source_id=request.source_id,
+        timeline=source_requests.timeline(request, model, source_sample_count),
+        reference_id=request.reference_id,
+        codes=codes,
+        audio_cover_strength=cover_strength,
+        cover_noise_strength=request.cover_noise_strength,
+        repaint_start_s=request.repaint_start_s if request.HasField("repaint_start_s") else None,
+        repaint_end_s=request.repaint_end_s if request.HasField("repaint_end_s") else None,
+        track_name=request.track_name,
+        track_classes=tuple(request.track_classes),
+        adapters=tuple(
+            Adapter(adapter.name, adapter.scale if adapter.HasField("scale") else 1.0)
+            for adapter in request.adapters
+        ),
     )
+    if settings.timeline is not None:
+        return replace(settings, duration_s=settings.timeline.sample_count / model.sample_rate_hz)
+    if codes:
+        return replace(settings, duration_s=settings.frame_count(model) / model.latent_frame_rate_hz)
+    return settings
+
+
+def _duration_s(request: pb.GenerateRequest, limits: Limits) -> float:
+    if request.HasField("duration_s"):
+        return request.duration_s
+    return min(DEFAULT_DURATION_S, limits.max_duration_s.value)
+
+
+def _seeds(request: pb.GenerateRequest) -> tuple[int, ...]:
+    if request.seeds:
+        return tuple(request.seeds)
+    has_seed = request.HasField("seed") and request.seed != RANDOM_SEED
+    first = request.seed if has_seed else secrets.randbelow(2**32)
+    return tuple(first + index for index in range(item_count(request)))
 
 
 def _timesteps(request: pb.GenerateRequest) -> tuple[float, ...]:

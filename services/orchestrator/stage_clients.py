@@ -120,6 +120,31 @@ class TextEncoderClient(StageClient):
         call = stub.Encode(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         return await self.tensors(call, on_event)
 
+    async def tokenize(
+        self,
+        parameters: text_encoder_pb2.TokenizeParameters,
+        latents: WireTensor,
+        on_event: Callable[[text_encoder_pb2.TokenizeResponse], Any],
+        deadline: Deadline,
+    ) -> tuple[int, ...]:
+        """The audio codes of `latents`; every other response goes to `on_event`."""
+        stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._channel)
+
+        def requests() -> Iterator[text_encoder_pb2.TokenizeRequest]:
+            yield text_encoder_pb2.TokenizeRequest(parameters=parameters)
+            for chunk in _chunks([latents]):
+                yield text_encoder_pb2.TokenizeRequest(tensor=chunk)
+
+        codes: list[int] = []
+        call = stub.Tokenize(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        async with self.responses(call) as responses:
+            async for response in responses:
+                if response.WhichOneof("event") == "codes":
+                    codes += response.codes.codes
+                else:
+                    on_event(response)
+        return tuple(codes)
+
 
 class DitClient(StageClient):
     async def denoise(
@@ -142,14 +167,32 @@ class DitClient(StageClient):
 
 
 class VaeClient(StageClient):
+    async def encode(
+        self,
+        audio: WireTensor,
+        parameters: vae_pb2.EncodeParameters,
+        on_event: Callable[[vae_pb2.EncodeResponse], Any],
+        deadline: Deadline,
+    ) -> WireTensor:
+        """The latents [1, frames, channels] of `audio`; every other response goes to `on_event`."""
+        stub = vae_pb2_grpc.VaeServiceStub(self._channel)
+
+        def requests() -> Iterator[vae_pb2.EncodeRequest]:
+            yield vae_pb2.EncodeRequest(parameters=parameters)
+            for chunk in _chunks([audio]):
+                yield vae_pb2.EncodeRequest(tensor=chunk)
+
+        call = stub.Encode(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        return tensors.require(await self.tensors(call, on_event), "latents", 1, None, None)
+
     async def decode(
-        self, latents: WireTensor, deadline: Deadline
+        self, latents: WireTensor, parameters: vae_pb2.DecodeParameters, deadline: Deadline
     ) -> AsyncGenerator[vae_pb2.DecodeResponse, None]:
         """The responses of the decode, audio and progress."""
         stub = vae_pb2_grpc.VaeServiceStub(self._channel)
 
         def requests() -> Iterator[vae_pb2.DecodeRequest]:
-            yield vae_pb2.DecodeRequest(parameters=vae_pb2.DecodeParameters())
+            yield vae_pb2.DecodeRequest(parameters=parameters)
             for chunk in _chunks([latents]):
                 yield vae_pb2.DecodeRequest(tensor=chunk)
 

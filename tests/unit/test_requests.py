@@ -133,7 +133,7 @@ def test_defaults_are_those_of_the_model() -> None:
     turbo, base = requests.resolve(request, TURBO), requests.resolve(request, BASE)
     assert (turbo.step_count, turbo.guidance_scale) == (8, 1.0)
     assert (base.step_count, base.guidance_scale) == (32, 7.0)
-    assert (turbo.duration_s, turbo.shift, turbo.language, turbo.batch_size) == (60.0, 3.0, "en", 1)
+    assert (turbo.duration_s, turbo.shift, turbo.language, len(turbo.seeds)) == (60.0, 3.0, "en", 1)
     assert turbo.frame_count(TURBO) == 1500
 
 
@@ -153,7 +153,7 @@ def test_a_closing_zero_of_timesteps_is_dropped() -> None:
 @pytest.mark.parametrize("request_", [GenerateRequest(caption="x"), GenerateRequest(caption="x", seed=-1)])
 def test_a_seed_is_drawn_where_none_is_given(request_: GenerateRequest) -> None:
     requests.check(request_)
-    assert requests.resolve(request_, TURBO).seed != requests.resolve(request_, TURBO).seed
+    assert requests.resolve(request_, TURBO).seeds != requests.resolve(request_, TURBO).seeds
 
 
 def test_items_of_a_batch_count_seeds_up() -> None:

@@ -1,0 +1,54 @@
+"""A quick listen before the work: a few steps over the first seconds of what is new, from the same seeds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from acestage.protos.stage.v1.stage_pb2 import Model
+from acestage.tensors import ITEM_BYTES, WireTensor
+from services.orchestrator.generation_settings import GenerationSettings
+from services.orchestrator.timeline import Span
+
+PREVIEW_S = 10.0
+STEP_SHARE = 4
+"""One step in so many."""
+LEAST_STEPS = 2
+
+_BY_FRAME = ("context_latents", "source_latents")
+"""Tensors [1, frames, …]."""
+
+
+class Preview:
+    """What the preview of a job does.
+
+    Noise is drawn frame by frame, so that a preview from the song's start begins with the song's own noise.
+
+    Attributes:
+        settings: those of the job, with fewer steps.
+        frames: the part of the song.
+    """
+
+    def __init__(self, settings: GenerationSettings, model: Model) -> None:
+        frame_count = settings.frame_count(model)
+        first = settings.window_frames.start if settings.window_frames else 0
+        stop = min(frame_count, first + round(PREVIEW_S * model.latent_frame_rate_hz))
+        self.frames = Span(first, stop)
+        timesteps = settings.timesteps[::STEP_SHARE]
+        fewer = max(LEAST_STEPS, settings.step_count // STEP_SHARE)
+        self.settings = replace(
+            settings,
+            step_count=len(timesteps) or min(settings.step_count, fewer),
+            timesteps=timesteps,
+            # The part is sent as it is, also where it lies between parts of a source.
+            timeline=None,
+            source_id="",
+        )
+
+    def cut(self, tensor: WireTensor) -> WireTensor:
+        """The part of an input of the DiT; `tensor` itself where it does not run over the song."""
+        if tensor.name not in _BY_FRAME:
+            return tensor
+        _, _, width = tensor.shape
+        row_bytes = width * ITEM_BYTES[tensor.dtype]
+        data = memoryview(tensor.data)[self.frames.start * row_bytes : self.frames.stop * row_bytes]
+        return WireTensor(tensor.name, tensor.dtype, (1, len(self.frames), width), data)
