@@ -25,6 +25,9 @@ from services.orchestrator.tasks import (
 from services.orchestrator.timeline import Span, Timeline, whole_song, with_window
 from services.runtime.request_limits import MAX_FRAME_COUNT
 
+FURTHEST_S = 3600
+"""A window that reaches further is a slip; one that reaches as far makes the song too long all the same."""
+
 _WINDOW_FIELDS = ("repaint_start_s", "repaint_end_s")
 _COVER_FIELDS = {"audio_cover_strength": 1.0, "cover_noise_strength": 0.0}
 """With the values that have no effect, which any task may have."""
@@ -60,16 +63,7 @@ def check(
     if model is None:
         return
     if is_window_fine and request.source_id and source_sample_count:
-        _check_window_in_source(checks, request, source_sample_count / model.sample_rate_hz)
-        song = timeline(request, model, source_sample_count)
-        assert song is not None
-        frame_s = 1 / model.latent_frame_rate_hz
-        checks.require(
-            len(song.window) > 0,
-            "repaint_start_s",
-            f"leaves nothing to generate; accepted: a window of {frame_s:g} s or more",
-        )
-        _check_length(checks, "source_id", song.sample_count / model.sample_rate_hz, limits)
+        _check_song(checks, request, limits, model, source_sample_count)
     if codes and model.frames_per_audio_code:
         duration_s = len(codes) * model.frames_per_audio_code / model.latent_frame_rate_hz
         _check_length(checks, "audio_codes", duration_s, limits)
@@ -181,8 +175,8 @@ def _check_window(checks: Checks, request: pb.GenerateRequest, task: Task) -> bo
         if not task.takes_window:
             checks.require(False, field, f"is {value:g}; accepted for {windowed} alone")
             is_fine = False
-        elif not math.isfinite(value):
-            checks.require(False, field, f"is {value}; accepted: seconds of the source")
+        elif not abs(value) <= FURTHEST_S:
+            checks.require(False, field, f"is {value:g}; accepted: {-FURTHEST_S} to {FURTHEST_S} s")
             is_fine = False
     if is_fine and start_s is not None and end_s is not None and start_s >= end_s:
         checks.require(
@@ -192,18 +186,38 @@ def _check_window(checks: Checks, request: pb.GenerateRequest, task: Task) -> bo
     return is_fine
 
 
-def _check_window_in_source(checks: Checks, request: pb.GenerateRequest, source_s: float) -> None:
+def _check_song(
+    checks: Checks, request: pb.GenerateRequest, limits: Limits, model: Model, source_sample_count: int
+) -> None:
+    """What the source and the window make together."""
+    if not _check_window_in_source(checks, request, source_sample_count / model.sample_rate_hz):
+        return
+    song = timeline(request, model, source_sample_count)
+    assert song is not None
+    least_s = 1 / model.latent_frame_rate_hz
+    checks.require(
+        len(song.window) > 0,
+        "repaint_start_s",
+        f"leaves nothing to generate; accepted: a window of a latent frame, {least_s:g} s, or more",
+    )
+    _check_length(checks, "source_id", song.sample_count / model.sample_rate_hz, limits)
+
+
+def _check_window_in_source(checks: Checks, request: pb.GenerateRequest, source_s: float) -> bool:
+    """Whether the window lies where it may, given the length of the source."""
     start_s, end_s = _window(request)
     extends = request.task == REPAINT
+    is_start_fine = is_end_fine = True
     if start_s is not None:
-        least, most = (-math.inf, source_s) if extends else (0.0, source_s)
-        is_fine = least <= start_s <= most and not (end_s is None and start_s >= source_s)
+        least = -math.inf if extends else 0.0
+        is_start_fine = least <= start_s <= source_s and not (end_s is None and start_s == source_s)
         accepted = f"up to {source_s:g}, where the source ends" if extends else f"0 to {source_s:g}"
-        checks.require(is_fine, "repaint_start_s", f"is {start_s:.10g}; accepted: {accepted}")
+        checks.require(is_start_fine, "repaint_start_s", f"is {start_s:.10g}; accepted: {accepted}")
     if end_s is not None:
-        least, most = (0.0, math.inf) if extends else (0.0, source_s)
+        is_end_fine = 0.0 <= end_s <= (math.inf if extends else source_s)
         accepted = "0 or more, where the source begins" if extends else f"0 to {source_s:g}, the source"
-        checks.require(least <= end_s <= most, "repaint_end_s", f"is {end_s:.10g}; accepted: {accepted}")
+        checks.require(is_end_fine, "repaint_end_s", f"is {end_s:.10g}; accepted: {accepted}")
+    return is_start_fine and is_end_fine
 
 
 def _check_length(checks: Checks, field: str, duration_s: float, limits: Limits) -> None:
