@@ -18,6 +18,14 @@ STAGES = ("text_encoder", "dit", "vae")
 """The stages, in the order in which a job goes through them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter by its name in the services' folder, and how much of it, -4 to 4."""
+
+    name: str
+    scale: float = 1.0
+
+
 class GenerationOptions(TypedDict, total=False):
     """Options of a generation; what is left out takes the model's default, which the result reports.
 
@@ -30,6 +38,7 @@ class GenerationOptions(TypedDict, total=False):
         key_scale: a note and a mode, such as "F# minor".
         time_signature: "2", "3", "4" or "6".
         seed: item i of the batch uses seed + i; -1 draws one.
+        seeds: one for each take, instead of `seed` and `batch_size`.
         step_count: denoising steps, 1 to 200 (turbo 8, others 32).
         shift: shift of the timestep schedule, 0.1 to 10 (3).
         guidance_scale: 0 to 30 (7); on above 1. Turbo models run without guidance.
@@ -40,6 +49,19 @@ class GenerationOptions(TypedDict, total=False):
         batch_size: takes, 1 to 8 (1), or as many as the services allow.
         clamp: values above a limit are lowered to it, which the result reports, rather than refused.
         quantization: "none" or "int8" weights; left out, int8 only where the device needs it.
+        task: "text2music" (left out), "cover", "cover-nofsq", "repaint", "extract", "lego" or "complete".
+        source_id: the audio that the task works on, from `Client.upload`; the song is as long.
+        reference_id: audio whose timbre the music is to have, from `Client.upload`.
+        audio_codes: instead of a source, such as "<|audio_code_17|><|audio_code_4|>".
+        audio_cover_strength: for covers, 0 to 1 (1); below 1, what the caption alone gives is blended in.
+        cover_noise_strength: for covers, 0 to 1 (0); above 0 the work starts from the noised source.
+        repaint_start_s: the window to generate, in seconds of the source, from this (its start) …
+        repaint_end_s: … to this (its end). For "repaint" they may lie outside of the source.
+        track_name: for "extract" and "lego", such as "vocals".
+        track_classes: for "complete", such as ["drums", "bass"].
+        infer_method: "ode" (left out) or "sde".
+        adapters: LoRA adapters that change the DiT.
+        preview: a short version of few steps comes first.
     """
 
     lyrics: str
@@ -59,6 +81,20 @@ class GenerationOptions(TypedDict, total=False):
     batch_size: int
     quantization: str
     clamp: bool
+    seeds: Sequence[int]
+    task: str
+    source_id: str
+    reference_id: str
+    audio_codes: str
+    audio_cover_strength: float
+    cover_noise_strength: float
+    repaint_start_s: float
+    repaint_end_s: float
+    track_name: str
+    track_classes: Sequence[str]
+    infer_method: str
+    adapters: Sequence[Adapter]
+    preview: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +265,19 @@ class Settings:
     device: str
     dtype: str
     quantization: str
+    task: str
+    seeds: tuple[int, ...]
+    source_id: str
+    reference_id: str
+    audio_codes: str
+    audio_cover_strength: float
+    cover_noise_strength: float
+    repaint_start_s: float | None
+    repaint_end_s: float | None
+    track_name: str
+    track_classes: tuple[str, ...]
+    infer_method: str
+    adapters: tuple[Adapter, ...]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

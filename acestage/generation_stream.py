@@ -14,6 +14,7 @@ from google.protobuf import duration_pb2
 from acestage.errors import DataLossError, InternalError
 from acestage.generation import (
     Adaptation,
+    Adapter,
     AudioChunk,
     Generation,
     GenerationEvent,
@@ -29,6 +30,7 @@ from acestage.generation import (
     Track,
 )
 from acestage.limits import Clamped
+from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.status import memory_from_pb
@@ -37,6 +39,9 @@ from acestage.status import memory_from_pb
 def request_to_pb(caption: str, options: GenerationOptions) -> pb.GenerateRequest:
     """The request message; the orchestrator checks its values."""
     fields: dict[str, Any] = dict(options)
+    fields["adapters"] = [
+        dit_pb2.Adapter(name=adapter.name, scale=adapter.scale) for adapter in options.get("adapters") or ()
+    ]
     return pb.GenerateRequest(
         caption=caption, **{key: value for key, value in fields.items() if value is not None}
     )
@@ -177,6 +182,19 @@ def _settings(settings: pb.Settings) -> Settings:
         device=settings.device,
         dtype=settings.dtype,
         quantization=settings.quantization,
+        task=settings.task,
+        seeds=tuple(settings.seeds),
+        source_id=settings.source_id,
+        reference_id=settings.reference_id,
+        audio_codes=settings.audio_codes,
+        audio_cover_strength=settings.audio_cover_strength,
+        cover_noise_strength=settings.cover_noise_strength,
+        repaint_start_s=settings.repaint_start_s if settings.HasField("repaint_start_s") else None,
+        repaint_end_s=settings.repaint_end_s if settings.HasField("repaint_end_s") else None,
+        track_name=settings.track_name,
+        track_classes=tuple(settings.track_classes),
+        infer_method=settings.infer_method,
+        adapters=tuple(Adapter(adapter.name, adapter.scale) for adapter in settings.adapters),
     )
 
 

@@ -105,7 +105,7 @@ class SourceLatents:
     def _audio(self, audio_id: str, prepare: Callable[[Samples], Samples]) -> WireTensor:
         with self._store.use(audio_id) as samples:
             audio = np.ascontiguousarray(prepare(samples), dtype="<f4")
-        return WireTensor("audio", "float32", (1, *audio.shape), memoryview(audio).cast("B"))
+        return WireTensor("audio", "float32", (1, *audio.shape), audio.data.cast("B"))
 
 
 def reference_clip(samples: Samples, sample_rate_hz: int) -> Samples:
