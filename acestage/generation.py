@@ -40,6 +40,7 @@ class GenerationOptions(TypedDict, total=False):
         batch_size: takes, 1 to 8 (1), or as many as the services allow.
         clamp: values above a limit are lowered to it, which the result reports, rather than refused.
         quantization: "none" or "int8" weights; left out, int8 only where the device needs it.
+        detached: the job goes on when its call ends; `Client.attach` gets its events, `Client.cancel` stops it.
     """
 
     lyrics: str
@@ -59,6 +60,7 @@ class GenerationOptions(TypedDict, total=False):
     batch_size: int
     quantization: str
     clamp: bool
+    detached: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,16 @@ class AudioChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewAudio:
+    """As `AudioChunk`, but of the preview: never part of the song."""
+
+    item_index: int
+    start_sample: int
+    samples: npt.NDArray[np.float32]
+    sample_rate_hz: int
+
+
+@dataclass(frozen=True, slots=True)
 class Track:
     """One finished item of the batch.
 
@@ -235,8 +247,26 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewCompleted:
+    """All of the preview is there: its tracks, from so many steps."""
+
+    tracks: tuple[Track, ...]
+    step_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCost:
+    """Latent frames that were decoded for their audio, over all items, and besides, as halos of the tiles."""
+
+    tile_count: int
+    frame_count: int
+    halo_frame_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """A finished job; `clamped` are the values that were lowered to a limit, as `clamp` allows."""
+    """A finished job; `clamped` are the values that were lowered to a limit, as `clamp` allows, and
+    `decode_cost` is None where the orchestrator does not tell."""
 
     job_id: str
     tracks: tuple[Track, ...]
@@ -246,8 +276,17 @@ class Generation:
     run_s: float
     processes: tuple[ProcessMemory, ...]
     clamped: tuple[Clamped, ...] = ()
+    decode_cost: DecodeCost | None = None
 
 
 GenerationEvent = (
-    JobQueued | StageWaiting | StageStarted | StageProgress | StageCompleted | AudioChunk | Generation
+    JobQueued
+    | StageWaiting
+    | StageStarted
+    | StageProgress
+    | StageCompleted
+    | AudioChunk
+    | PreviewAudio
+    | PreviewCompleted
+    | Generation
 )
