@@ -40,7 +40,7 @@ class GenerationOptions(TypedDict, total=False):
         batch_size: takes, 1 to 8 (1), or as many as the services allow.
         clamp: values above a limit are lowered to it, which the result reports, rather than refused.
         quantization: "none" or "int8" weights; left out, int8 only where the device needs it.
-        detached: the job goes on when its call ends; `Client.attach` gets its events, `Client.cancel` stops it.
+        detached: the job goes on when its call ends; `Client.attach` hears it, `Client.cancel` stops it.
     """
 
     lyrics: str
