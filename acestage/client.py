@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from acestage.errors import InternalError
-from acestage.generation import Generation, GenerationEvent, GenerationOptions
+from acestage.generation import Generation, GenerationEvent, GenerationOptions, JobQueued
 from acestage.generation_stream import GenerationStream, request_to_pb
 from acestage.keepalive import CLIENT_KEEPALIVE
 from acestage.limits import Limits
@@ -65,7 +65,7 @@ class Client:
     ) -> Generator[GenerationEvent, None, None]:
         """The events of a generation as they come, audio included; the last one is the `Generation`.
 
-        Closing the iterator cancels the work within one step or tile.
+        Closing the iterator cancels the work within one step or tile, unless it is `detached`.
         """
         stream = GenerationStream()
         call = self._stub.Generate(request_to_pb(caption, options), timeout=timeout_s)
@@ -76,6 +76,44 @@ class Client:
             raise from_rpc_error(error, target=_name(self.target)) from error
         finally:
             call.cancel()
+
+    def submit(
+        self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> str:
+        """Starts a detached job and returns its id as soon as it is queued; `attach` gets what it makes."""
+        with closing(self.stream(caption, timeout_s=timeout_s, **options | {"detached": True})) as events:
+            for event in events:
+                if isinstance(event, JobQueued):
+                    return event.job_id
+        raise _ended_early(self.target)
+
+    def attach(
+        self, job_id: str, *, timeout_s: float | None = None
+    ) -> Generator[GenerationEvent, None, None]:
+        """The events of a job from its first one on, audio included; the last one is the `Generation`.
+
+        Ended jobs are kept for a while. Closing the iterator does not stop the job.
+        """
+        stream = GenerationStream()
+        call = self._stub.AttachJob(pb.AttachJobRequest(job_id=job_id), timeout=timeout_s)
+        try:
+            for response in call:
+                yield stream.read(response.event)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+        finally:
+            call.cancel()
+
+    def cancel(self, job_id: str, timeout_s: float = 60.0) -> str:
+        """Stops a job within one step or tile, and waits for its end.
+
+        Returns:
+            "succeeded", "cancelled", or the reason of its error; an ended job stays as it is.
+        """
+        try:
+            return self._stub.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=timeout_s).outcome
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
 
     def status(self, timeout_s: float = 10.0) -> Status:
         """Services, models, device, lease holder and queue."""
@@ -140,6 +178,39 @@ class AsyncClient:
             raise from_rpc_error(error, target=_name(self.target)) from error
         finally:
             call.cancel()
+
+    async def submit(
+        self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> str:
+        """See `Client.submit`."""
+        events = self.stream(caption, timeout_s=timeout_s, **options | {"detached": True})
+        async with aclosing(events):
+            async for event in events:
+                if isinstance(event, JobQueued):
+                    return event.job_id
+        raise _ended_early(self.target)
+
+    async def attach(
+        self, job_id: str, *, timeout_s: float | None = None
+    ) -> AsyncGenerator[GenerationEvent, None]:
+        """See `Client.attach`."""
+        stream = GenerationStream()
+        call = self._stub.AttachJob(pb.AttachJobRequest(job_id=job_id), timeout=timeout_s)
+        try:
+            async for response in call:
+                yield stream.read(response.event)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+        finally:
+            call.cancel()
+
+    async def cancel(self, job_id: str, timeout_s: float = 60.0) -> str:
+        """See `Client.cancel`."""
+        request = pb.CancelJobRequest(job_id=job_id)
+        try:
+            return (await self._stub.CancelJob(request, timeout=timeout_s)).outcome
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
 
     async def status(self, timeout_s: float = 10.0) -> Status:
         """See `Client.status`."""

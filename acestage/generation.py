@@ -62,6 +62,7 @@ class GenerationOptions(TypedDict, total=False):
         infer_method: "ode" (left out) or "sde".
         adapters: LoRA adapters that change the DiT.
         preview: a short version of few steps comes first.
+        detached: the job goes on when its call ends; `Client.attach` hears it, `Client.cancel` stops it.
     """
 
     lyrics: str
@@ -95,6 +96,7 @@ class GenerationOptions(TypedDict, total=False):
     infer_method: str
     adapters: Sequence[Adapter]
     preview: bool
+    detached: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +200,16 @@ class AudioChunk:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewAudio:
+    """As `AudioChunk`, but of the preview: never part of the song."""
+
+    item_index: int
+    start_sample: int
+    samples: npt.NDArray[np.float32]
+    sample_rate_hz: int
+
+
+@dataclass(frozen=True, slots=True)
 class Track:
     """One finished item of the batch.
 
@@ -284,8 +296,26 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class PreviewCompleted:
+    """All of the preview is there: its tracks, from so many steps."""
+
+    tracks: tuple[Track, ...]
+    step_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeCost:
+    """Latent frames that were decoded for their audio, over all items, and besides, as halos of the tiles."""
+
+    tile_count: int
+    frame_count: int
+    halo_frame_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class Generation:
-    """A finished job; `clamped` are the values that were lowered to a limit, as `clamp` allows."""
+    """A finished job; `clamped` are the values that were lowered to a limit, as `clamp` allows, and
+    `decode_cost` is None where the orchestrator does not tell."""
 
     job_id: str
     tracks: tuple[Track, ...]
@@ -295,8 +325,17 @@ class Generation:
     run_s: float
     processes: tuple[ProcessMemory, ...]
     clamped: tuple[Clamped, ...] = ()
+    decode_cost: DecodeCost | None = None
 
 
 GenerationEvent = (
-    JobQueued | StageWaiting | StageStarted | StageProgress | StageCompleted | AudioChunk | Generation
+    JobQueued
+    | StageWaiting
+    | StageStarted
+    | StageProgress
+    | StageCompleted
+    | AudioChunk
+    | PreviewAudio
+    | PreviewCompleted
+    | Generation
 )

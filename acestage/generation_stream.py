@@ -1,4 +1,4 @@
-"""From the messages of a `Generate` call to the client's events and its result."""
+"""From the messages of a job to the client's events and its result."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from acestage.generation import (
     Adaptation,
     Adapter,
     AudioChunk,
+    DecodeCost,
     Generation,
     GenerationEvent,
     GenerationOptions,
     JobQueued,
     Model,
+    PreviewAudio,
+    PreviewCompleted,
     ProcessMemory,
     Settings,
     StageCompleted,
@@ -33,6 +36,7 @@ from acestage.limits import Clamped
 from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
+from acestage.protos.vae.v1 import vae_pb2
 from acestage.status import memory_from_pb
 
 
@@ -48,10 +52,11 @@ def request_to_pb(caption: str, options: GenerationOptions) -> pb.GenerateReques
 
 
 class GenerationStream:
-    """Reads one call's messages in order; keeps its audio and reports for the result."""
+    """Reads one job's messages in order, from the first on; keeps its audio and reports for the result."""
 
     def __init__(self) -> None:
-        self._chunks: dict[int, list[npt.NDArray[np.float32]]] = {}
+        self._song = _Audio()
+        self._preview = _Audio()
         self._stages: list[StageCompleted] = []
 
     def read(self, response: pb.GenerateResponse) -> GenerationEvent:
@@ -74,7 +79,16 @@ class GenerationStream:
                 self._stages.append(_completed(response.stage_completed))
                 return self._stages[-1]
             case "audio":
-                return self._audio(response)
+                chunk = response.audio
+                samples = self._song.add(chunk)
+                return AudioChunk(chunk.item_index, chunk.start_sample, samples, chunk.sample_rate_hz)
+            case "preview_audio":
+                chunk = response.preview_audio
+                samples = self._preview.add(chunk)
+                return PreviewAudio(chunk.item_index, chunk.start_sample, samples, chunk.sample_rate_hz)
+            case "preview_completed":
+                preview = response.preview_completed
+                return PreviewCompleted(self._preview.tracks(preview.tracks), preview.step_count)
             case "completed":
                 return self._generation(response.completed)
             case unknown:
@@ -82,24 +96,35 @@ class GenerationStream:
                     f"an event of unknown kind {unknown!r}: is this client older than the server?"
                 )
 
-    def _audio(self, response: pb.GenerateResponse) -> AudioChunk:
-        chunk = response.audio
-        samples = np.frombuffer(chunk.samples, dtype="<f4").reshape(-1, chunk.channel_count)
-        self._chunks.setdefault(chunk.item_index, []).append(samples)
-        return AudioChunk(chunk.item_index, chunk.start_sample, samples, chunk.sample_rate_hz)
-
     def _generation(self, completed: pb.JobCompleted) -> Generation:
         memory = _memory([completed.orchestrator_memory])
         return Generation(
             job_id=completed.job_id,
-            tracks=tuple(self._track(track) for track in completed.tracks),
+            tracks=self._song.tracks(completed.tracks),
             settings=_settings(completed.settings),
             stages=tuple(self._stages),
             total_s=_seconds(completed.total_time),
             run_s=_seconds(completed.run_time),
             processes=memory + tuple(process for stage in self._stages for process in stage.processes),
             clamped=tuple(Clamped.from_pb(clamped) for clamped in completed.clamped),
+            decode_cost=_decode_cost(completed),
         )
+
+
+class _Audio:
+    """Samples as they come, until the message that tells their tracks."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, list[npt.NDArray[np.float32]]] = {}
+
+    def add(self, chunk: vae_pb2.AudioChunk) -> npt.NDArray[np.float32]:
+        """Keeps the samples of `chunk` and returns them: [n, channels]."""
+        samples = np.frombuffer(chunk.samples, dtype="<f4").reshape(-1, chunk.channel_count)
+        self._chunks.setdefault(chunk.item_index, []).append(samples)
+        return samples
+
+    def tracks(self, tracks: Iterable[pb.Track]) -> tuple[Track, ...]:
+        return tuple(self._track(track) for track in tracks)
 
     def _track(self, track: pb.Track) -> Track:
         raw = np.concatenate(self._chunks.pop(track.item_index))
@@ -120,6 +145,13 @@ class GenerationStream:
             samples_sha256=digest.hexdigest(),
             warnings=tuple(track.warnings),
         )
+
+
+def _decode_cost(completed: pb.JobCompleted) -> DecodeCost | None:
+    if not completed.HasField("decode_cost"):
+        return None
+    cost = completed.decode_cost
+    return DecodeCost(cost.tile_count, cost.frame_count, cost.halo_frame_count)
 
 
 def _started(message: pb.StageStarted) -> StageStarted:

@@ -1,4 +1,4 @@
-"""The command line: `acestage up`, `generate`, `status`, `top`, `limits`, `plan`, `models`."""
+"""The command line: every command of `acestage`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from acestage.cli import generate, limits, models, plan, status, top, up
+from acestage.cli import attach, cancel, generate, limits, models, plan, status, top, up
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("generate")(generate.generate)
+app.command("attach")(attach.attach)
+app.command("cancel")(cancel.cancel)
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("limits")(limits.limits)

@@ -25,12 +25,20 @@ class SavedTrack:
 
 def check_output(output: Path | None) -> None:
     """Raises `typer.BadParameter` where `output`, or the working folder in its place, cannot be written."""
+    if output is not None:
+        check_file(output, "--output")
+    elif (problem := _folder_problem(Path.cwd())) is not None:
+        raise typer.BadParameter(problem, param_hint="--output")
+
+
+def check_file(path: Path, flag: str) -> None:
+    """Raises `typer.BadParameter` where `path`, which `flag` gave, cannot be written."""
     try:
-        problem = _folder_problem(Path.cwd()) if output is None else _file_problem(output)
+        problem = _file_problem(path)
     except OSError as error:
         problem = str(error)
     if problem is not None:
-        raise typer.BadParameter(problem, param_hint="--output")
+        raise typer.BadParameter(problem, param_hint=flag)
 
 
 def _file_problem(path: Path) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -12,9 +13,11 @@ from rich.table import Table
 from acestage.cli.terminal import print_label
 from acestage.generation import (
     STAGES,
+    AudioChunk,
     Generation,
     GenerationEvent,
     JobQueued,
+    PreviewCompleted,
     StageCompleted,
     StageProgress,
     StageStarted,
@@ -25,9 +28,16 @@ _MIB = 2**20
 
 
 class ProgressView:
-    """A live bar for each stage, driven by the events alone. Use as a context manager."""
+    """A live bar for each stage, driven by the events alone. Use as a context manager.
+
+    Attributes:
+        first_audio_s: seconds from entering until the song's first audio came; None before.
+    """
 
     def __init__(self, console: Console) -> None:
+        self.first_audio_s: float | None = None
+        self._begun_s = 0.0
+        self._has_job_id = False
         self._progress = Progress(
             TextColumn("{task.description:<13}"),
             BarColumn(),
@@ -40,10 +50,10 @@ class ProgressView:
             stage: self._progress.add_task(stage, total=None, start=False, state="") for stage in STAGES
         }
 
-    def show(self, event: GenerationEvent) -> None:
+    def hear(self, event: GenerationEvent) -> None:
         match event:
-            case JobQueued(position=position) if position:
-                self._progress.console.print(f"In the queue: place {position}.")
+            case JobQueued(job_id, position):
+                self._queued(job_id, position)
             case StageWaiting(stage, position):
                 self._update(stage, state=f"waits for the device, place {position}")
             case StageStarted(stage, device, dtype, quantization=quantization):
@@ -56,11 +66,24 @@ class ProgressView:
                 total = self._progress.tasks[self._tasks[stage]].total or 1
                 self._update(stage, completed=total, total=total, state="done")
                 self._progress.stop_task(self._tasks[stage])
+            case AudioChunk() if self.first_audio_s is None:
+                self.first_audio_s = time.monotonic() - self._begun_s
+                self._progress.console.print(f"First audio after {self.first_audio_s:.1f} s.")
+            case PreviewCompleted(step_count=step_count):
+                self._progress.console.print(f"Preview of {step_count} steps done.")
+
+    def _queued(self, job_id: str, position: int) -> None:
+        if not self._has_job_id:
+            self._has_job_id = True
+            self._progress.console.print(f"Job {job_id}.")
+        if position:
+            self._progress.console.print(f"In the queue: place {position}.")
 
     def _update(self, stage: str, **values: object) -> None:
         self._progress.update(self._tasks[stage], **values)  # type: ignore[arg-type]
 
     def __enter__(self) -> Self:
+        self._begun_s = time.monotonic()
         self._progress.start()
         return self
 
@@ -70,8 +93,8 @@ class ProgressView:
         self._progress.stop()
 
 
-def print_summary(console: Console, generation: Generation) -> None:
-    """Stage times, who held the lease when, and the peak memory of every process."""
+def print_summary(console: Console, generation: Generation, first_audio_s: float | None) -> None:
+    """Stage times, who held the lease when, when audio came, and the peak memory of every process."""
     begin = min(stage.started_at for stage in generation.stages)
     stages = Table("stage", "load", "compute", "on the device", "planned", "token", title="Stages")
     for stage in generation.stages:
@@ -86,6 +109,8 @@ def print_summary(console: Console, generation: Generation) -> None:
             str(stage.fencing_token),
         )
     console.print(stages)
+    if first_audio_s is not None:
+        console.print(f"First audio after {first_audio_s:.1f} s.")
     for stage in generation.stages:
         for adaptation in stage.adaptations:
             text = f"{stage.stage} went from {adaptation.before} to {adaptation.after}: {adaptation.cause}"

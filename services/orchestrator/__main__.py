@@ -88,6 +88,7 @@ async def _serve_jobs(settings: Settings, leases: LeaseService) -> None:
                 await until_stopped(ledger)
         finally:
             await server.stop()
+            await generation.close()
             await end(ledger)
 
 

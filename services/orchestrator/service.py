@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import uuid
 from datetime import UTC, datetime
 
 import grpc.aio
@@ -14,34 +12,27 @@ from acestage import __version__, errors
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2
-from services.orchestrator import requests
-from services.orchestrator.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob, JobHistory
+from services.orchestrator import audio_codes
+from services.orchestrator.job_history import CANCELLED, FAILED, SUCCEEDED, JobHistory
 from services.orchestrator.job_queue import JobQueue
+from services.orchestrator.job_runner import JobRunner
 from services.orchestrator.lease_service import LeaseService
-from services.orchestrator.outbox import Backlog, Outbox
-from services.orchestrator.pipeline import Pipeline, Result
+from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.stage_clients import Deadline, StageClient
-from services.runtime.durations import duration
-from services.runtime.finishing import end
 from services.runtime.process_memory import measure
-
-log = logging.getLogger(__name__)
 
 STATUS_TIMEOUT_S = 2.0
 
-LISTENER_TIMEOUT_S = 300.0
-"""A client that reads nothing for so long is given up, and its audio with it."""
-
-MAX_BACKLOG_BYTES = 1 << 30
-"""Ten minutes of music are 230 MB; beyond this, jobs wait until clients have read theirs."""
-
 GenerateContext = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+AttachContext = grpc.aio.ServicerContext[pb.AttachJobRequest, pb.AttachJobResponse]
+CodesContext = grpc.aio.ServicerContext[pb.GetAudioCodesRequest, pb.GetAudioCodesResponse]
+CancelContext = grpc.aio.ServicerContext[pb.CancelJobRequest, pb.CancelJobResponse]
 LimitsContext = grpc.aio.ServicerContext[pb.GetLimitsRequest, pb.GetLimitsResponse]
 StatusContext = grpc.aio.ServicerContext[pb.GetStatusRequest, pb.GetStatusResponse]
 
 
 class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
-    """Queues jobs and runs them; the events of a job go to host memory, so no listener holds it up."""
+    """Checks requests, starts and stops jobs, and lets any number of clients listen to them."""
 
     def __init__(
         self, pipeline: Pipeline, queue: JobQueue, leases: LeaseService, history: JobHistory
@@ -50,67 +41,38 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._queue = queue
         self._leases = leases
         self._history = history
-        self._backlog = Backlog(MAX_BACKLOG_BYTES)
+        self._jobs = JobRunner(pipeline, queue, history)
         self._started_at = datetime.now(UTC)
 
     async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]
-        limits = await self._pipeline.limits.ask(requests.item_count(request))
-        lowered, _ = requests.lower(request, limits)
-        requests.check(lowered, limits)
-        self._backlog.check()
-        job_id = uuid.uuid4().hex[:12]
-        with Outbox(self._backlog) as outbox:
-            task = asyncio.create_task(self._run(job_id, request, outbox, context.time_remaining()))
-            task.add_done_callback(lambda _: outbox.end())
-            try:
-                await outbox.send(context.write, timeout_s=LISTENER_TIMEOUT_S)
-                await task
-            finally:
-                await end(task)
-
-    async def _run(
-        self,
-        job_id: str,
-        request: pb.GenerateRequest,
-        outbox: Outbox,
-        timeout_s: float | None,
-    ) -> None:
-        clock = asyncio.get_running_loop().time
-        asked = clock()
-        deadline = Deadline.after(timeout_s)
-        outcome = errors.InternalError.reason  # what is not of our tree is a defect
-        result: Result | None = None
-
-        def on_position(position: int) -> None:
-            outbox.put(pb.GenerateResponse(queued=pb.JobQueued(job_id=job_id, position=position)))
-
+        await self._pipeline.check(request)
+        job_id = self._jobs.start(request, None if request.detached else context.time_remaining())
         try:
-            async with self._queue.turn(on_position):
-                begun = clock()
-                result = await self._pipeline.run(request, outbox.put, deadline)
-            outcome = SUCCEEDED
-        except (asyncio.CancelledError, errors.CancelledError):
-            outcome = CANCELLED
-            raise
-        except errors.AcestageError as error:
-            outcome = error.reason
-            raise
+            await self._jobs.listen(job_id, context.write)
         finally:
-            ended = _ended_job(job_id, request, result, outcome, clock() - asked)
-            self._history.add(ended)
-            fields = {"job_id": job_id, "reason": outcome} if ended.kind == FAILED else {"job_id": job_id}
-            log.info("job %s after %.1f s", ended.kind, ended.total_s, extra=fields)
-        memory = measure("orchestrator")
-        completed = pb.JobCompleted(
-            job_id=job_id,
-            tracks=result.tracks,
-            settings=result.settings,
-            total_time=duration(clock() - asked),
-            run_time=duration(clock() - begun),
-            orchestrator_memory=memory.to_pb() if memory else None,
-            clamped=[clamped.to_pb() for clamped in result.clamped],
-        )
-        outbox.put(pb.GenerateResponse(completed=completed))
+            if not request.detached:
+                await self._jobs.end(job_id)
+
+    async def AttachJob(self, request: pb.AttachJobRequest, context: AttachContext) -> None:  # type: ignore[override]
+        async def write(event: pb.GenerateResponse) -> None:
+            await context.write(pb.AttachJobResponse(event=event))
+
+        await self._jobs.listen(request.job_id, write)
+
+    async def CancelJob(self, request: pb.CancelJobRequest, context: CancelContext) -> pb.CancelJobResponse:
+        return pb.CancelJobResponse(outcome=await self._jobs.stop(request.job_id))
+
+    async def GetAudioCodes(
+        self, request: pb.GetAudioCodesRequest, context: CodesContext
+    ) -> pb.GetAudioCodesResponse:
+        deadline = Deadline.after(context.time_remaining())
+        async with self._queue.turn(lambda position: None):
+            codes = await self._pipeline.audio_codes(request, deadline)
+        return pb.GetAudioCodesResponse(audio_codes=audio_codes.join(codes), code_count=len(codes))
+
+    async def close(self) -> None:
+        """Ends all jobs, those too whose calls have ended."""
+        await self._jobs.close()
 
     async def GetLimits(self, request: pb.GetLimitsRequest, context: LimitsContext) -> pb.GetLimitsResponse:
         return (await self._pipeline.limits.ask_known()).to_pb()
@@ -140,21 +102,6 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             orchestrator_memory=memory.to_pb() if memory else None,
             recent_jobs=[job.to_pb() for job in self._history.recent()],
         )
-
-
-def _ended_job(
-    job_id: str, request: pb.GenerateRequest, result: Result | None, outcome: str, total_s: float
-) -> EndedJob:
-    """What to remember of a job; a job without a result is described by what was asked for."""
-    asked_s = request.duration_s if request.HasField("duration_s") else requests.DEFAULT_DURATION_S
-    return EndedJob(
-        job_id=job_id,
-        ended_at=datetime.now(UTC),
-        total_s=total_s,
-        outcome=outcome,
-        duration_s=result.settings.duration_s if result else asked_s,
-        batch_size=result.settings.batch_size if result else max(request.batch_size, 1),
-    )
 
 
 async def _stage_status(stage: StageClient) -> pb.StageStatus:

@@ -19,7 +19,7 @@ import soundfile
 from rich.console import Console
 
 from acestage import Client
-from acestage.cli.generate import log_shown_on_error
+from acestage.cli.services import log_shown_on_error
 from acestage.cli.terminal import print_json
 from acestage.errors import AcestageError, CancelledError, InvalidArgumentError, WorkerCrashedError
 from acestage.local_stack import free_ports

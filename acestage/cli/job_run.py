@@ -1,0 +1,172 @@
+"""What every command does that waits for a song: show progress, stream, save, tell the result."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from acestage.cli.output import SavedTrack, save
+from acestage.cli.output_options import OutputOptions
+from acestage.cli.progress import ProgressView
+from acestage.cli.result import print_result
+from acestage.cli.services import open_client
+from acestage.cli.streaming import AudioStream, StreamClosed
+from acestage.cli.terminal import print_json, print_label
+from acestage.client import AsyncClient
+from acestage.errors import AcestageError, InternalError
+from acestage.generation import Generation, GenerationEvent, GenerationOptions
+
+EXIT_NOT_WRITTEN = 1
+EXIT_CANCELLED = 130
+
+Events = AsyncGenerator[GenerationEvent, None]
+Begin = Callable[[AsyncClient], Events]
+OpenClient = AbstractAsyncContextManager[AsyncClient]
+
+
+def run_generation(
+    console: Console,
+    target: str | None,
+    own: dict[str, Any],
+    caption: str,
+    options: GenerationOptions,
+    output: OutputOptions,
+) -> None:
+    """Generates a song with the services at `target`, or some of its own (see `open_client`).
+
+    Raises:
+        typer.Exit: it was cancelled, or a file or the stream could not be written.
+        AcestageError: it failed.
+    """
+
+    def begin(client: AsyncClient) -> Events:
+        return client.stream(caption, **options)
+
+    run_job(console, open_client(console, target, own), begin, output)
+
+
+def submit_generation(
+    console: Console,
+    target: str | None,
+    own: dict[str, Any],
+    caption: str,
+    options: GenerationOptions,
+    *,
+    as_json: bool,
+) -> None:
+    """Starts a detached job and prints its id on stdout."""
+
+    async def submit() -> str:
+        async with open_client(console, target, own, may_start=False) as client:
+            return await client.submit(caption, **options)
+
+    job_id = asyncio.run(submit())
+    if as_json:
+        print_json({"job_id": job_id})
+    else:
+        typer.echo(job_id)
+        print_label(console, "Note:", f"the job goes on by itself; for its music: acestage attach {job_id}")
+
+
+def run_job(
+    console: Console,
+    opened: OpenClient,
+    begin: Begin,
+    output: OutputOptions,
+    *,
+    when_cancelled: str = "Cancelled.",
+) -> None:
+    """Follows the events that `begin` gets from a client to their end, and puts the audio where `output`
+    says. Whoever closes the stream ends it quietly, unless a file is to be written as well.
+
+    Raises:
+        typer.Exit: it was interrupted, or a file or the stream could not be written.
+        AcestageError: the job failed.
+    """
+    try:
+        code = asyncio.run(_run(console, opened, begin, output))
+    except asyncio.CancelledError:
+        console.print(when_cancelled)
+        raise typer.Exit(EXIT_CANCELLED) from None
+    if code:
+        raise typer.Exit(code)
+
+
+async def _run(console: Console, opened: OpenClient, begin: Begin, output: OutputOptions) -> int:
+    """Returns the exit code."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    sink = output.sink()
+    async with nullcontext() if sink is None else AudioStream(sink) as stream:
+        async with opened as client:
+            with ProgressView(console) as view:
+                hearers = [view.hear] if stream is None else [view.hear, stream.hear]
+                listening = _listen(begin(client), hearers, client.target)
+                generation = await _while_heard(listening, None if output.has_file else stream)
+        if generation is None:
+            return 0
+        files = await _save(generation, output) if output.has_file else []
+        print_result(console, generation, files, first_audio_s=view.first_audio_s, as_json=output.as_json)
+        is_complete = stream is None or await _is_taken(console, stream)
+        return 0 if is_complete and not any(file.failure for file in files) else EXIT_NOT_WRITTEN
+
+
+async def _listen(
+    events: Events, hearers: Sequence[Callable[[GenerationEvent], None]], target: str
+) -> Generation:
+    async with aclosing(events):
+        async for event in events:
+            for hear in hearers:
+                hear(event)
+            if isinstance(event, Generation):
+                return event
+    raise InternalError(f"orchestrator at {target} ended the stream before the generation was complete")
+
+
+async def _while_heard(
+    listening: Coroutine[Any, Any, Generation], stream: AudioStream | None
+) -> Generation | None:
+    """The result of `listening`; None where `stream` was closed before.
+
+    Raises:
+        AcestageError: the job failed, or the stream.
+    """
+    task = asyncio.create_task(listening)
+    try:
+        ends: list[asyncio.Future[Any]] = [task] if stream is None else [task, stream.ended]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if stream is not None and not task.done():
+            try:
+                stream.ended.result()
+            except StreamClosed:
+                return None
+        return await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # whoever is concerned has heard of it
+
+
+async def _save(generation: Generation, output: OutputOptions) -> list[SavedTrack]:
+    return await asyncio.to_thread(save, generation, output.file, output.file_format, output.bit_depth)
+
+
+async def _is_taken(console: Console, stream: AudioStream) -> bool:
+    """Waits until all audio was taken; false, and said, where the stream failed."""
+    try:
+        await stream.ended
+    except StreamClosed:
+        return True
+    except AcestageError as error:
+        print_label(console, error.reason, error.message, "red")
+        return False
+    return True

@@ -1,0 +1,94 @@
+"""What a command says of the song that it got: files, notes, and the summary or JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from acestage.cli.output import SavedTrack
+from acestage.cli.progress import print_summary
+from acestage.cli.terminal import print_json, print_label
+from acestage.generation import Generation, Track
+
+
+def print_result(
+    console: Console,
+    generation: Generation,
+    files: Sequence[SavedTrack],
+    *,
+    first_audio_s: float | None,
+    as_json: bool,
+) -> None:
+    """Prints where the tracks lie and what is to be known of them, and the summary, or JSON on stdout."""
+    for file in files:
+        _print_file(console, file)
+    for clamped in generation.clamped:
+        limit = clamped.limit
+        note = f"{clamped.field}: {clamped.requested:.10g} was lowered to {limit.value:g} ({limit.source})"
+        print_label(console, "Note:", note)
+    if generation.settings.model.is_untrained:
+        name = generation.settings.model.name
+        note = f"{name} is untrained: this is noise that proves the path, not music. For music: "
+        print_label(console, "Note:", note + "acestage models pull turbo")
+    if as_json:
+        print_json(_to_json(generation, files, first_audio_s))
+    else:
+        print_summary(console, generation, first_audio_s)
+
+
+def _print_file(console: Console, file: SavedTrack) -> None:
+    if file.failure is not None:
+        print_label(console, "Error:", file.failure, "red")
+    track = file.track
+    console.print(f"Wrote {file.path}: {track.duration_s:.2f} s, seed {track.seed}", soft_wrap=True)
+    for warning in track.warnings:
+        print_label(console, "Warning:", f"{file.path}: {warning}")
+
+
+def _to_json(
+    generation: Generation, files: Sequence[SavedTrack], first_audio_s: float | None
+) -> dict[str, Any]:
+    paths = {file.track.item_index: str(file.path) for file in files}
+    stages = {
+        stage.stage: {
+            "load_s": stage.load_s,
+            "compute_s": stage.compute_s,
+            "started_at": stage.started_at.isoformat(),
+            "ended_at": stage.ended_at.isoformat(),
+            "fencing_token": stage.fencing_token,
+            "planned_bytes": stage.planned_bytes,
+            "peak_device_bytes": stage.peak_device_bytes,
+            "adaptations": [asdict(adaptation) for adaptation in stage.adaptations],
+        }
+        for stage in generation.stages
+    }
+    return {
+        "job_id": generation.job_id,
+        "settings": generation.settings.to_dict(),
+        "clamped": [asdict(clamped) for clamped in generation.clamped],
+        "tracks": [_track(track, paths.get(track.item_index)) for track in generation.tracks],
+        "total_s": generation.total_s,
+        "run_s": generation.run_s,
+        "first_audio_s": first_audio_s,
+        "decode_cost": asdict(generation.decode_cost) if generation.decode_cost else None,
+        "stages": stages,
+        "peak_rss_bytes": {process.name: process.peak_rss_bytes for process in generation.processes},
+    }
+
+
+def _track(track: Track, path: str | None) -> dict[str, Any]:
+    """`path`: None where no file was asked for."""
+    return {
+        "path": path,
+        "seed": track.seed,
+        "duration_s": track.duration_s,
+        "sample_rate_hz": track.sample_rate_hz,
+        "gain": track.gain,
+        "peak": track.peak,
+        "rms": track.rms,
+        "samples_sha256": track.samples_sha256,
+        "warnings": list(track.warnings),
+    }

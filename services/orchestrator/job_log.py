@@ -1,0 +1,100 @@
+"""The events of one job, from its first one on, for any number of listeners. They lie in host memory, so that
+no listener ever holds up a stage or another listener."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from acestage.errors import AcestageError, DeadlineExceededError
+from acestage.protos.generation.v1.generation_pb2 import GenerateResponse
+
+Write = Callable[[GenerateResponse], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class JobEnd:
+    """How and when a job ended.
+
+    Attributes:
+        outcome: "succeeded", "cancelled", or the reason of the error.
+        at_s: on the clock of whoever keeps the log.
+        error: what listeners get after the last event; None where the job succeeded.
+    """
+
+    outcome: str
+    at_s: float
+    error: AcestageError | None = None
+
+
+class JobLog:
+    """A list that only grows until its `end`.
+
+    Attributes:
+        size_bytes: of all events.
+        listener_count: listeners that read it now.
+        was_read: a listener got everything up to the end.
+    """
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.size_bytes = 0
+        self.listener_count = 0
+        self.was_read = False
+        self._ended: JobEnd | None = None
+        self._events: list[GenerateResponse] = []
+        self._news = asyncio.Event()
+
+    @property
+    def ended(self) -> JobEnd | None:
+        """The end of the job; None while it is under way."""
+        return self._ended
+
+    def append(self, event: GenerateResponse) -> None:
+        """Adds an event; never waits."""
+        self.size_bytes += event.ByteSize()
+        self._events.append(event)
+        self._tell()
+
+    def end(self, ended: JobEnd) -> None:
+        """No more events will come."""
+        self._ended = ended
+        self._tell()
+
+    async def send(self, write: Write, *, timeout_s: float) -> None:
+        """Writes every event, from the first on: those that are there, then those that come, until the end.
+
+        Raises:
+            AcestageError: the job's own error, after its last event.
+            DeadlineExceededError: the listener took nothing for `timeout_s`.
+        """
+        self.listener_count += 1
+        try:
+            place = 0
+            while place < len(self._events) or self._ended is None:
+                news = self._news
+                while place < len(self._events):
+                    await _write(write, self._events[place], timeout_s)
+                    place += 1
+                if self._ended is None:
+                    await news.wait()
+            self.was_read = True
+            if self._ended.error is not None:
+                # A copy for each: an error that is raised gathers the frames that it passes through.
+                raise copy.copy(self._ended.error)
+        finally:
+            self.listener_count -= 1
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+async def _write(write: Write, event: GenerateResponse, timeout_s: float) -> None:
+    try:
+        async with asyncio.timeout(timeout_s):
+            await write(event)
+    except TimeoutError as error:
+        raise DeadlineExceededError(f"the client read nothing for {timeout_s:g} s") from error

@@ -1,0 +1,46 @@
+"""Events of jobs for tests, and what waits for other tasks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from acestage.protos.generation.v1.generation_pb2 import GenerateResponse, JobQueued
+
+EVENT_BYTES = 106
+"""Of `event(1)`."""
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(coroutine, 10))
+
+
+def event(position: int) -> GenerateResponse:
+    return GenerateResponse(queued=JobQueued(job_id="x" * 100, position=position))
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Lets other tasks run until `condition` holds."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came true")
+
+
+class Listener:
+    """Remembers the positions it heard.
+
+    Attributes:
+        reads: cleared, it takes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+        self.reads = asyncio.Event()
+        self.reads.set()
+
+    async def write(self, response: GenerateResponse) -> None:
+        await self.reads.wait()
+        self.heard.append(response.queued.position)

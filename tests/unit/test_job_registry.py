@@ -1,0 +1,128 @@
+"""Logs of jobs: held while they must be, kept for a while, dropped in order."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from acestage.errors import NotFoundError, ResourceExhaustedError
+from services.orchestrator.job_log import JobEnd, JobLog
+from services.orchestrator.job_registry import JobRegistry, LogBounds
+from tests.unit.job_events import EVENT_BYTES, Listener, event, run, until
+
+BOUNDS = LogBounds(
+    held_bytes=5 * EVENT_BYTES, kept_s=60.0, kept_count=3, kept_bytes=4 * EVENT_BYTES + EVENT_BYTES // 2
+)
+
+
+def log_of(name: str, event_count: int, ended_at_s: float | None = None) -> JobLog:
+    log = JobLog(name)
+    for _ in range(event_count):
+        log.append(event(1))
+    if ended_at_s is not None:
+        log.end(JobEnd("succeeded", ended_at_s))
+    return log
+
+
+def registry_of(*logs: JobLog) -> JobRegistry:
+    registry = JobRegistry(BOUNDS)
+    for log in logs:
+        registry.add(log)
+    return registry
+
+
+def known(registry: JobRegistry, *names: str) -> list[str]:
+    found = []
+    for name in names:
+        try:
+            found.append(registry.find(name).job_id)
+        except NotFoundError:
+            continue
+    return found
+
+
+def test_an_unknown_job_is_refused_with_what_is_kept() -> None:
+    registry = JobRegistry(LogBounds())
+    with pytest.raises(NotFoundError, match=r"'nope'.*15 min, the last 100 of them and 512 MiB"):
+        registry.find("nope")
+
+
+def test_ended_jobs_are_kept_for_their_time_and_running_ones_until_they_end() -> None:
+    running = log_of("running", 1)
+    registry = registry_of(running, log_of("a", 1, ended_at_s=0.0), log_of("b", 1, ended_at_s=20.0))
+    assert registry.prune(59.0) == 1.0
+    assert known(registry, "running", "a", "b") == ["running", "a", "b"]
+    assert registry.prune(60.0) == 20.0
+    assert known(registry, "running", "a", "b") == ["running", "b"]
+    assert registry.prune(1e9) is None
+    assert known(registry, "running", "a", "b") == ["running"]
+
+
+def test_beyond_the_count_the_job_that_ended_first_is_dropped() -> None:
+    ends = {"a": 4.0, "b": 1.0, "c": 3.0, "d": 2.0}
+    registry = registry_of(*(log_of(name, 1, ended_at_s=end) for name, end in ends.items()))
+    registry.prune(5.0)
+    assert known(registry, *ends) == ["a", "c", "d"]
+
+
+def test_beyond_the_bytes_the_job_that_ended_first_is_dropped() -> None:
+    registry = registry_of(log_of("a", 2, 1.0), log_of("b", 2, 2.0), log_of("c", 2, 3.0))
+    registry.prune(5.0)
+    assert known(registry, "a", "b", "c") == ["b", "c"]
+
+
+def test_the_last_job_is_kept_whatever_its_size_until_it_was_read() -> None:
+    async def scenario() -> None:
+        large = log_of("large", 9, 2.0)
+        registry = registry_of(log_of("small", 1, 1.0), large)
+        registry.prune(5.0)
+        assert known(registry, "small", "large") == ["large"]
+        await large.send(Listener().write, timeout_s=5)
+        registry.prune(5.0)
+        assert known(registry, "large") == []
+
+    run(scenario())
+
+
+def test_a_log_is_not_torn_from_its_reader() -> None:
+    async def scenario() -> None:
+        log, listener = log_of("a", 6, 0.0), Listener()
+        listener.reads.clear()
+        registry = registry_of(log, log_of("b", 4, 1.0))
+        reading = asyncio.create_task(log.send(listener.write, timeout_s=5))
+        await until(lambda: log.listener_count)
+        assert registry.prune(59.0) == 2.0
+        assert known(registry, "a", "b") == ["a", "b"]
+        registry.prune(1e9)
+        assert known(registry, "a", "b") == ["a"]
+        listener.reads.set()
+        await reading
+        registry.prune(1e9)
+        assert known(registry, "a", "b") == []
+
+    run(scenario())
+
+
+def test_a_job_of_which_nobody_heard_is_not_kept() -> None:
+    registry = registry_of(log_of("refused", 0, 0.0), log_of("new", 0))
+    registry.prune(0.0)
+    assert known(registry, "refused", "new") == ["new"]
+
+
+def test_what_runs_and_what_is_read_counts_against_new_jobs_and_what_is_kept_does_not() -> None:
+    async def scenario() -> None:
+        read, listener = log_of("read", 3, 0.0), Listener()
+        listener.reads.clear()
+        registry = registry_of(log_of("running", 3), read, log_of("kept", 100, 0.0))
+        assert registry.held_bytes == 3 * EVENT_BYTES
+        registry.check()
+        reading = asyncio.create_task(read.send(listener.write, timeout_s=5))
+        await until(lambda: read.listener_count)
+        with pytest.raises(ResourceExhaustedError, match=f"take {6 * EVENT_BYTES} bytes.*{5 * EVENT_BYTES}"):
+            registry.check()
+        listener.reads.set()
+        await reading
+        registry.check()
+
+    run(scenario())

@@ -1,0 +1,232 @@
+"""Jobs outlive their listeners, end once, and tell everyone how."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from acestage.errors import CancelledError, InternalError, NotFoundError, QueueFullError, WorkerCrashedError
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from services.orchestrator.job_history import JobHistory
+from services.orchestrator.job_queue import JobQueue
+from services.orchestrator.job_registry import LogBounds
+from services.orchestrator.job_runner import JobRunner
+from services.orchestrator.pipeline import Emit, Pipeline, Result
+from services.orchestrator.stage_clients import Deadline
+from tests.unit.job_events import run, until
+
+REQUEST = pb.GenerateRequest(caption="piano", duration_s=10)
+
+
+class FakePipeline:
+    """Reports a step and waits; then it does as it is told.
+
+    Attributes:
+        finish: set, jobs come to their end.
+        error: what they end with.
+        cleanups: how often a job was interrupted and cleaned up without being interrupted again.
+    """
+
+    def __init__(self) -> None:
+        self.finish = asyncio.Event()
+        self.error: Exception | None = None
+        self.cleanups = 0
+
+    async def run(self, request: pb.GenerateRequest, emit: Emit, deadline: Deadline) -> Result:
+        emit(pb.GenerateResponse(progress=pb.StageProgress(stage="dit", done_count=1, total_count=1)))
+        try:
+            await self.finish.wait()
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)
+            self.cleanups += 1
+            raise
+        if self.error is not None:
+            raise self.error
+        return Result(pb.Settings(duration_s=10, batch_size=1), (), ())
+
+
+class Jobs:
+    """A runner over a fake pipeline and a fake clock."""
+
+    def __init__(self, *, slot_count: int = 1, queue_max_count: int = 1) -> None:
+        self.pipeline = FakePipeline()
+        self.history = JobHistory()
+        self.now = 0.0
+        self.queue = JobQueue(max_count=queue_max_count, slot_count=slot_count)
+        clock: Callable[[], float] = lambda: self.now  # noqa: E731
+        pipeline = cast(Pipeline, self.pipeline)
+        self.runner = JobRunner(
+            pipeline, self.queue, self.history, bounds=LogBounds(kept_s=60.0), clock=clock
+        )
+        self.heard: list[str | None] = []
+
+    async def write(self, response: pb.GenerateResponse) -> None:
+        self.heard.append(response.WhichOneof("event"))
+
+    def listen(self, job_id: str) -> asyncio.Task[None]:
+        return asyncio.create_task(self.runner.listen(job_id, self.write))
+
+
+def test_a_job_goes_on_without_listeners_and_is_there_afterwards() -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        job_id = jobs.runner.start(REQUEST, None)
+        listening = jobs.listen(job_id)
+        await until(lambda: jobs.heard == ["queued", "progress"])
+        listening.cancel()
+        await asyncio.wait([listening])
+        jobs.pipeline.finish.set()
+        await until(lambda: jobs.history.counts["succeeded"])
+        jobs.heard.clear()
+        await jobs.listen(job_id)
+        assert jobs.heard == ["queued", "progress", "completed"]
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_stopping_a_job_tells_its_listeners_and_answers_once_it_has_ended() -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        job_id = jobs.runner.start(REQUEST, None)
+        listening = jobs.listen(job_id)
+        await until(lambda: len(jobs.heard) == 2)
+        outcomes = await asyncio.gather(*(jobs.runner.stop(job_id) for _ in range(3)))
+        assert outcomes == ["cancelled"] * 3
+        assert jobs.pipeline.cleanups == 1
+        with pytest.raises(CancelledError, match=job_id):
+            await listening
+        with pytest.raises(CancelledError, match=job_id):
+            await jobs.listen(job_id)
+        assert jobs.history.counts["cancelled"] == 1
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_a_job_that_is_stopped_before_it_began_ends_as_well() -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        job_id = jobs.runner.start(REQUEST, None)
+        listening = jobs.listen(job_id)
+        assert await jobs.runner.stop(job_id) == "cancelled"
+        with pytest.raises(CancelledError):
+            await listening
+
+    run(scenario())
+
+
+def test_the_outcome_of_an_ended_job_stays_as_it_is() -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        job_id = jobs.runner.start(REQUEST, None)
+        jobs.pipeline.finish.set()
+        await jobs.listen(job_id)
+        assert await jobs.runner.stop(job_id) == "succeeded"
+        with pytest.raises(NotFoundError):
+            await jobs.runner.stop("nope")
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_a_failure_reaches_those_who_listen_and_those_who_come_later() -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        jobs.pipeline.error = WorkerCrashedError("dit died", metadata={"stage": "dit"})
+        job_id = jobs.runner.start(REQUEST, None)
+        listening = jobs.listen(job_id)
+        await until(lambda: len(jobs.heard) == 2)
+        jobs.pipeline.finish.set()
+        for task in (listening, jobs.listen(job_id)):
+            with pytest.raises(WorkerCrashedError, match="dit died") as caught:
+                await task
+            assert caught.value.metadata == {"stage": "dit"}
+        assert await jobs.runner.stop(job_id) == "WORKER_CRASHED"
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_a_defect_is_logged_once_and_its_listeners_learn_where_to_look(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        jobs.pipeline.error = ZeroDivisionError("secret")
+        jobs.pipeline.finish.set()
+        job_id = jobs.runner.start(REQUEST, None)
+        for _ in range(2):
+            with pytest.raises(InternalError, match=f"log of orchestrator.*{job_id}") as caught:
+                await jobs.listen(job_id)
+            assert "secret" not in caught.value.message
+        await jobs.runner.close()
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario())
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_a_job_that_the_queue_refuses_says_so_and_is_not_kept() -> None:
+    async def scenario() -> None:
+        jobs = Jobs(queue_max_count=0)
+        running = jobs.runner.start(REQUEST, None)
+        await until(lambda: jobs.queue.running_count)
+        refused = jobs.runner.start(REQUEST, None)
+        with pytest.raises(QueueFullError):
+            await jobs.listen(refused)
+        with pytest.raises(NotFoundError):
+            await jobs.listen(refused)
+        await jobs.runner.end(refused)
+        assert await jobs.runner.stop(running) == "cancelled"
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_an_ended_job_is_dropped_when_its_time_is_over_though_nothing_else_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        due: list[tuple[float, Callable[[], None]]] = []
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def record(delay: float, callback: Callable[[], None], *arguments: object) -> asyncio.TimerHandle:
+            if not arguments:
+                due.append((delay, callback))
+            return call_later(3600, callback, *arguments)
+
+        jobs.pipeline.finish.set()
+        job_id = jobs.runner.start(REQUEST, None)
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_later", record)
+            await jobs.listen(job_id)
+        delay_s, prune = due[-1]
+        assert delay_s == 60.0
+        jobs.now = 60.0
+        prune()
+        with pytest.raises(NotFoundError):
+            await jobs.listen(job_id)
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_closing_ends_every_job() -> None:
+    async def scenario() -> None:
+        jobs = Jobs(slot_count=2)
+        for _ in range(3):
+            jobs.runner.start(REQUEST, None)
+        await until(lambda: jobs.queue.running_count == 2 and jobs.queue.queued_count == 1)
+        await jobs.runner.close()
+        assert jobs.history.counts["cancelled"] == 3
+
+    run(scenario())
