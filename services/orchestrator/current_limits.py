@@ -12,6 +12,7 @@ from acestage.planning import LanguageModelMemory
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.settings import Settings
 from services.orchestrator.limits import StageFacts, resolve
+from services.orchestrator.models import find_model
 from services.orchestrator.stage_clients import StageClient
 
 ASK_TIMEOUT_S = 2.0
@@ -27,30 +28,36 @@ class CurrentLimits:
         self._language_models = [
             LanguageModelMemory.of(name, config) for name, config in language_model_configs().items()
         ]
-        self._last: dict[str, StageFacts] = {}
+        self._last: dict[str, stage_pb2.GetStageInfoResponse] = {}
 
-    async def ask(self, item_count: int) -> Limits:
-        """The limits of a request for so many takes; a stage that never answered sets none: its jobs fail."""
-        await self._ask_all()
-        return self._resolve(item_count)
+    async def ask(self, item_count: int, model: str) -> Limits:
+        """The limits of a request for so many takes of `model`, which `find_model` finds.
 
-    async def ask_known(self) -> Limits:
-        """The limits of a request for one take.
+        A stage that never answered sets none: its jobs fail.
 
         Raises:
-            AcestageError: a stage does not answer and never has, so nobody knows its limit.
+            InvalidArgumentError: there is no such model.
+            FailedPreconditionError: the stages serve different models.
+        """
+        await self._ask_all()
+        return self._resolve(item_count, model)
+
+    async def ask_known(self, model: str) -> Limits:
+        """The limits of a request for one take of `model`.
+
+        Raises:
+            AcestageError: as of `ask`; or a stage does not answer and never has, so nobody knows its limit.
         """
         failures = await self._ask_all()
         for stage in self._stages:
             if stage.stage not in self._last:
                 raise failures[stage.stage]
-        return self._resolve(item_count=1)
+        return self._resolve(1, model)
 
-    def after(self, infos: Iterable[stage_pb2.GetStageInfoResponse], item_count: int) -> Limits:
-        """The limits of a request for so many takes, given what the stages just said."""
-        for info in infos:
-            self._last[info.stage] = StageFacts.from_pb(info)
-        return self._resolve(item_count)
+    def after(self, infos: Iterable[stage_pb2.GetStageInfoResponse], item_count: int, model: str) -> Limits:
+        """The limits of a request for so many takes of `model`, given what the stages just said."""
+        self._last.update({info.stage: info for info in infos})
+        return self._resolve(item_count, model)
 
     async def _ask_all(self) -> dict[str, AcestageError]:
         """Why stages did not answer, by stage."""
@@ -63,12 +70,13 @@ class CurrentLimits:
 
     async def _ask(self, stage: StageClient) -> AcestageError | None:
         try:
-            self._last[stage.stage] = StageFacts.from_pb(await stage.info(ASK_TIMEOUT_S))
+            self._last[stage.stage] = await stage.info(ASK_TIMEOUT_S)
         except AcestageError as error:
             return error
         return None
 
-    def _resolve(self, item_count: int) -> Limits:
-        facts = (self._last.get(stage.stage) for stage in self._stages)
-        known = [stage for stage in facts if stage is not None]
-        return resolve(self._settings, known, self._language_models, item_count)
+    def _resolve(self, item_count: int, model: str) -> Limits:
+        infos = [self._last[stage.stage] for stage in self._stages if stage.stage in self._last]
+        name = find_model(infos, model).name if infos else ""
+        facts = [StageFacts.from_pb(info, name) for info in infos]
+        return resolve(self._settings, facts, self._language_models, item_count, model=name)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from acestage.errors import FailedPreconditionError, InternalError
+from acestage.errors import InternalError
 from acestage.limits import Clamped
 from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
@@ -19,6 +19,7 @@ from acestage.tensors import WireTensor
 from services.orchestrator import requests
 from services.orchestrator.audio_meter import AudioMeter
 from services.orchestrator.current_limits import CurrentLimits
+from services.orchestrator.models import find_model
 from services.orchestrator.requests import DenoisedOn, GenerationSettings
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
 
@@ -62,31 +63,19 @@ class Pipeline:
         """Generates what a checked `request` asks for; audio and progress go to `emit` as they come.
 
         Raises:
-            AcestageError: a stage failed, the stages do not serve the same model, or the limits have
+            AcestageError: a stage failed, the stages do not all serve the model, or the limits have
                 changed since the check.
         """
-        infos = await self._model()
-        info = next(info for info in infos if info.stage == self._dit.stage)
-        limits = self.limits.after(infos, requests.item_count(request))
+        infos = await asyncio.gather(*(stage.info() for stage in self.stages))
+        model = find_model(infos, request.model)
+        limits = self.limits.after(infos, requests.item_count(request), model.name)
         request, clamped = requests.lower(request, limits)
         requests.check(request, limits)
-        settings = requests.resolve(request, info.model, limits)
-        conditioning = await self._encode(settings, info.model, emit, deadline)
-        latents, denoised = await self._denoise(settings, conditioning, emit, deadline)
-        tracks = await self._decode(settings, latents, emit, deadline)
-        return Result(settings.to_pb(info.model, denoised), tracks, clamped)
-
-    async def _model(self) -> list[stage_pb2.GetStageInfoResponse]:
-        """What the stages run; all must serve the same checkpoint."""
-        infos = await asyncio.gather(*(stage.info() for stage in self.stages))
-        models = {info.stage: info.model.name for info in infos}
-        if any(info.model != infos[0].model for info in infos):
-            raise FailedPreconditionError(
-                "the stages serve different models: "
-                + ", ".join(f"{stage} serves {name}" for stage, name in models.items()),
-                metadata=models,
-            )
-        return infos
+        settings = requests.resolve(request, model, limits)
+        conditioning = await self._encode(settings, model, emit, deadline)
+        latents, denoised = await self._denoise(settings, model, conditioning, emit, deadline)
+        tracks = await self._decode(settings, model, latents, emit, deadline)
+        return Result(settings.to_pb(model, denoised), tracks, clamped)
 
     async def _encode(
         self, settings: GenerationSettings, model: stage_pb2.Model, emit: Emit, deadline: Deadline
@@ -102,6 +91,7 @@ class Pipeline:
             time_signature=settings.time_signature,
             instruction=settings.instruction,
             quantization=settings.quantization,
+            model=model.name,
         )
         stage = self._text_encoder.stage
         found = await self._text_encoder.encode(
@@ -113,7 +103,12 @@ class Pipeline:
         return [found[name] for name in CONDITIONING]
 
     async def _denoise(
-        self, settings: GenerationSettings, conditioning: list[WireTensor], emit: Emit, deadline: Deadline
+        self,
+        settings: GenerationSettings,
+        model: stage_pb2.Model,
+        conditioning: list[WireTensor],
+        emit: Emit,
+        deadline: Deadline,
     ) -> tuple[WireTensor, DenoisedOn]:
         parameters = dit_pb2.DenoiseParameters(
             seeds=settings.seeds,
@@ -124,6 +119,7 @@ class Pipeline:
             cfg_interval_end=settings.cfg_interval[1],
             timesteps=settings.timesteps,
             quantization=settings.quantization,
+            model=model.name,
         )
         denoised = DenoisedOn("", "", "")
 
@@ -141,10 +137,16 @@ class Pipeline:
         return latents, denoised
 
     async def _decode(
-        self, settings: GenerationSettings, latents: WireTensor, emit: Emit, deadline: Deadline
+        self,
+        settings: GenerationSettings,
+        model: stage_pb2.Model,
+        latents: WireTensor,
+        emit: Emit,
+        deadline: Deadline,
     ) -> tuple[pb.Track, ...]:
         meters = [AudioMeter() for _ in settings.seeds]
-        async with aclosing(self._vae.decode(latents, deadline)) as responses:
+        parameters = vae_pb2.DecodeParameters(model=model.name)
+        async with aclosing(self._vae.decode(parameters, latents, deadline)) as responses:
             async for response in responses:
                 match response.WhichOneof("event"):
                     case "audio":

@@ -54,7 +54,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._started_at = datetime.now(UTC)
 
     async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]
-        limits = await self._pipeline.limits.ask(requests.item_count(request))
+        limits = await self._pipeline.limits.ask(requests.item_count(request), request.model)
         lowered, _ = requests.lower(request, limits)
         requests.check(lowered, limits)
         self._backlog.check()
@@ -113,7 +113,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         outbox.put(pb.GenerateResponse(completed=completed))
 
     async def GetLimits(self, request: pb.GetLimitsRequest, context: LimitsContext) -> pb.GetLimitsResponse:
-        return (await self._pipeline.limits.ask_known()).to_pb()
+        return (await self._pipeline.limits.ask_known(request.model)).to_pb()
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: StatusContext) -> pb.GetStatusResponse:
         return await self.status()

@@ -143,13 +143,13 @@ class DitClient(StageClient):
 
 class VaeClient(StageClient):
     async def decode(
-        self, latents: WireTensor, deadline: Deadline
+        self, parameters: vae_pb2.DecodeParameters, latents: WireTensor, deadline: Deadline
     ) -> AsyncGenerator[vae_pb2.DecodeResponse, None]:
         """The responses of the decode, audio and progress."""
         stub = vae_pb2_grpc.VaeServiceStub(self._channel)
 
         def requests() -> Iterator[vae_pb2.DecodeRequest]:
-            yield vae_pb2.DecodeRequest(parameters=vae_pb2.DecodeParameters())
+            yield vae_pb2.DecodeRequest(parameters=parameters)
             for chunk in _chunks([latents]):
                 yield vae_pb2.DecodeRequest(tensor=chunk)
 
