@@ -122,10 +122,11 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 
-    def limits(self, timeout_s: float = 10.0) -> Limits:
-        """What a request may ask for here, and what set each limit."""
+    def limits(self, timeout_s: float = 10.0, *, model: str = "") -> Limits:
+        """What a request for `model` (empty: the first) may ask for here, and what set each limit."""
+        request = pb.GetLimitsRequest(model=model)
         try:
-            return Limits.from_pb(self._stub.GetLimits(pb.GetLimitsRequest(), timeout=timeout_s))
+            return Limits.from_pb(self._stub.GetLimits(request, timeout=timeout_s))
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 
@@ -219,10 +220,11 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 
-    async def limits(self, timeout_s: float = 10.0) -> Limits:
+    async def limits(self, timeout_s: float = 10.0, *, model: str = "") -> Limits:
         """See `Client.limits`."""
+        request = pb.GetLimitsRequest(model=model)
         try:
-            return Limits.from_pb(await self._stub.GetLimits(pb.GetLimitsRequest(), timeout=timeout_s))
+            return Limits.from_pb(await self._stub.GetLimits(request, timeout=timeout_s))
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 

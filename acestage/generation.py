@@ -47,6 +47,8 @@ class GenerationOptions(TypedDict, total=False):
         timesteps: instead of step_count and shift: falling values in (0, 1], a last 0 apart.
         instruction: replaces the instruction that opens the prompt.
         batch_size: takes, 1 to 8 (1), or as many as the services allow.
+        model: the model's name, or the short one of a published model, such as "base" (the first that is
+            served); `Client.status` lists those that are.
         clamp: values above a limit are lowered to it, which the result reports, rather than refused.
         quantization: "none" or "int8" weights; left out, int8 only where the device needs it.
         task: "text2music" (left out), "cover", "cover-nofsq", "repaint", "extract", "lego" or "complete".
@@ -81,6 +83,7 @@ class GenerationOptions(TypedDict, total=False):
     instruction: str
     batch_size: int
     quantization: str
+    model: str
     clamp: bool
     seeds: Sequence[int]
     task: str

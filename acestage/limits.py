@@ -51,6 +51,7 @@ class Limits:
         device_bytes: of that device, or of the smaller one that is simulated; 0 where it is not known.
         tier: the row of the tier table that the device falls into; empty where its bytes are not known.
         basis: where limits come from: "planner" or "tier".
+        model: the name of the one that they are for; empty where no stage said what it serves.
     """
 
     max_duration_s: Limit
@@ -60,6 +61,7 @@ class Limits:
     device_bytes: int
     tier: str
     basis: str
+    model: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,6 +78,7 @@ class Limits:
             device_bytes=self.device_bytes,
             tier=self.tier,
             basis=self.basis,
+            model=self.model,
         )
 
     @classmethod
@@ -91,6 +94,7 @@ class Limits:
             device_bytes=limits.device_bytes,
             tier=limits.tier,
             basis=limits.basis,
+            model=limits.model,
         )
 
 

@@ -44,6 +44,20 @@ Address = Annotated[str, AfterValidator(check_address)]
 """Where a service answers."""
 
 
+def _check_list(value: str) -> str:
+    if "" in _split(value):
+        raise ValueError("has an empty part: accepted are names or folders with commas between them")
+    return value
+
+
+def _split(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(","))
+
+
+Checkpoints = Annotated[str, AfterValidator(_check_list)]
+"""Checkpoints with commas between them; the first is the default."""
+
+
 def _auto_as_unset(value: object) -> object:
     return None if isinstance(value, str) and value.strip().lower() == "auto" else value
 
@@ -92,10 +106,10 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
-    checkpoint: str = Field(
+    checkpoint: Checkpoints = Field(
         EMBEDDED_CHECKPOINT,
         validation_alias=_names("ACESTAGE_CHECKPOINT"),
-        description="A checkpoint folder, or the name of one in the checkpoints folder.",
+        description="A checkpoint folder, or the name of one in the checkpoints folder; several with commas.",
     )
     checkpoints_dir: Path = Field(
         Path("checkpoints"),
@@ -242,6 +256,11 @@ class Settings(BaseSettings):
     def max_device_bytes(self) -> int | None:
         """The size of the device to simulate, in bytes; None takes it as it is."""
         return None if self.max_vram_gb is None else round(self.max_vram_gb * 2**30)
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Every checkpoint that is served; the first is the default."""
+        return _split(self.checkpoint)
 
     def ports(self) -> dict[str, int]:
         """The port of each service where all run on one machine."""

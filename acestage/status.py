@@ -25,10 +25,22 @@ class DeviceStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class StageModel:
+    """A model that a stage hosts, with the bytes of its weights there in its data type."""
+
+    name: str
+    dtype: str
+    weights_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class StageStatus:
     """A stage. Where it does not serve, `error` says why and the rest is empty.
 
     Attributes:
+        models: all that a request may ask for; the first is the default.
+        placed_model: whose weights lie on the device, or empty; of models with the same weights for this
+            stage, the first.
         device_memory: None where the stage cannot tell.
         worker_state: "asleep", "busy", "warm" (idle, with its weights on the device), or empty.
         quantization: "none", "int8", or empty.
@@ -38,10 +50,9 @@ class StageStatus:
     target: str
     is_serving: bool
     error: str
-    model: str
+    models: tuple[StageModel, ...]
+    placed_model: str
     device: str
-    dtype: str
-    weights_bytes: int
     active_job_count: int
     processes: tuple[ProcessMemory, ...]
     device_memory: DeviceStatus | None
@@ -198,10 +209,11 @@ def _stage(stage: pb.StageStatus) -> StageStatus:
         target=stage.target,
         is_serving=stage.is_serving,
         error=stage.error,
-        model=info.model.name,
+        models=tuple(
+            StageModel(hosted.model.name, hosted.dtype, hosted.weights_bytes) for hosted in info.models
+        ),
+        placed_model=info.placed_model,
         device=info.device,
-        dtype=info.dtype,
-        weights_bytes=info.weights_bytes,
         active_job_count=info.active_job_count,
         processes=tuple(memory_from_pb(process) for process in info.processes),
         device_memory=_device(info.device_memory) if info.HasField("device_memory") else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf import timestamp_pb2
@@ -32,8 +33,16 @@ def process(name: str, pid: int, mib: int, device_mib: int = 0) -> stage_pb2.Pro
     )
 
 
+def hosted(name: str, mib: int) -> stage_pb2.StageModel:
+    return stage_pb2.StageModel(model=stage_pb2.Model(name=name), dtype="bfloat16", weights_bytes=mib * MIB)
+
+
 def stage(
-    name: str, port: int, state: stage_pb2.WorkerState, *workers: stage_pb2.ProcessMemory
+    name: str,
+    port: int,
+    state: stage_pb2.WorkerState,
+    *workers: stage_pb2.ProcessMemory,
+    others: Sequence[stage_pb2.StageModel] = (),
 ) -> pb.StageStatus:
     is_busy = state == stage_pb2.WORKER_STATE_BUSY
     return pb.StageStatus(
@@ -42,11 +51,10 @@ def stage(
         is_serving=True,
         info=stage_pb2.GetStageInfoResponse(
             stage=name,
-            model=stage_pb2.Model(name="acestep-v15-turbo"),
+            models=[hosted("acestep-v15-turbo", 3005), *others],
             device="cuda:0",
-            dtype="bfloat16",
+            placed_model="acestep-v15-turbo",
             quantization="int8" if name == "dit" else "none",
-            weights_bytes=3005 * MIB,
             active_job_count=2 if is_busy else 0,
             worker_state=state,
             processes=[

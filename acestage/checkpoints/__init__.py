@@ -7,7 +7,7 @@ from acestage.checkpoints.checkpoint import Checkpoint, Component, Layout, Model
 from acestage.checkpoints.hub import pull
 from acestage.checkpoints.library_logs import quieten
 from acestage.checkpoints.listing import LocalCheckpoint, list_local
-from acestage.checkpoints.opening import open_checkpoint
+from acestage.checkpoints.opening import open_checkpoint, open_checkpoints
 from acestage.checkpoints.repositories import REPOSITORIES, Repository
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Repository",
     "list_local",
     "open_checkpoint",
+    "open_checkpoints",
     "pull",
 ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from acestage.checkpoints.checkpoint import Checkpoint, Layout
@@ -11,9 +11,14 @@ from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER
 from acestage.checkpoints.configs import ConfigFile
 from acestage.checkpoints.diffusers_layout import INDEX_FILE, TOKENIZER_FOLDER, read_diffusers
 from acestage.checkpoints.facts import model_facts
-from acestage.checkpoints.original_layout import TEXT_ENCODER_FOLDER, find_original, read_original
+from acestage.checkpoints.original_layout import (
+    TEXT_ENCODER_FOLDER,
+    find_original,
+    read_original,
+    variants_in,
+)
 from acestage.checkpoints.repositories import REPOSITORIES
-from acestage.errors import CheckpointError
+from acestage.errors import CheckpointError, FailedPreconditionError
 from acestage.settings import EMBEDDED_CHECKPOINT
 
 EMBEDDED_PATH = Path(__file__).resolve().parents[1] / "models" / EMBEDDED_CHECKPOINT
@@ -57,6 +62,34 @@ def open_checkpoint(
     _check_fit(configs)
     facts = model_facts(path.name, configs, is_untrained=marked.flag(UNTRAINED_KEY))
     return Checkpoint(path, path.name, layout, facts, components, tokenizer_path)
+
+
+def open_checkpoints(
+    names_or_paths: Sequence[str], *, checkpoints_dir: Path, variant: str | None = None
+) -> tuple[Checkpoint, ...]:
+    """Opens one checkpoint or several, which must be models of different names, as `open_checkpoint` does.
+
+    Where there are several, `variant` is for those that are in the original layout and have several models.
+
+    Raises:
+        CheckpointError: one of them cannot be opened.
+        FailedPreconditionError: two have the same name.
+    """
+    if len(names_or_paths) == 1:
+        return (open_checkpoint(names_or_paths[0], checkpoints_dir=checkpoints_dir, variant=variant),)
+    found: dict[str, Checkpoint] = {}
+    for name_or_path in names_or_paths:
+        has_several = len(variants_in(_find(name_or_path, checkpoints_dir))) > 1
+        checkpoint = open_checkpoint(
+            name_or_path, checkpoints_dir=checkpoints_dir, variant=variant if has_several else None
+        )
+        before = found.setdefault(checkpoint.name, checkpoint)
+        if before is not checkpoint:
+            raise FailedPreconditionError(
+                f"checkpoint: {before.path} and {checkpoint.path} are both called {checkpoint.name}; "
+                "accepted: models of different names, by which requests choose"
+            )
+    return tuple(found.values())
 
 
 def _find(name_or_path: str | Path, checkpoints_dir: Path) -> Path:

@@ -52,10 +52,15 @@ def generate(
     quantization: Annotated[
         Weights | None, typer.Option(help="Weights as they are or in INT8; else INT8 where it must be.")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="One of the models that are served, such as base; else the first.")
+    ] = None,
     clamp: Annotated[
         bool, typer.Option("--clamp", help="Lower values to the limits, and say so, rather than fail.")
     ] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="Model for services started by this run.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Checkpoint for services started by this run.")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu or cuda[:N], for services of this run.")
     ] = None,
@@ -99,6 +104,7 @@ def generate(
         "instruction": instruction,
         "batch_size": batch,
         "quantization": quantization.value if quantization else None,
+        "model": model,
         "clamp": clamp or None,
     }
     options = cast(GenerationOptions, {name: value for name, value in given.items() if value is not None})

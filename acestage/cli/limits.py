@@ -17,13 +17,16 @@ _BASES = {"planner": "planner", "tier": "tier table"}
 
 
 def limits(
+    model: Annotated[
+        str | None, typer.Option(help="One of the models that are served; else the first.")
+    ] = None,
     target: Target = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show the longest song, the largest batch and the language models that the services allow, and why."""
     address = target or load_settings().address("orchestrator")
     with Client(address) as client:
-        found = client.limits()
+        found = client.limits(model=model or "")
     if as_json:
         print_json(found.to_dict())
     else:
@@ -34,7 +37,8 @@ def _print(found: Limits, target: str) -> None:
     console = open_console()
     size = f"{found.device_bytes / GIB:.1f} GiB, {found.tier}" if found.device_bytes else "memory not known"
     console.print(
-        f"Limits at {target} from the {_BASES[found.basis]} (device {found.device}: {size})", soft_wrap=True
+        f"Limits of {found.model} at {target} from the {_BASES[found.basis]} (device {found.device}: {size})",
+        soft_wrap=True,
     )
     table = Table("what", "limit", "set by")
     table.add_row("longest song", f"{found.max_duration_s.value:g} s", found.max_duration_s.source)

@@ -9,8 +9,13 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
-from acestage.cli.flags import load_settings
+from acestage.cli.flags import Target, load_settings
 from acestage.cli.terminal import open_console
+from acestage.client import Client
+from acestage.errors import AcestageError
+
+SERVED_TIMEOUT_S = 5.0
+"""A stage that does not answer costs the orchestrator 2 s."""
 
 app = typer.Typer(help="Pull, list and verify checkpoints.", no_args_is_help=True)
 
@@ -33,18 +38,35 @@ def pull(
 @app.command("list")
 def list_models(
     checkpoints_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
+    target: Target = None,
 ) -> None:
-    """List the models that are here, and those that can be pulled."""
+    """List the models that are here, whether services serve them now, and those that can be pulled."""
     from acestage.checkpoints import REPOSITORIES, list_local
 
     settings = load_settings(checkpoints_dir=checkpoints_dir)
-    table = Table("model", "layout", "size", "path")
+    address = target or settings.address("orchestrator")
+    served = _served(address)
+    table = Table("model", "layout", "size", "path", "served")
     for model in list_local(settings.checkpoints_dir):
         layout = model.layout or f"not usable: {model.problem}"
-        table.add_row(model.name, layout, decimal(model.byte_count), str(model.path))
+        is_served = "yes" if model.path.name in served else ""
+        table.add_row(model.name, layout, decimal(model.byte_count), str(model.path), is_served)
     console = open_console()
     console.print(table)
+    if served:
+        console.print(f"Served at {address}: {', '.join(served)}", soft_wrap=True)
     console.print("Can be pulled: " + ", ".join(REPOSITORIES), soft_wrap=True)
+
+
+def _served(address: str) -> list[str]:
+    """Names of the models that every stage serves; none where no services answer."""
+    try:
+        with Client(address) as client:
+            stages = client.status(SERVED_TIMEOUT_S).stages
+    except AcestageError:
+        return []
+    hosted = [[model.name for model in stage.models] for stage in stages]
+    return [name for name in hosted[0] if all(name in names for names in hosted)] if hosted else []
 
 
 @app.command()

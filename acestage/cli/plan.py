@@ -72,7 +72,9 @@ def plan(
         checks.within(vram, "vram", *VRAM_GB)
     checks.within(duration, "duration", *DURATION_S)
     checks.within(batch, "batch", 1, MAX_BATCH_SIZE)
-    checks.require(checkpoint != "", "checkpoint", "is empty; accepted: a folder, or the name of a model")
+    accepted = "accepted: a folder, or the name of a model"
+    checks.require(checkpoint != "", "checkpoint", f"is empty; {accepted}")
+    checks.require("," not in (checkpoint or ""), "checkpoint", f"is {checkpoint!r}, a list; {accepted}")
     checks.done()
     settings = load_settings(checkpoint=checkpoint, variant=variant, quantization=quantization, dtype=dtype)
     kind = device or (PlannedDevice.CPU if settings.device == "cpu" else PlannedDevice.CUDA)
@@ -95,7 +97,7 @@ def _ask_planner(
 ) -> dict[str, Any]:
     """The plan, from a process of its own: only the services know the stages, and they need torch."""
     flags: dict[str, object] = {
-        "checkpoint": settings.checkpoint,
+        "checkpoint": settings.checkpoints[0],
         "checkpoints-dir": settings.checkpoints_dir,
         "duration": duration_s,
         "batch": batch_size,

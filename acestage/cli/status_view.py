@@ -13,7 +13,7 @@ from rich.text import Text
 
 from acestage.cli.amounts import size, span
 from acestage.generation import ProcessMemory
-from acestage.status import EndedJob, LeaseStatus, StageStatus, Status
+from acestage.status import EndedJob, LeaseStatus, StageModel, StageStatus, Status
 
 WIDE_COLUMNS = 100
 """From here on there is room for addresses."""
@@ -139,16 +139,27 @@ def _lease_state(lease: LeaseStatus) -> str:
 def _stages(status: Status, is_wide: bool) -> RenderableType:
     table = _table("stage", "state", "model", "device", "weights >", *(["address"] if is_wide else []))
     for stage in (stage for stage in status.stages if stage.is_serving):
-        kept = f" {stage.quantization}" if stage.quantization not in ("", "none") else ""
-        weights = f"{size(stage.weights_bytes)} {stage.dtype}{kept}"
-        address = [stage.target] if is_wide else []
-        _add(table, stage.stage, _stage_state(stage), stage.model, stage.device, weights, *address)
+        for index, model in enumerate(stage.models):
+            name, weights = _stage_model(stage, model)
+            address = [stage.target] if is_wide else []
+            if index == 0:
+                _add(table, stage.stage, _stage_state(stage), name, stage.device, weights, *address)
+            else:
+                _add(table, "", "", name, "", weights, *([""] if is_wide else []))
     down = [
         Text(f"{stage.stage} at {stage.target} is down: {stage.error}", "red")
         for stage in status.stages
         if not stage.is_serving
     ]
     return Group(*([table] if table.row_count else []), *down)
+
+
+def _stage_model(stage: StageStatus, model: StageModel) -> tuple[str, str]:
+    """The name and the weights of a model; of several, the one on the device is marked."""
+    is_placed = model.name == stage.placed_model
+    name = f"{model.name} (placed)" if is_placed and len(stage.models) > 1 else model.name
+    kept = f" {stage.quantization}" if is_placed and stage.quantization != "none" else ""
+    return name, f"{size(model.weights_bytes)} {model.dtype}{kept}"
 
 
 def _stage_state(stage: StageStatus) -> Text:

@@ -20,7 +20,11 @@ Port = Annotated[int | None, typer.Option(help="Port of this service.")]
 
 def up(
     checkpoint: Annotated[
-        str | None, typer.Option(help="Checkpoint folder, or the name of a pulled model.")
+        str | None,
+        typer.Option(
+            help="Checkpoint folder, or the name of a pulled model; or several with commas, of which each "
+            "request takes one."
+        ),
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Model of an original-layout folder.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")] = None,

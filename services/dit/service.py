@@ -15,6 +15,7 @@ from acestage.protos.dit.v1 import dit_pb2_grpc
 from services.dit.parameters import DenoiseParameters
 from services.runtime import tensor_requests
 from services.runtime.messages import Message
+from services.runtime.model_catalog import ModelCatalog
 from services.runtime.request_limits import (
     MAX_FRAME_COUNT,
     MAX_ITEM_COUNT,
@@ -31,34 +32,39 @@ Context = grpc.aio.ServicerContext[pb.DenoiseRequest, pb.DenoiseResponse]
 
 
 class DitServicer(dit_pb2_grpc.DitServiceServicer):
-    def __init__(self, runner: StageRunner, model: ModelFacts) -> None:
+    def __init__(self, runner: StageRunner, models: ModelCatalog) -> None:
         self._runner = runner
-        self._model = model
+        self._models = models
 
     async def Denoise(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.DenoiseRequest], context: Context
     ) -> None:
         parameters, received = await tensor_requests.read(request_iterator, *_TENSORS)
-        job = self._job(parameters_from_pb(parameters), parameters.quantization, received)
+        model = self._models.resolve(parameters.model, "parameters.model")
+        job = self._job(model, parameters_from_pb(parameters), parameters.quantization, received)
         await relay(self._runner, job, context, pb.DenoiseResponse, _results)
 
     def _job(
-        self, parameters: DenoiseParameters, quantization: str, received: Mapping[str, tensors.WireTensor]
+        self,
+        model: ModelFacts,
+        parameters: DenoiseParameters,
+        quantization: str,
+        received: Mapping[str, tensors.WireTensor],
     ) -> Message:
-        channels = 2 * self._model.latent_channel_count
-        states = tensors.require(received, "encoder_hidden_states", 1, None, self._model.condition_width)
-        null = tensors.require(received, "null_condition", 1, 1, self._model.condition_width)
+        channels = 2 * model.latent_channel_count
+        states = tensors.require(received, "encoder_hidden_states", 1, None, model.condition_width)
+        null = tensors.require(received, "null_condition", 1, 1, model.condition_width)
         context_latents = tensors.require(received, "context_latents", 1, None, channels)
         checks = Checks()
         checks.at_most(states.shape[1], "tokens", "tensor.encoder_hidden_states.shape", MAX_TOKEN_COUNT)
         checks.at_most(context_latents.shape[1], "frames", "tensor.context_latents.shape", MAX_FRAME_COUNT)
         checks.done()
-        fields = {**dataclasses.asdict(parameters), "quantization": quantization}
+        fields = {**dataclasses.asdict(parameters), "quantization": quantization, "model": model.name}
         return Message("denoise", fields, (states, null, context_latents))
 
 
-def add_servicer(runner: StageRunner, model: ModelFacts, server: grpc.aio.Server) -> None:
-    dit_pb2_grpc.add_DitServiceServicer_to_server(DitServicer(runner, model), server)
+def add_servicer(runner: StageRunner, models: ModelCatalog, server: grpc.aio.Server) -> None:
+    dit_pb2_grpc.add_DitServiceServicer_to_server(DitServicer(runner, models), server)
 
 
 def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:

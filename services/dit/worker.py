@@ -19,6 +19,9 @@ from services.dit.parameters import DenoiseParameters
 from services.runtime.messages import Message
 from services.runtime.placement import place
 
+COMPONENTS = (TRANSFORMER,)
+"""What the stage uses of a checkpoint."""
+
 
 def load(checkpoint: Checkpoint) -> DitWorker:
     """Maps the transformer's weights."""
@@ -53,10 +56,10 @@ class DitWorker:
 
 
 def _parameters(request: Message) -> DenoiseParameters:
-    # JSON made lists of the tuples. How weights are held was settled before.
+    # JSON made lists of the tuples. How weights are held, and whose, was settled before.
     fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in request.fields.items()
-        if name != "quantization"
+        if name not in ("quantization", "model")
     }
     return DenoiseParameters(**fields)

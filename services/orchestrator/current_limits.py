@@ -12,6 +12,7 @@ from acestage.planning import LanguageModelMemory
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.settings import Settings
 from services.orchestrator.limits import StageFacts, resolve
+from services.orchestrator.models import find_model
 from services.orchestrator.stage_clients import StageClient
 
 ASK_TIMEOUT_S = 2.0
@@ -27,32 +28,46 @@ class CurrentLimits:
         self._language_models = [
             LanguageModelMemory.of(name, config) for name, config in language_model_configs().items()
         ]
-        self._last: dict[str, StageFacts] = {}
-        self.model: stage_pb2.Model | None = None
-        """What the stages said last that they serve; None before."""
+        self._last: dict[str, stage_pb2.GetStageInfoResponse] = {}
 
-    async def ask(self, item_count: int) -> Limits:
-        """The limits of a request for so many takes; a stage that never answered sets none: its jobs fail."""
-        await self._ask_all()
-        return self._resolve(item_count)
+    async def ask(self, item_count: int, model: str) -> Limits:
+        """The limits of a request for so many takes of `model`, which `find_model` finds.
 
-    async def ask_known(self) -> Limits:
-        """The limits of a request for one take.
+        A stage that never answered sets none: its jobs fail.
 
         Raises:
-            AcestageError: a stage does not answer and never has, so nobody knows its limit.
+            InvalidArgumentError: there is no such model.
+            FailedPreconditionError: the stages serve different models.
+        """
+        await self._ask_all()
+        return self._resolve(item_count, model)
+
+    async def ask_known(self, model: str) -> Limits:
+        """The limits of a request for one take of `model`.
+
+        Raises:
+            AcestageError: as of `ask`; or a stage does not answer and never has, so nobody knows its limit.
         """
         failures = await self._ask_all()
         for stage in self._stages:
             if stage.stage not in self._last:
                 raise failures[stage.stage]
-        return self._resolve(item_count=1)
+        return self._resolve(1, model)
 
-    def after(self, infos: Iterable[stage_pb2.GetStageInfoResponse], item_count: int) -> Limits:
-        """The limits of a request for so many takes, given what the stages just said."""
-        for info in infos:
-            self._note(info)
-        return self._resolve(item_count)
+    def after(self, infos: Iterable[stage_pb2.GetStageInfoResponse], item_count: int, model: str) -> Limits:
+        """The limits of a request for so many takes of `model`, given what the stages just said."""
+        self._last.update({info.stage: info for info in infos})
+        return self._resolve(item_count, model)
+
+    def model(self, asked: str) -> stage_pb2.Model | None:
+        """The model that a request means by `asked`, by what the stages said last; None where none has.
+
+        Raises:
+            InvalidArgumentError: there is no such model.
+            FailedPreconditionError: the stages serve different models.
+        """
+        infos = self._infos()
+        return find_model(infos, asked) if infos else None
 
     async def _ask_all(self) -> dict[str, AcestageError]:
         """Why stages did not answer, by stage."""
@@ -65,16 +80,17 @@ class CurrentLimits:
 
     async def _ask(self, stage: StageClient) -> AcestageError | None:
         try:
-            self._note(await stage.info(ASK_TIMEOUT_S))
+            self._last[stage.stage] = await stage.info(ASK_TIMEOUT_S)
         except AcestageError as error:
             return error
         return None
 
-    def _note(self, info: stage_pb2.GetStageInfoResponse) -> None:
-        self._last[info.stage] = StageFacts.from_pb(info)
-        self.model = info.model
+    def _resolve(self, item_count: int, asked: str) -> Limits:
+        model = self.model(asked)
+        name = model.name if model else ""
+        facts = [StageFacts.from_pb(info, name) for info in self._infos()]
+        return resolve(self._settings, facts, self._language_models, item_count, model=name)
 
-    def _resolve(self, item_count: int) -> Limits:
-        facts = (self._last.get(stage.stage) for stage in self._stages)
-        known = [stage for stage in facts if stage is not None]
-        return resolve(self._settings, known, self._language_models, item_count)
+    def _infos(self) -> list[stage_pb2.GetStageInfoResponse]:
+        """What stages said last, in the order of a job's way."""
+        return [self._last[stage.stage] for stage in self._stages if stage.stage in self._last]

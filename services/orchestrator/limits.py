@@ -36,7 +36,7 @@ MODEL_LIMITS = Limits(MODEL_DURATION, MOST_ITEMS, (), "", 0, "", "planner")
 
 @dataclass(frozen=True, slots=True)
 class StageFacts:
-    """A stage on its device.
+    """A stage on its device, for one of its models.
 
     Attributes:
         stage: "text_encoder", "dit" or "vae".
@@ -53,13 +53,15 @@ class StageFacts:
     latent_frame_rate_hz: float
 
     @classmethod
-    def from_pb(cls, info: stage_pb2.GetStageInfoResponse) -> StageFacts:
+    def from_pb(cls, info: stage_pb2.GetStageInfoResponse, model: str) -> StageFacts:
+        """What a stage says that serves `model`."""
+        hosted = next(hosted for hosted in info.models if hosted.model.name == model)
         return cls(
             stage=info.stage,
             device=info.device,
             device_bytes=info.device_memory.total_bytes,
-            memory=StageMemory.from_pb(info.memory) if info.memory.activations else None,
-            latent_frame_rate_hz=info.model.latent_frame_rate_hz,
+            memory=StageMemory.from_pb(hosted.memory) if hosted.memory.activations else None,
+            latent_frame_rate_hz=hosted.model.latent_frame_rate_hz,
         )
 
 
@@ -68,6 +70,8 @@ def resolve(
     stages: Sequence[StageFacts],
     language_models: Sequence[LanguageModelMemory],
     item_count: int = 1,
+    *,
+    model: str = "",
 ) -> Limits:
     """The limits for what `stages` run on; those that are not known set none.
 
@@ -76,6 +80,7 @@ def resolve(
         stages: in the order of a job's way; the device of the DiT is the one that the tier table is about.
         language_models: those to decide on.
         item_count: takes that a request asks for: where the device is just large enough, each costs seconds.
+        model: the name of the one that `stages` are about.
     """
     device = next((stage.device for stage in stages if stage.stage == "dit"), "")
     device_bytes = min(
@@ -101,12 +106,13 @@ def resolve(
         max_duration_s=duration,
         max_batch_size=batch,
         language_models=tuple(
-            _language_model(settings, model, device, device_bytes, tier) for model in language_models
+            _language_model(settings, found, device, device_bytes, tier) for found in language_models
         ),
         device=device,
         device_bytes=device_bytes,
         tier=tier.name if tier else "",
         basis=settings.limits,
+        model=model,
     )
 
 

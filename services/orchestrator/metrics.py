@@ -114,8 +114,19 @@ def gauges(status: pb.GetStatusResponse) -> Iterator[GaugeMetricFamily]:
     yield _gauge("acestage_jobs_queued", "Jobs that wait for their turn.", status.queue.queued_count)
     up = {stage.stage: float(stage.is_serving) for stage in status.stages}
     yield _gauges("acestage_stage_up", "1 where the stage answers.", "stage", up)
+    yield _placed_gauge(status)
     yield from _device_gauges(status)
     yield from _process_gauges(status)
+
+
+def _placed_gauge(status: pb.GetStatusResponse) -> GaugeMetricFamily:
+    text = "1 where weights of the model lie on the device."
+    family = GaugeMetricFamily("acestage_stage_model_placed", text, labels=["stage", "model"])
+    for stage in status.stages:
+        for hosted in stage.info.models:
+            is_placed = hosted.model.name == stage.info.placed_model
+            family.add_metric([stage.stage, hosted.model.name], float(is_placed))
+    return family
 
 
 def _device_gauges(status: pb.GetStatusResponse) -> Iterator[GaugeMetricFamily]:

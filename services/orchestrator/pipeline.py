@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from acestage.errors import FailedPreconditionError
+from acestage.errors import InvalidArgumentError
 from acestage.limits import Clamped
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
@@ -18,6 +18,7 @@ from services.orchestrator import requests
 from services.orchestrator.audio_store import AudioStore
 from services.orchestrator.current_limits import CurrentLimits
 from services.orchestrator.generation_settings import GenerationSettings
+from services.orchestrator.models import find_model
 from services.orchestrator.preview import Preview
 from services.orchestrator.source_latents import SourceLatents
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
@@ -73,22 +74,23 @@ class Pipeline:
             NotFoundError: its source or reference is not there.
             VramBudgetExceededError: no song at all fits on the device.
         """
-        limits = await self.limits.ask(requests.item_count(request))
+        limits = await self.limits.ask(requests.item_count(request), request.model)
+        model = self.limits.model(request.model)
         lowered, _ = requests.lower(request, limits)
         sample_count = self._source_sample_count(request)
-        requests.check(lowered, limits, model=self.limits.model, source_sample_count=sample_count)
+        requests.check(lowered, limits, model=model, source_sample_count=sample_count)
 
     async def run(self, request: pb.GenerateRequest, emit: Emit, deadline: Deadline) -> Result:
         """Generates what a checked `request` asks for; audio and progress go to `emit` as they come.
 
         Raises:
-            AcestageError: a stage failed, the stages do not serve the same model, or what the check found
-                has changed since.
+            AcestageError: a stage failed, the stages do not all serve the model, or what the check found has
+                changed since.
         """
         infos = await self._infos()
-        work = self._work(infos, emit, deadline)
-        model = work.model
-        limits = self.limits.after(infos, requests.item_count(request))
+        model = find_model(infos, request.model)
+        work = self._work(infos, model, emit, deadline)
+        limits = self.limits.after(infos, requests.item_count(request), model.name)
         request, clamped = requests.lower(request, limits)
         sample_count = self._source_sample_count(request)
         requests.check(request, limits, model=model, source_sample_count=sample_count)
@@ -112,11 +114,13 @@ class Pipeline:
         Raises:
             AcestageError: the audio is not there, the model has no audio tokenizer, or a stage failed.
         """
-        work = self._work(await self._infos(), lambda event: None, deadline)
-        if not work.model.audio_code_count:
-            raise FailedPreconditionError(f"model: {work.model.name} has no audio tokenizer")
+        infos = await self._infos()
+        model = find_model(infos, request.model)
+        work = self._work(infos, model, lambda event: None, deadline)
+        if not model.audio_code_count:
+            raise InvalidArgumentError.at("model", f"is {model.name}, which has no audio tokenizer")
         with self._store.use(request.source_id) as samples:
-            timeline = whole_song(len(samples), work.model)
+            timeline = whole_song(len(samples), model)
             return await work.tokenize(await work.source_latents(request.source_id, timeline))
 
     def _source_sample_count(self, request: pb.GenerateRequest) -> int | None:
@@ -126,23 +130,18 @@ class Pipeline:
         return self._store.facts(request.source_id).sample_count if request.source_id else None
 
     async def _infos(self) -> list[stage_pb2.GetStageInfoResponse]:
-        """What the stages run; all must serve the same checkpoint."""
-        infos = await asyncio.gather(*(stage.info() for stage in self.stages))
-        models = {info.stage: info.model.name for info in infos}
-        if any(info.model != infos[0].model for info in infos):
-            raise FailedPreconditionError(
-                "the stages serve different models: "
-                + ", ".join(f"{stage} serves {name}" for stage, name in models.items()),
-                metadata=models,
-            )
-        return infos
+        return await asyncio.gather(*(stage.info() for stage in self.stages))
 
     def _work(
-        self, infos: Iterable[stage_pb2.GetStageInfoResponse], emit: Emit, deadline: Deadline
+        self,
+        infos: Iterable[stage_pb2.GetStageInfoResponse],
+        model: stage_pb2.Model,
+        emit: Emit,
+        deadline: Deadline,
     ) -> StageWork:
-        by_stage = {info.stage: info for info in infos}
-        dit, vae = by_stage[self._stages.dit.stage], by_stage[self._stages.vae.stage]
-        return StageWork(self._stages, dit.model, vae.dtype, emit, deadline)
+        vae = next(info for info in infos if info.stage == self._stages.vae.stage)
+        dtype = next(hosted.dtype for hosted in vae.models if hosted.model.name == model.name)
+        return StageWork(self._stages, model, dtype, emit, deadline)
 
     async def _inputs(self, settings: GenerationSettings, work: StageWork) -> list[WireTensor]:
         """All that the DiT needs but the noise."""

@@ -75,7 +75,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         await self._jobs.close()
 
     async def GetLimits(self, request: pb.GetLimitsRequest, context: LimitsContext) -> pb.GetLimitsResponse:
-        return (await self._pipeline.limits.ask_known()).to_pb()
+        return (await self._pipeline.limits.ask_known(request.model)).to_pb()
 
     async def GetStatus(self, request: pb.GetStatusRequest, context: StatusContext) -> pb.GetStatusResponse:
         return await self.status()

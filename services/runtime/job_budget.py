@@ -40,11 +40,12 @@ class Adaptation:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a stage has to work with.
+    """What a stage has to work with for one of its models.
 
     Attributes:
         device: its name.
         device_bytes: all of it, or less where a smaller one is simulated.
+        weights_of: the model whose weights are placed.
         dtype: the data type to compute in.
         quantization: how weights may be held.
         memories: what the stage needs, by data type.
@@ -53,15 +54,20 @@ class Resources:
 
     device: str
     device_bytes: int
+    weights_of: str
     dtype: str
     quantization: QuantizationChoice
     memories: Mapping[str, StageMemory]
     tile_frame_count: int
 
-    @property
-    def memory(self) -> StageMemory:
-        """What the stage needs in its usual data type."""
-        return self.memories[self.dtype]
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What lies on a device, and how: whose weights, in which data type."""
+
+    model: str
+    dtype: str
+    quantization: Quantization
 
 
 @dataclass(frozen=True, slots=True)

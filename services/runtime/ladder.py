@@ -10,6 +10,7 @@ from services.runtime.job_budget import (
     AdaptationKind,
     Attempt,
     JobBudget,
+    Placement,
     Resources,
     Rung,
     first_that_fits,
@@ -43,6 +44,12 @@ class Ladder:
     def attempt(self) -> Attempt:
         """What is to be tried now: what is still to be done, in the present way."""
         return self._rungs()[self._index].attempt
+
+    @property
+    def placement(self) -> Placement:
+        """What must lie on the device for the attempt."""
+        attempt = self.attempt
+        return Placement(self._resources.weights_of, attempt.dtype, attempt.quantization)
 
     @property
     def adaptations(self) -> tuple[Adaptation, ...]:

@@ -17,7 +17,7 @@ class StageConfig:
 
     Attributes:
         stage: "text_encoder", "dit" or "vae".
-        checkpoint: folder or name.
+        checkpoints: folders or names; the first is the default.
         checkpoints_dir: where a name is looked up.
         variant: which model of an original-layout folder.
         device: resolved: "cpu" or "cuda:N".
@@ -33,7 +33,7 @@ class StageConfig:
     """
 
     stage: str
-    checkpoint: str
+    checkpoints: tuple[str, ...]
     checkpoints_dir: str
     variant: str | None
     device: str
@@ -51,7 +51,7 @@ class StageConfig:
     def from_settings(cls, stage: str, settings: Settings, device: str) -> StageConfig:
         return cls(
             stage=stage,
-            checkpoint=settings.checkpoint,
+            checkpoints=settings.checkpoints,
             checkpoints_dir=str(settings.checkpoints_dir),
             variant=settings.variant,
             device=device,
@@ -74,4 +74,5 @@ class StageConfig:
 
     @classmethod
     def from_json(cls, text: str) -> StageConfig:
-        return cls(**json.loads(text))
+        fields = json.loads(text)
+        return cls(**fields | {"checkpoints": tuple(fields["checkpoints"])})

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from acestage.settings import QuantizationChoice
 from services.runtime.device_memory import DeviceMemory, read_device_memory
+from services.runtime.job_budget import Resources
+from services.runtime.preload.facts import MappedModel
 from services.runtime.stage_config import StageConfig
 
 
@@ -46,6 +48,18 @@ class StageDevice:
             run_dir=run_dir,
             quantization=config.quantization,
             tile_frame_count=config.tile_frame_count,
+        )
+
+    def resources(self, model: MappedModel) -> Resources:
+        """What there is to work with for `model`."""
+        return Resources(
+            device=self.name,
+            device_bytes=self.total_bytes,
+            weights_of=model.weights_of,
+            dtype=model.dtype,
+            quantization=self.quantization,
+            memories=model.memories,
+            tile_frame_count=self.tile_frame_count,
         )
 
     def read_memory(self) -> DeviceMemory:

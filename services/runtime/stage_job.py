@@ -36,6 +36,12 @@ class StageJob:
         self._error: AcestageError | None = None
         self._ended = asyncio.Event()
 
+    @property
+    def model(self) -> str:
+        """The name of the model that it is for."""
+        model: str = self.request.fields["model"]
+        return model
+
     def wanted_bytes(self, attempt: Attempt) -> int:
         """Bytes of the lease for `attempt`."""
         return attempt.vram_bytes + self.shortage_bytes

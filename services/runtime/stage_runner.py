@@ -17,10 +17,11 @@ from datetime import UTC, datetime
 
 from acestage import errors
 from services.runtime.finishing import end, finish
-from services.runtime.job_budget import Adaptation, Attempt, JobBudget, Resources
+from services.runtime.job_budget import Adaptation, Attempt, JobBudget, Placement, Resources
 from services.runtime.ladder import Ladder
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message
+from services.runtime.preload.facts import PreloadFacts
 from services.runtime.stage_device import StageDevice
 from services.runtime.stage_event import Report, StageEvent
 from services.runtime.stage_job import StageJob
@@ -118,7 +119,7 @@ class StageRunner:
             QueueFullError: too many jobs wait.
             VramBudgetExceededError: no way of doing the job fits on the device.
         """
-        self._resources()  # raises while there are none
+        self._facts()  # raises while there are none
         if len(self._line) >= MAX_LINE_COUNT:
             raise errors.QueueFullError(
                 f"{self.stage}: {len(self._line)} jobs wait; accepted: up to {MAX_LINE_COUNT}",
@@ -149,13 +150,21 @@ class StageRunner:
     @property
     def placed_quantization(self) -> str:
         """How the weights lie on the device: "none" or "int8"; empty where they do not."""
-        placement = None if self._stay is None else self._stay.placement
-        return "" if placement is None else placement.quantization
+        return "" if self._placement is None else self._placement.quantization
+
+    @property
+    def placed_model(self) -> str:
+        """Whose weights lie on the device: the first model that has them; empty where none do."""
+        return "" if self._placement is None else self._placement.model
 
     @property
     def worker_pid(self) -> int | None:
         """The worker process; None while there is none."""
         return None if self._stay is None else self._stay.worker_pid
+
+    @property
+    def _placement(self) -> Placement | None:
+        return None if self._stay is None else self._stay.placement
 
     async def _dismiss(self, job: StageJob) -> None:
         job.cancelled.set()
@@ -180,7 +189,7 @@ class StageRunner:
             job = self._line[0]
             try:
                 await self._until_loaded()
-                await self._visit(job.wanted_bytes(self._ladder(job).attempt))
+                await self._visit(job)
             except errors.AcestageError as error:
                 log.warning("%s", error, extra={"stage": self.stage})
                 self._fail_in_line(job, error)
@@ -207,8 +216,9 @@ class StageRunner:
                 self._line.remove(one)
                 one.end(error)
 
-    async def _visit(self, vram_bytes: int) -> None:
-        """Takes a lease of `vram_bytes`, does what waits, and gives it back."""
+    async def _visit(self, first: StageJob) -> None:
+        """Takes a lease for the first job in line, does what waits, and gives it back."""
+        vram_bytes = first.wanted_bytes(self._ladder(first).attempt)
         async with AsyncExitStack() as stack:
             lease = await self._acquire(stack, vram_bytes)
             if lease is None:
@@ -218,7 +228,7 @@ class StageRunner:
                 lease,
                 self.host,
                 self.device.read_memory,
-                context_bytes=self._resources().memory.context_bytes,
+                context_bytes=self._facts().models[first.model].memory.context_bytes,
                 progress_timeout_s=self._progress_timeout_s,
             )
             self._stay = stay
@@ -262,12 +272,7 @@ class StageRunner:
                 if not self._stays_warm or stay.placement is None:
                     return
                 self._arrived.clear()
-                resting_bytes = (
-                    self._resources()
-                    .memories[stay.placement.dtype]
-                    .resting_bytes(stay.placement.quantization)
-                )
-                lease.report(is_idle=True, vram_bytes=resting_bytes)
+                lease.report(is_idle=True, vram_bytes=self._resting_bytes(stay.placement))
                 if not await stay.rest(self._arrived):
                     return
                 continue
@@ -279,6 +284,7 @@ class StageRunner:
             except errors.AcestageError as error:
                 self._fail_in_line(job, error)
                 continue
+            await stay.leave_unless(ladder.placement)  # first, for then the lease may need fewer bytes
             if not await _claim_bytes(lease, job.wanted_bytes(ladder.attempt)):
                 return  # others need them: wait in line for all of it
             if job in self._line:  # unless it was cancelled meanwhile
@@ -323,7 +329,7 @@ class StageRunner:
         while True:
             attempt = ladder.attempt
             try:
-                work = await stay.attempt(job, attempt, on_event)
+                work = await stay.attempt(job, attempt, ladder.placement, on_event)
             except (errors.VramBudgetExceededError, errors.NonFiniteError) as error:
                 await stay.leave()
                 if isinstance(error, errors.DeviceShortageError) and self._can_get_more(error, job, lease):
@@ -368,10 +374,17 @@ class StageRunner:
 
     def _ladder(self, job: StageJob) -> Ladder:
         if job.ladder is None:
-            job.ladder = Ladder(self.stage, self._budget, self._resources(), job.request)
+            job.ladder = Ladder(self.stage, self._budget, self._resources(job.model), job.request)
         return job.ladder
 
-    def _resources(self) -> Resources:
+    def _resting_bytes(self, placement: Placement) -> int:
+        memories = self._facts().models[placement.model].memories
+        return memories[placement.dtype].resting_bytes(placement.quantization)
+
+    def _resources(self, model: str) -> Resources:
+        return self.device.resources(self._facts().models[model])
+
+    def _facts(self) -> PreloadFacts:
         facts = self.host.facts()
         if facts is None:
             raise errors.UnavailableError(
@@ -379,15 +392,7 @@ class StageRunner:
                 metadata={"stage": self.stage},
                 retry_delay_s=LOADING_RETRY_S,
             )
-        device = self.device
-        return Resources(
-            device=device.name,
-            device_bytes=device.total_bytes,
-            dtype=facts.dtype,
-            quantization=device.quantization,
-            memories=facts.memories,
-            tile_frame_count=device.tile_frame_count,
-        )
+        return facts
 
 
 async def _claim_bytes(lease: HeldLease, vram_bytes: int) -> bool:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import grpc.aio
 
-from acestage.checkpoints import ModelFacts, open_checkpoint
+from acestage.checkpoints import ModelFacts, open_checkpoints
 from acestage.errors import AcestageError
 from acestage.planning import MIB
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
@@ -25,7 +25,9 @@ from services.runtime.devices import resolve_device
 from services.runtime.finishing import end
 from services.runtime.job_budget import JobBudget
 from services.runtime.lease_client import LeaseClient
+from services.runtime.model_catalog import ModelCatalog
 from services.runtime.parent_death import die_with_parent
+from services.runtime.preload.facts import MappedModel
 from services.runtime.process_memory import ProcessMemory
 from services.runtime.server import Server, run_service, until_stopped
 from services.runtime.stage_config import StageConfig
@@ -50,13 +52,13 @@ class StageDefinition:
     Attributes:
         name: "text_encoder", "dit" or "vae".
         service_name: full name of its gRPC service.
-        add_servicer: registers its servicer, given the runner and the model, on a server.
+        add_servicer: registers its servicer, given the runner and the models, on a server.
         budget: what its jobs need.
     """
 
     name: str
     service_name: str
-    add_servicer: Callable[[StageRunner, ModelFacts, grpc.aio.Server], None]
+    add_servicer: Callable[[StageRunner, ModelCatalog, grpc.aio.Server], None]
     budget: JobBudget
 
 
@@ -73,12 +75,13 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
     """Serves the stage until SIGTERM or SIGINT.
 
     Raises:
-        FailedPreconditionError: the checkpoint is not usable, the device does not exist, or the port is
-            taken.
+        FailedPreconditionError: a checkpoint is not usable, two models have the same name, the device does
+            not exist, or the port is taken.
     """
-    checkpoint = open_checkpoint(
-        settings.checkpoint, checkpoints_dir=Path(settings.checkpoints_dir), variant=settings.variant
+    checkpoints = open_checkpoints(
+        settings.checkpoints, checkpoints_dir=Path(settings.checkpoints_dir), variant=settings.variant
     )
+    models = ModelCatalog([checkpoint.model for checkpoint in checkpoints])
     device = resolve_device(settings.device)
     config = StageConfig.from_settings(definition.name, settings, device)
     stage_device = StageDevice.of(config)
@@ -86,9 +89,9 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
     async def on_ready_change(is_ready: bool) -> None:
         await server.set_serving(is_ready)
         facts = host.facts()
-        if facts is not None:
-            size = facts.memories[facts.dtype].weights_bytes["none"] / MIB
-            log.info("ready: %s, %s, %.0f MiB of weights", checkpoint.name, facts.dtype, size, extra=fields)
+        for name, model in facts.models.items() if facts is not None else ():
+            size = model.memory.weights_bytes["none"] / MIB
+            log.info("ready: %s, %s, %.0f MiB of weights", name, model.dtype, size, extra=fields)
 
     port = settings.ports()[definition.name] if settings.port is None else settings.port
     fields = {"device": device, "stage": definition.name}
@@ -110,8 +113,8 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
             max_hold_s=settings.max_hold_s,
             stays_warm=not (definition.name == "dit" and settings.offload_dit_to_cpu),
         )
-        definition.add_servicer(runner, checkpoint.model, server.grpc)
-        stage_pb2_grpc.add_StageServiceServicer_to_server(StageInfo(runner, checkpoint.model), server.grpc)
+        definition.add_servicer(runner, models, server.grpc)
+        stage_pb2_grpc.add_StageServiceServicer_to_server(StageInfo(runner, models), server.grpc)
         await server.start()
         watching = asyncio.create_task(host.run())
         try:
@@ -129,9 +132,9 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
 class StageInfo(stage_pb2_grpc.StageServiceServicer):
     """Says what the stage runs, from what is known without touching the device."""
 
-    def __init__(self, runner: StageRunner, model: ModelFacts) -> None:
+    def __init__(self, runner: StageRunner, models: ModelCatalog) -> None:
         self._runner = runner
-        self._model = model
+        self._models = models
 
     async def GetStageInfo(
         self,
@@ -146,14 +149,12 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
         )
         return stage_pb2.GetStageInfoResponse(
             stage=runner.stage,
-            model=model_to_pb(self._model),
+            models=[_stage_model(model, facts.models[model.name]) for model in self._models.models],
             device=runner.device.name,
-            dtype=facts.dtype,
-            weights_bytes=facts.memories[facts.dtype].weights_bytes["none"],
+            placed_model=runner.placed_model,
+            quantization=runner.placed_quantization,
             active_job_count=runner.active_job_count,
             processes=[memory.to_pb() for memory in processes],
-            memory=facts.memories[facts.dtype].to_pb(),
-            quantization=runner.placed_quantization,
             worker_state=_STATE_TO_PB[runner.worker_state],
             device_memory=device_memory.to_pb() if device_memory else None,
         )
@@ -167,6 +168,15 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
 
     def _processes(self) -> list[ProcessMemory]:
         return [*self._runner.host.memory(), *self._runner.host.worker_memory()]
+
+
+def _stage_model(model: ModelFacts, mapped: MappedModel) -> stage_pb2.StageModel:
+    return stage_pb2.StageModel(
+        model=model_to_pb(model),
+        dtype=mapped.dtype,
+        weights_bytes=mapped.memory.weights_bytes["none"],
+        memory=mapped.memory.to_pb(),
+    )
 
 
 def model_to_pb(model: ModelFacts) -> stage_pb2.Model:

@@ -16,7 +16,9 @@ class StageWorker(Protocol):
 
     Each stage has a module `services.<stage>.worker` with a function
     `load(checkpoint: Checkpoint) -> StageWorker`, and `without_weights`, which returns the same on the meta
-    device, to be asked for its `memory`.
+    device, to be asked for its `memory`. Its `COMPONENTS` are the names of all components that `load` uses,
+    if they are there. Checkpoints in which these are equal share one worker, and those in which they are
+    built alike need the same memory.
     """
 
     def modules(self) -> list[torch.nn.Module]:
@@ -26,7 +28,7 @@ class StageWorker(Protocol):
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         """What the stage needs on a device in `dtype`, measured from the architecture with fake tensors.
 
-        Called once, in the preload: it must not compute anything.
+        Called in the preload: it must not compute anything.
 
         Args:
             dtype: of weights and activations.

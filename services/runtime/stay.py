@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from acestage import errors
-from acestage.planning import MIB, Quantization
+from acestage.planning import MIB
 from services.runtime.device_memory import DeviceMemory
 from services.runtime.finishing import finish
-from services.runtime.job_budget import Attempt
+from services.runtime.job_budget import Attempt, Placement
 from services.runtime.lease_client import HeldLease
 from services.runtime.messages import Message, to_error
 from services.runtime.process_memory import ProcessMemory
@@ -57,14 +57,6 @@ class Work:
     peak_device_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """How weights lie on a device."""
-
-    dtype: str
-    quantization: Quantization
-
-
 class Stay:
     """Uses a held lease. `leave` must be awaited before the lease is given back."""
 
@@ -101,7 +93,7 @@ class Stay:
 
     @property
     def placement(self) -> Placement | None:
-        """How the weights lie on the device; None where they do not."""
+        """What lies on the device, and how; None where nothing does."""
         return None if self._worker is None else self._placement
 
     @property
@@ -109,10 +101,21 @@ class Stay:
         """The worker that has the weights on the device; None where there is none."""
         return None if self._worker is None else self._worker.pid
 
-    async def attempt(self, job: StageJob, attempt: Attempt, on_event: Callable[[Message], None]) -> Work:
+    async def leave_unless(self, placement: Placement) -> None:
+        """Leaves the device unless a worker lives that has just this on it.
+
+        Raises:
+            DeviceQuarantinedError: the worker does not die.
+        """
+        if self._worker is None or not self._worker.is_alive or self._placement != placement:
+            await self.leave()
+
+    async def attempt(
+        self, job: StageJob, attempt: Attempt, placement: Placement, on_event: Callable[[Message], None]
+    ) -> Work:
         """Does `job` in one way; what the worker says goes to `on_event` and to the job.
 
-        A worker that has the weights in the right form is used again. After an error it may be gone.
+        A worker that has the right weights in the right form is used again. After an error it may be gone.
 
         Raises:
             DeviceShortageError: fewer bytes than planned are free.
@@ -124,14 +127,12 @@ class Stay:
             AcestageError: what the engine raised.
         """
         started_at = datetime.now(UTC)
-        placement = Placement(attempt.dtype, attempt.quantization)
-        is_warm = self._worker is not None and self._worker.is_alive and self._placement == placement
+        await self.leave_unless(placement)
         load_s = 0.0
-        if is_warm:
+        if self._worker is not None:
             job.emit(self._started(job, attempt, is_warm=True))
         else:
-            await self.leave()
-            load_s = await self._enter(job, attempt)
+            load_s = await self._enter(job, attempt, placement)
         if job.cancelled.is_set():
             raise errors.CancelledError(f"{self._stage}: the work was cancelled")
         assert self._worker is not None
@@ -190,7 +191,7 @@ class Stay:
                 worker.kill()  # there are two seconds before the device may be somebody else's
             await finish(self._end(worker))
 
-    async def _enter(self, job: StageJob, attempt: Attempt) -> float:
+    async def _enter(self, job: StageJob, attempt: Attempt, placement: Placement) -> float:
         """Wakes a worker and moves the weights; returns the seconds that took."""
         clock = asyncio.get_running_loop().time
         start = clock()
@@ -198,15 +199,16 @@ class Stay:
         job.emit(self._started(job, attempt, is_warm=False))
         worker = await self._host.fork()
         self._worker = worker
-        self._placement = Placement(attempt.dtype, attempt.quantization)
+        self._placement = placement
         self._job_count = 0
         fields = {
             "fencing_token": self._lease.fencing_token,
             "is_exclusive": self._lease.is_exclusive,
             "vram_bytes": attempt.vram_bytes,
             "context_bytes": self._context_bytes,
-            "dtype": attempt.dtype,
-            "quantization": attempt.quantization,
+            "model": placement.model,
+            "dtype": placement.dtype,
+            "quantization": placement.quantization,
         }
         await self._attend(worker.send(Message("hold", fields)), worker, job)
         await self._next_message(worker, job)

@@ -3,9 +3,9 @@
 It takes the device's lock, moves the weights, does one job after the other, and exits when it is told to.
 Exiting is the point: nothing but the end of a process gives all memory of a device back.
 
-Its first message is "hold" with the lease and how to place the weights; it answers "placed". Then comes a
-"job" after the other, each with a number and the request in it; the answers are the engine's messages and
-then "done", or "error". "cancel" with the number of a job ends that job, and "stop" the process.
+Its first message is "hold" with the lease, the model and how to place its weights; it answers "placed". Then
+comes a "job" after the other, each with a number and the request in it; the answers are the engine's messages
+and then "done", or "error". "cancel" with the number of a job ends that job, and "stop" the process.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,8 +69,17 @@ class _Inbox:
                 self._requests.put(message)
 
 
-def work(connection: socket.socket, worker: StageWorker, config: StageConfig, parent_pid: int) -> NoReturn:
-    """Runs in a freshly forked process, until the service says stop; ends the process."""
+def work(
+    connection: socket.socket, workers: Mapping[str, StageWorker], config: StageConfig, parent_pid: int
+) -> NoReturn:
+    """Runs in a freshly forked process, until the service says stop; ends the process.
+
+    Args:
+        connection: to the service.
+        workers: by the name of the model; the service says which one is placed.
+        config: what the stage runs.
+        parent_pid: the preload, with which this process ends.
+    """
     die_with_parent(parent_pid, signal.SIGKILL)
     torch.set_num_threads(config.thread_count())
     inbox = _Inbox(connection)
@@ -77,7 +87,7 @@ def work(connection: socket.socket, worker: StageWorker, config: StageConfig, pa
     try:
         hold = inbox.next_request()
         if hold is not None:
-            _hold(connection, inbox, worker, config, hold)
+            _hold(connection, inbox, workers[hold.fields["model"]], config, hold)
     except errors.AcestageError as error:
         _send(connection, error_message(error))
     except Exception as error:  # the end of the process: whatever happened, the service must hear of it

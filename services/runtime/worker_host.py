@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 
 from services.runtime.device_memory import process_device_bytes
 from services.runtime.finishing import finish
-from services.runtime.preload.client import PreloadClient, PreloadFacts
+from services.runtime.preload.client import PreloadClient
+from services.runtime.preload.facts import PreloadFacts
 from services.runtime.process_memory import ProcessMemory, measure
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker_handle import WorkerHandle

@@ -14,6 +14,7 @@ from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
 from acestage.protos.text_encoder.v1 import text_encoder_pb2_grpc
 from services.runtime import tensor_requests
 from services.runtime.messages import Message
+from services.runtime.model_catalog import ModelCatalog
 from services.runtime.request_limits import MAX_FRAME_COUNT, check_prompt, check_quantization
 from services.runtime.stage_events import relay
 from services.runtime.stage_runner import StageRunner
@@ -25,22 +26,25 @@ Context = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
 
 
 class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
-    def __init__(self, runner: StageRunner) -> None:
+    def __init__(self, runner: StageRunner, models: ModelCatalog) -> None:
         self._runner = runner
+        self._models = models
 
     async def Encode(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.EncodeRequest], context: Context
     ) -> None:
         parameters, _ = await tensor_requests.read(request_iterator)
-        job = job_from_pb(parameters)
+        model = self._models.resolve(parameters.model, "model")
+        job = job_from_pb(parameters, model)
         await relay(self._runner, job, context, pb.EncodeResponse, _results)
 
 
-def add_servicer(runner: StageRunner, model: ModelFacts, server: grpc.aio.Server) -> None:
-    text_encoder_pb2_grpc.add_TextEncoderServiceServicer_to_server(TextEncoderServicer(runner), server)
+def add_servicer(runner: StageRunner, models: ModelCatalog, server: grpc.aio.Server) -> None:
+    servicer = TextEncoderServicer(runner, models)
+    text_encoder_pb2_grpc.add_TextEncoderServiceServicer_to_server(servicer, server)
 
 
-def job_from_pb(request: pb.EncodeParameters) -> Message:
+def job_from_pb(request: pb.EncodeParameters, model: ModelFacts) -> Message:
     """The worker's job; raises `InvalidArgumentError` with every wrong field."""
     checks = Checks()
     check_prompt(checks, request)
@@ -59,6 +63,7 @@ def job_from_pb(request: pb.EncodeParameters) -> Message:
         instruction=request.instruction,
     )
     fields = {
+        "model": model.name,
         "prompt": dataclasses.asdict(prompt),
         "frame_count": request.frame_count,
         "quantization": request.quantization,

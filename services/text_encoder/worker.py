@@ -18,6 +18,9 @@ from services.text_encoder.engine import TextEncoderEngine
 from services.text_encoder.memory import LongestPrompt, measure
 from services.text_encoder.prompt import Prompt
 
+COMPONENTS = (TEXT_ENCODER, CONDITION_ENCODER)
+"""What the stage uses of a checkpoint."""
+
 OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents")
 
 

@@ -17,6 +17,9 @@ from services.runtime.placement import place
 from services.vae.engine import DecodeStart, VaeEngine
 from services.vae.memory import measure
 
+COMPONENTS = (VAE,)
+"""What the stage uses of a checkpoint."""
+
 
 def load(checkpoint: Checkpoint) -> VaeWorker:
     """Maps the decoder's weights."""

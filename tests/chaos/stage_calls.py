@@ -12,6 +12,7 @@ import torch
 
 from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.stage.v1 import stage_pb2
+from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
 from services.orchestrator.stage_clients import Deadline, DitClient, VaeClient
 from services.runtime.channels import open_channel
@@ -86,7 +87,9 @@ async def decode(address: str, frame_count: int) -> Heard:
     next_sample = 0
     async with open_channel(address) as channel:
         client = VaeClient("vae", address, channel)
-        async with aclosing(client.decode(latents, Deadline.after(TIMEOUT_S))) as responses:
+        async with aclosing(
+            client.decode(vae_pb2.DecodeParameters(), latents, Deadline.after(TIMEOUT_S))
+        ) as responses:
             async for response in responses:
                 heard.hear(response)
                 if response.HasField("audio"):

@@ -90,7 +90,7 @@ def _info(address: str) -> stage_pb2.GetStageInfoResponse:
 
 
 def test_a_stage_says_what_it_needs(devices: Devices) -> None:
-    said = StageMemory.from_pb(_info(devices.address(devices.ample)).memory)
+    said = StageMemory.from_pb(_info(devices.address(devices.ample)).models[0].memory)
     assert said == devices.memories["dit"]
 
 

@@ -28,7 +28,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 def config(tmp_path: Path, **changes: Any) -> StageConfig:
     fields = {
         "stage": "vae",
-        "checkpoint": "tiny-turbo",
+        "checkpoints": ("tiny-turbo",),
         "checkpoints_dir": "checkpoints",
         "variant": None,
         "device": "cpu",
@@ -163,7 +163,7 @@ def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"checkpoint": "no-such-model"}, CheckpointError, "no-such-model"),
+        ({"checkpoints": ("no-such-model",)}, CheckpointError, "no-such-model"),
         pytest.param(
             {"device": "cuda:0"},
             FailedPreconditionError,
@@ -173,7 +173,7 @@ def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch:
     ],
 )
 def test_what_cannot_be_loaded_is_told(
-    tmp_path: Path, changes: dict[str, str], error: type[Exception], words: str
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     async def scenario() -> None:
         readiness = Readiness()

@@ -19,7 +19,7 @@ from services.runtime.device_memory import DeviceMemory
 from services.runtime.job_budget import JobBudget
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message, error_message
-from services.runtime.preload.client import PreloadFacts
+from services.runtime.preload.facts import MappedModel, PreloadFacts
 from services.runtime.stage_device import StageDevice
 from services.runtime.stage_event import StageEvent
 from services.runtime.stage_runner import StageRunner
@@ -30,6 +30,8 @@ DONE = Message("done", {"compute_s": 0.2, "peak_rss_bytes": 5, "peak_device_byte
 STEP = Message("step", {"step": 1})
 
 FRAMES = 100
+MODEL, LARGE_MODEL, COPY = "turbo", "xl", "turbo-copy"
+"""Models of the stage: the second has three times the weights of the first, the third has the first one's."""
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -58,9 +60,9 @@ def memory(weights_mib: int = 100, frame_mib: int = 1) -> StageMemory:
     )
 
 
-def denoise_request(frames: int = FRAMES, *, guidance_scale: float = 7.0) -> Message:
+def denoise_request(frames: int = FRAMES, *, guidance_scale: float = 7.0, model: str = MODEL) -> Message:
     context = WireTensor("context_latents", "float32", (1, frames, 2), bytes(8 * frames))
-    fields = {"seeds": [1], "guidance_scale": guidance_scale, "quantization": ""}
+    fields = {"seeds": [1], "guidance_scale": guidance_scale, "quantization": "", "model": model}
     return Message("denoise", fields, (context,))
 
 
@@ -124,14 +126,21 @@ class FakeHost:
         self.workers = list(workers)
         self.forked: list[FakeWorker] = []
         self.is_ready = True
-        self.dtype = dtype
         self.memories = {dtype: memory(), "float32": memory(weights_mib=200)}
+        large = {dtype: memory(weights_mib=300), "float32": memory(weights_mib=600)}
+        self._facts = PreloadFacts(
+            {
+                MODEL: MappedModel(MODEL, dtype, self.memories),
+                LARGE_MODEL: MappedModel(LARGE_MODEL, dtype, large),
+                COPY: MappedModel(MODEL, dtype, self.memories),
+            }
+        )
 
     def facts(self) -> PreloadFacts | None:
-        return PreloadFacts(self.dtype, self.memories) if self.is_ready else None
+        return self._facts if self.is_ready else None
 
     async def ready(self) -> PreloadFacts:
-        return PreloadFacts(self.dtype, self.memories)
+        return self._facts
 
     async def fork(self) -> FakeWorker:
         self.forked.append(self.workers[len(self.forked)])

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from acestage.checkpoints import Layout, ModelFacts, list_local, open_checkpoint
-from acestage.errors import CheckpointError
+from acestage.checkpoints import Layout, ModelFacts, list_local, open_checkpoint, open_checkpoints
+from acestage.errors import CheckpointError, FailedPreconditionError
 from scripts.random_checkpoint import write_checkpoint
 
 
@@ -348,3 +348,31 @@ def test_list_says_what_is_wrong_with_a_folder(folder: Path) -> None:
 
 def test_list_without_a_checkpoints_folder_has_the_embedded_one(tmp_path: Path) -> None:
     assert [local.name for local in list_local(tmp_path / "none")] == ["tiny-turbo"]
+
+
+def names_of(names: list[str], folder: Path, variant: str | None = None) -> list[str]:
+    return [found.name for found in open_checkpoints(names, checkpoints_dir=folder, variant=variant)]
+
+
+def test_several_are_opened_in_order(folder: Path) -> None:
+    assert names_of(["root", "pipeline", "tiny-turbo"], folder) == [
+        "acestep-v15-turbo",
+        "pipeline",
+        "tiny-turbo",
+    ]
+
+
+def test_the_variant_is_for_those_of_several_that_have_more_than_one(folder: Path) -> None:
+    shutil.copytree(folder / "root", folder / "rich")
+    add_variant(folder / "rich", "acestep-v15-base", is_turbo=False)
+    base = "acestep-v15-base"
+    assert names_of(["root", "pipeline", "rich"], folder, base) == ["acestep-v15-turbo", "pipeline", base]
+    with pytest.raises(CheckpointError, match="has no variant acestep-v15-sft"):
+        names_of(["root", "rich"], folder, "acestep-v15-sft")
+    with pytest.raises(CheckpointError, match="has no variant acestep-v15-base"):
+        names_of(["root"], folder, base)
+
+
+def test_two_of_one_name_are_refused(folder: Path) -> None:
+    with pytest.raises(FailedPreconditionError, match="are both called acestep-v15-turbo; accepted"):
+        names_of(["root", str(folder / "root" / "acestep-v15-turbo")], folder)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import grpc.aio
 import pytest
 
 from acestage.cli.flags import load_settings
-from acestage.errors import AcestageError, ServiceUnreachableError
+from acestage.errors import AcestageError, InvalidArgumentError, ServiceUnreachableError
 from acestage.generation import STAGES
 from acestage.limits import Limits
 from acestage.planning import GIB, MIB, ActivationCurve, StageMemory
@@ -29,11 +30,12 @@ MEMORY = StageMemory(
 
 def info(stage: str, room_mib: int) -> stage_pb2.GetStageInfoResponse:
     """What a stage says; only the DiT says what it needs, and has `room_mib` left beside its weights."""
+    model = stage_pb2.Model(name="turbo", latent_frame_rate_hz=25)
     found = stage_pb2.GetStageInfoResponse(
-        stage=stage, device="cuda:0", model=stage_pb2.Model(latent_frame_rate_hz=25)
+        stage=stage, device="cuda:0", models=[stage_pb2.StageModel(model=model)]
     )
     if stage == "dit":
-        found.memory.CopyFrom(MEMORY.to_pb())
+        found.models[0].memory.CopyFrom(MEMORY.to_pb())
         found.device_memory.total_bytes = GIB + room_mib * MIB
     return found
 
@@ -79,11 +81,32 @@ def test_limits_follow_what_the_stages_say() -> None:
     async def scenario() -> None:
         async with grpc.aio.insecure_channel("nowhere:1") as channel:
             scene = Scene(channel)
-            assert longest_s(await scene.limits.ask(1)) == (120, "planner: dit")
+            assert longest_s(await scene.limits.ask(1, "")) == (120, "planner: dit")
             scene.stages["dit"].answer = info("dit", room_mib=200)
-            assert longest_s(await scene.limits.ask_known()) == (200, "planner: dit")
-            after = scene.limits.after([info(stage, room_mib=300) for stage in STAGES], 1)
+            assert longest_s(await scene.limits.ask_known("")) == (200, "planner: dit")
+            after = scene.limits.after([info(stage, room_mib=300) for stage in STAGES], 1, "")
             assert longest_s(after) == (300, "planner: dit")
+
+    asyncio.run(scenario())
+
+
+def test_limits_are_those_of_the_model() -> None:
+    async def scenario() -> None:
+        async with grpc.aio.insecure_channel("nowhere:1") as channel:
+            scene = Scene(channel)
+            for name, stage in scene.stages.items():
+                answer = info(name, room_mib=120)
+                large = stage_pb2.StageModel(model=stage_pb2.Model(name="large", latent_frame_rate_hz=25))
+                if name == "dit":
+                    memory = replace(MEMORY, weights_bytes={"none": GIB + 50 * MIB})
+                    large.memory.CopyFrom(memory.to_pb())
+                answer.models.append(large)
+                stage.answer = answer
+            assert (await scene.limits.ask(1, "turbo")).model == "turbo"
+            assert longest_s(await scene.limits.ask(1, "")) == (120, "planner: dit")
+            assert longest_s(await scene.limits.ask_known("large")) == (70, "planner: dit")
+            with pytest.raises(InvalidArgumentError, match="'x'; accepted: turbo, large"):
+                await scene.limits.ask(1, "x")
 
     asyncio.run(scenario())
 
@@ -92,10 +115,10 @@ def test_a_stage_that_is_gone_counts_as_it_last_did() -> None:
     async def scenario() -> None:
         async with grpc.aio.insecure_channel("nowhere:1") as channel:
             scene = Scene(channel)
-            await scene.limits.ask(1)
+            await scene.limits.ask(1, "")
             scene.stages["dit"].answer = gone("dit")
-            assert longest_s(await scene.limits.ask(1)) == (120, "planner: dit")
-            assert longest_s(await scene.limits.ask_known()) == (120, "planner: dit")
+            assert longest_s(await scene.limits.ask(1, "")) == (120, "planner: dit")
+            assert longest_s(await scene.limits.ask_known("")) == (120, "planner: dit")
 
     asyncio.run(scenario())
 
@@ -105,9 +128,9 @@ def test_a_stage_that_never_answered_sets_no_limit_and_is_named_to_who_asks_for_
         async with grpc.aio.insecure_channel("nowhere:1") as channel:
             scene = Scene(channel)
             scene.stages["dit"].answer = gone("dit")
-            assert longest_s(await scene.limits.ask(1)) == (600, "the model")
+            assert longest_s(await scene.limits.ask(1, "")) == (600, "the model")
             with pytest.raises(AcestageError, match="dit does not answer"):
-                await scene.limits.ask_known()
+                await scene.limits.ask_known("")
 
     asyncio.run(scenario())
 
@@ -118,6 +141,6 @@ def test_a_defect_is_not_taken_for_a_stage_that_is_gone() -> None:
             scene = Scene(channel)
             scene.stages["vae"].answer = ZeroDivisionError()
             with pytest.raises(ZeroDivisionError):
-                await scene.limits.ask(1)
+                await scene.limits.ask(1, "")
 
     asyncio.run(scenario())

@@ -171,11 +171,13 @@ def test_what_is_not_known_sets_no_limit() -> None:
 
 
 def test_a_stage_that_reports_no_memory_is_read_as_such() -> None:
-    info = stage_pb2.GetStageInfoResponse(stage="dit", device="cpu")
-    assert StageFacts.from_pb(info) == StageFacts("dit", "cpu", 0, None, 0.0)
-    info.memory.CopyFrom(DIT.to_pb())
+    models = [stage_pb2.StageModel(model=stage_pb2.Model(name=name)) for name in ("turbo", "base")]
+    info = stage_pb2.GetStageInfoResponse(stage="dit", device="cpu", models=models)
+    assert StageFacts.from_pb(info, "base") == StageFacts("dit", "cpu", 0, None, 0.0)
+    info.models[1].memory.CopyFrom(DIT.to_pb())
     info.device_memory.total_bytes = GIB
-    assert StageFacts.from_pb(info) == StageFacts("dit", "cpu", GIB, DIT, 0.0)
+    assert StageFacts.from_pb(info, "base") == StageFacts("dit", "cpu", GIB, DIT, 0.0)
+    assert StageFacts.from_pb(info, "turbo") == StageFacts("dit", "cpu", GIB, None, 0.0)
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,10 @@ def test_gauges_say_what_the_status_says() -> None:
     assert found["acestage_jobs_running"] == {"": 1}
     assert found["acestage_jobs_queued"] == {"": 2}
     assert found["acestage_stage_up"] == {"text_encoder": 1, "dit": 1, "vae": 0}
+    assert found["acestage_stage_model_placed"] == {
+        "text_encoderacestep-v15-turbo": 1,
+        "ditacestep-v15-turbo": 1,
+    }
     assert found["acestage_device_total_bytes"] == {"cuda:0": 4000 * MIB, "cuda:1": 24576 * MIB}
     assert found["acestage_device_leased_bytes"] == {"cuda:0": 3705 * MIB, "cuda:1": 0}
     assert found["acestage_device_free_bytes"] == {"cuda:0": 596 * MIB}

@@ -28,6 +28,21 @@ def errors_of(**flags: object) -> list[str]:
     return setting_errors(caught.value)
 
 
+def test_checkpoints_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().checkpoints == ("tiny-turbo",)
+    monkeypatch.setenv("ACESTAGE_CHECKPOINT", "turbo, models/base ,xl-turbo")
+    settings = Settings()
+    assert settings.checkpoints == ("turbo", "models/base", "xl-turbo")
+    config = StageConfig.from_settings("dit", settings, "cpu")
+    assert StageConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("value", ["turbo,", ",turbo", "turbo,,base", " "])
+def test_a_list_of_checkpoints_has_no_empty_part(value: str) -> None:
+    (error,) = errors_of(checkpoint=value)
+    assert "has an empty part: accepted are names or folders with commas between them" in error
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_service_is_sought_at_its_port_on_this_machine(
     service: str, monkeypatch: pytest.MonkeyPatch

@@ -17,7 +17,18 @@ from services.runtime.job_budget import AdaptationKind
 from services.runtime.messages import Message, error_message
 from services.runtime.stage_event import Queued, Report, Started
 from services.runtime.stage_runner import WorkerState
-from tests.unit.stage_fakes import DONE, PLACED, STEP, Stage, denoise_request, memory, until
+from tests.unit.stage_fakes import (
+    COPY,
+    DONE,
+    LARGE_MODEL,
+    MODEL,
+    PLACED,
+    STEP,
+    Stage,
+    denoise_request,
+    memory,
+    until,
+)
 
 OUT_OF_MEMORY = error_message(errors.VramBudgetExceededError("no memory"))
 NOT_FINITE = error_message(errors.NonFiniteError("dit in float16: step 1 is not finite"))
@@ -148,6 +159,79 @@ def test_a_job_that_needs_more_bytes_than_the_lease_can_get_waits_in_line_for_al
     stage = within(make, test)
     assert stage.leases.asked_bytes == [(210 + 2 * frames) * MIB for frames in (10, 20)]
     assert stage.leases.left == ["released", "released"]
+
+
+def test_a_job_for_another_model_gets_another_worker_and_the_bytes_of_its_own() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run(denoise_request(frames=50))
+        assert stage.runner.placed_model == MODEL
+        (large,) = started_of(await stage.run(denoise_request(frames=50, model=LARGE_MODEL)))
+        assert (large.was_warm, large.vram_bytes) == (False, (10 + 600 + 100) * MIB)
+        assert stage.runner.placed_model == LARGE_MODEL
+        lease = stage.leases.lease
+        assert lease is not None
+        await until(lambda: lease.wanted_bytes == (10 + 600) * MIB)
+        (small,) = started_of(await stage.run(denoise_request(frames=50)))
+        assert (small.was_warm, small.vram_bytes) == (False, (10 + 200 + 100) * MIB)
+        await until(lambda: lease.wanted_bytes == (10 + 200) * MIB)
+
+    stage = within(lambda: Stage([PLACED, DONE], [PLACED, DONE], [PLACED, DONE]), test)
+    assert [worker.sent[0].fields["model"] for worker in stage.workers] == [MODEL, LARGE_MODEL, MODEL]
+    assert stage.leases.grown == [(10 + 600 + 100) * MIB]
+    assert stage.leases.left == ["released"]
+    assert all(worker.is_stopped for worker in stage.workers)
+
+
+def test_the_worker_of_one_model_is_gone_before_the_lease_gives_its_bytes_away() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run(denoise_request(model=LARGE_MODEL))
+        lease, large = stage.leases.lease, stage.workers[0]
+        assert lease is not None
+        await until(lambda: stage.runner.worker_state is WorkerState.WARM)
+        report = lease.report
+
+        def checked(*, is_idle: bool, vram_bytes: int) -> None:
+            assert is_idle or large.death.is_set()
+            report(is_idle=is_idle, vram_bytes=vram_bytes)
+
+        lease.report = checked  # type: ignore[method-assign]
+        await stage.run(denoise_request(model=MODEL))
+
+    within(lambda: Stage([PLACED, DONE], [PLACED, DONE]), test)
+
+
+def test_queued_jobs_of_one_model_share_a_worker_and_none_passes_another() -> None:
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        asked = (MODEL, MODEL, LARGE_MODEL, LARGE_MODEL)
+        jobs = [asyncio.create_task(stage.run(denoise_request(model=model))) for model in asked]
+        await until(lambda: stage.runner.active_job_count == 4 and bool(stage.leases.asked_bytes))
+        stage.leases.may_grant.set()
+        started = [started_of(await job)[0] for job in jobs]
+        assert [start.was_warm for start in started] == [False, True, False, True]
+
+    stage = within(lambda: Stage([PLACED, DONE, DONE], [PLACED, DONE, DONE]), test)
+    assert stage.leases.left == ["released"]
+
+
+def test_a_model_finds_the_weights_that_it_shares_with_another_in_place() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run(denoise_request(model=COPY))
+        assert stage.runner.placed_model == MODEL
+        assert started_of(await stage.run(denoise_request(model=MODEL)))[0].was_warm
+
+    stage = within(lambda: Stage([PLACED, DONE, DONE]), test)
+    assert stage.workers[0].sent[0].fields["model"] == MODEL
+
+
+def test_a_model_that_does_not_fit_is_refused_and_another_is_not() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run(denoise_request(frames=10))
+        with pytest.raises(errors.VramBudgetExceededError, match=r"at least 320 MiB .* into 300 MiB"):
+            await stage.run(denoise_request(frames=10, model=LARGE_MODEL))
+        assert started_of(await stage.run(denoise_request(frames=10)))[0].was_warm
+
+    within(lambda: Stage([PLACED, DONE, DONE], device_mib=300), test)
 
 
 def test_an_idle_worker_that_dies_gives_the_lease_back() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from acestage.generation import ProcessMemory
 from acestage.protos.generation.v1 import generation_pb2 as pb
-from acestage.status import DeviceStatus, EndedJob, LedgerDevice, Waiter, status_from_pb
+from acestage.status import DeviceStatus, EndedJob, LedgerDevice, StageModel, Waiter, status_from_pb
 from tests.statuses import MIB, NOW, status_message
 
 STATUS = status_from_pb(status_message(), NOW)
@@ -46,6 +46,8 @@ def test_stages_and_processes() -> None:
     text_encoder, dit, vae = STATUS.stages
     assert [stage.worker_state for stage in STATUS.stages] == ["warm", "busy", ""]
     assert (text_encoder.quantization, dit.quantization) == ("none", "int8")
+    assert dit.models == (StageModel("acestep-v15-turbo", "bfloat16", 3005 * MIB),)
+    assert (dit.placed_model, vae.models, vae.placed_model) == ("acestep-v15-turbo", (), "")
     assert (vae.is_serving, vae.error, vae.processes) == (False, "it does not answer within 2 s", ())
     assert dit.processes[-1] == ProcessMemory(
         "dit/worker", 4711, 3200 * MIB, 6400 * MIB, anonymous_bytes=800 * MIB, device_bytes=3333 * MIB

@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 
 from acestage.cli.status_view import Outage, OutageView, StatusView
 from acestage.protos.generation.v1 import generation_pb2 as pb
-from acestage.status import Status, status_from_pb
+from acestage.status import StageModel, Status, status_from_pb
 from tests.statuses import NOW, status_message
 
 STATUS = status_from_pb(status_message(), NOW)
@@ -94,6 +94,15 @@ def test_where_there_is_room_stages_have_addresses() -> None:
     ]
 
 
+def test_every_model_of_a_stage_is_there_and_the_one_on_the_device_is_marked() -> None:
+    base = StageModel("acestep-v15-base", "bfloat16", 3006 << 20)
+    stages = tuple(replace(stage, models=(*stage.models, base)) for stage in STATUS.stages)
+    text = shown(replace(STATUS, stages=stages), width=120)
+    assert row(text, "dit  ")[2] == "acestep-v15-turbo (placed)"
+    weights = [line.split()[1:] for line in text.splitlines() if line.strip().startswith("acestep-v15-base")]
+    assert weights == [["3006", "MiB", "bfloat16"]] * 2
+
+
 def test_a_wide_terminal_has_two_columns_of_tables() -> None:
     assert len(shown(width=190).splitlines()) < 0.8 * len(shown(width=189).splitlines())
 
@@ -107,7 +116,8 @@ def test_an_idle_orchestrator_says_so() -> None:
 
 
 def test_text_from_elsewhere_is_no_markup() -> None:
-    stages = tuple(replace(stage, model="[red]:cat:[/x]") for stage in STATUS.stages)
+    models = (StageModel("[red]:cat:[/x]", "bfloat16", 1),)
+    stages = tuple(replace(stage, models=models) for stage in STATUS.stages)
     assert "[red]:cat:[/x]" in shown(replace(STATUS, stages=stages), width=120)
 
 

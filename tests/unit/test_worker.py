@@ -11,7 +11,7 @@ from services.runtime.worker import is_out_of_memory, to_error
 
 CONFIG = StageConfig(
     stage="dit",
-    checkpoint="tiny-turbo",
+    checkpoints=("tiny-turbo",),
     checkpoints_dir="checkpoints",
     variant=None,
     device="cpu",

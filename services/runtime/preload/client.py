@@ -8,14 +8,11 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 from acestage import errors
-from acestage.planning import StageMemory
-from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.finishing import finish
 from services.runtime.messages import receive_async, to_error
+from services.runtime.preload.facts import PreloadFacts
 from services.runtime.preload.protocol import FORK, MODULE
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker_handle import EXIT_TIMEOUT_S, WorkerHandle
@@ -26,14 +23,6 @@ CONVOLUTION_CACHE_COUNT = 128
 """How many convolutions oneDNN keeps compiled, on the CPU. The VAE has 37 for each shape of a tile, and a
 song up to three shapes. With oneDNN's own 1024, every length of a song that a worker has not seen adds to it:
 200 MB for the embedded model."""
-
-
-@dataclass(frozen=True, slots=True)
-class PreloadFacts:
-    """What a ready preload says: the resolved data type, and what the stage needs, by data type."""
-
-    dtype: str
-    memories: Mapping[str, StageMemory]
 
 
 class PreloadClient:
@@ -137,7 +126,7 @@ class PreloadClient:
         while (message := await receive_async(reader)) is not None:
             fields = message.fields
             if message.kind == "ready":
-                self.facts.set_result(PreloadFacts(fields["dtype"], _memories(fields["memories"])))
+                self.facts.set_result(PreloadFacts.from_fields(fields))
             elif message.kind == "forked":
                 exited = self._exits[fields["pid"]] = asyncio.get_running_loop().create_future()
                 if self._forked is not None and not self._forked.done():
@@ -147,13 +136,6 @@ class PreloadClient:
             elif message.kind == "error":
                 return to_error(message)
         return None
-
-
-def _memories(fields: Mapping[str, str]) -> dict[str, StageMemory]:
-    return {
-        dtype: StageMemory.from_pb(stage_pb2.StageMemory.FromString(bytes.fromhex(text)))
-        for dtype, text in fields.items()
-    }
 
 
 def _environment(config: StageConfig) -> dict[str, str]:

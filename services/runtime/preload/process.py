@@ -12,21 +12,19 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import os
 import selectors
 import signal
 import socket
 import sys
-from pathlib import Path
+from collections.abc import Mapping
 
 import torch
 
-from acestage.checkpoints import open_checkpoint
 from acestage.errors import AcestageError, FailedPreconditionError
 from services.runtime import logs
-from services.runtime.devices import resolve_dtype
 from services.runtime.messages import Message, error_message, pack
+from services.runtime.preload.models import map_models
 from services.runtime.preload.protocol import FORK
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_worker import StageWorker
@@ -42,36 +40,24 @@ def main(control_fd: int, config_json: str) -> None:
     logs.configure(f"{config.stage}/worker", config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        worker, dtype = _load(config)
+        _check_torch(config)
+        models = map_models(config)
     except AcestageError as error:
         control.sendall(pack(error_message(error)))
         sys.exit(1)
-    # float16 is given up for float32 where its values are not finite.
-    dtypes = (dtype, "float32") if dtype == "float16" else (dtype,)
-    threads = None if config.device.startswith("cuda") else config.thread_count()
-    memories = {
-        name: worker.memory(getattr(torch, name), threads).to_pb().SerializeToString().hex()
-        for name in dtypes
-    }
     gc.freeze()
-    control.sendall(pack(Message("ready", {"dtype": dtype, "memories": memories})))
-    _serve(control, worker, config)
+    control.sendall(pack(Message("ready", models.facts.to_fields())))
+    _serve(control, models.workers, config)
 
 
-def _load(config: StageConfig) -> tuple[StageWorker, str]:
+def _check_torch(config: StageConfig) -> None:
     if config.device.startswith("cuda") and torch.version.cuda is None:
         raise FailedPreconditionError(
             f"device: is {config.device}, but torch {torch.__version__} was built without CUDA; accepted: cpu"
         )
-    checkpoint = open_checkpoint(
-        config.checkpoint, checkpoints_dir=Path(config.checkpoints_dir), variant=config.variant
-    )
-    worker: StageWorker = importlib.import_module(f"services.{config.stage}.worker").load(checkpoint)
-    stored = next(worker.modules()[0].parameters()).dtype
-    return worker, resolve_dtype(config.dtype, config.device, str(stored).removeprefix("torch."))
 
 
-def _serve(control: socket.socket, worker: StageWorker, config: StageConfig) -> None:
+def _serve(control: socket.socket, workers: Mapping[str, StageWorker], config: StageConfig) -> None:
     wakeup_read, wakeup_write = os.pipe()
     os.set_blocking(wakeup_read, False)
     os.set_blocking(wakeup_write, False)
@@ -99,7 +85,7 @@ def _serve(control: socket.socket, worker: StageWorker, config: StageConfig) -> 
                 control.close()
                 os.close(wakeup_read)
                 os.close(wakeup_write)
-                work(socket.socket(fileno=descriptors[0]), worker, config, parent_pid)
+                work(socket.socket(fileno=descriptors[0]), workers, config, parent_pid)
             os.close(descriptors[0])
             control.sendall(pack(Message("forked", {"pid": pid})))
 

@@ -1056,12 +1056,17 @@ class GetLimitsRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    MODEL_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model that they are for; empty means the first."""
     def __init__(
         self,
+        *,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1080,12 +1085,15 @@ class GetLimitsResponse(_message.Message):
     DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     device: _builtins.str
     device_bytes: _builtins.int
     tier: _builtins.str
     """The row of the tier table that the device falls into, for example "tier 1 (up to 4 GB)"."""
     basis: _builtins.str
     """Where limits come from: "planner" or "tier"."""
+    model: _builtins.str
+    """The model that they are for; empty where no stage answered."""
     @_builtins.property
     def max_duration_s(self) -> Global___Limit: ...
     @_builtins.property
@@ -1102,10 +1110,11 @@ class GetLimitsResponse(_message.Message):
         device_bytes: _builtins.int = ...,
         tier: _builtins.str = ...,
         basis: _builtins.str = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["max_batch_size", b"max_batch_size", "max_duration_s", b"max_duration_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "device", b"device", "device_bytes", b"device_bytes", "language_models", b"language_models", "max_batch_size", b"max_batch_size", "max_duration_s", b"max_duration_s", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "device", b"device", "device_bytes", b"device_bytes", "language_models", b"language_models", "max_batch_size", b"max_batch_size", "max_duration_s", b"max_duration_s", "model", b"model", "tier", b"tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -101,38 +101,34 @@ class GetStageInfoResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     STAGE_FIELD_NUMBER: _builtins.int
-    MODEL_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
-    DTYPE_FIELD_NUMBER: _builtins.int
-    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    PLACED_MODEL_FIELD_NUMBER: _builtins.int
+    QUANTIZATION_FIELD_NUMBER: _builtins.int
     ACTIVE_JOB_COUNT_FIELD_NUMBER: _builtins.int
     PROCESSES_FIELD_NUMBER: _builtins.int
-    MEMORY_FIELD_NUMBER: _builtins.int
     DEVICE_MEMORY_FIELD_NUMBER: _builtins.int
-    QUANTIZATION_FIELD_NUMBER: _builtins.int
     WORKER_STATE_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """"text_encoder", "dit" or "vae"."""
     device: _builtins.str
     """"cpu" or "cuda:N"."""
-    dtype: _builtins.str
-    """"float32", "bfloat16" or "float16"."""
-    weights_bytes: _builtins.int
-    """The weights in that data type."""
+    placed_model: _builtins.str
+    """The model whose weights lie on the device now; empty where none do. Of models whose weights for this
+    stage are the same, the first one's.
+    """
+    quantization: _builtins.str
+    """How they lie there: "none" or "int8"; empty where they do not."""
     active_job_count: _builtins.int
     """Jobs of this stage that run or wait for the device."""
-    quantization: _builtins.str
-    """How the weights lie on the device now: "none" or "int8"; empty where they do not."""
     worker_state: Global___WorkerState.ValueType
     @_builtins.property
-    def model(self) -> Global___Model: ...
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageModel]:
+        """All that a request may ask for; the first is the default."""
+
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessMemory]:
         """Memory of the stage's processes, that of a living worker included."""
-
-    @_builtins.property
-    def memory(self) -> Global___StageMemory:
-        """What the stage needs on its device, measured from the architecture."""
 
     @_builtins.property
     def device_memory(self) -> Global___DeviceMemory:
@@ -142,24 +138,58 @@ class GetStageInfoResponse(_message.Message):
         self,
         *,
         stage: _builtins.str = ...,
-        model: Global___Model | None = ...,
+        models: _abc.Iterable[Global___StageModel] | None = ...,
         device: _builtins.str = ...,
-        dtype: _builtins.str = ...,
-        weights_bytes: _builtins.int = ...,
+        placed_model: _builtins.str = ...,
+        quantization: _builtins.str = ...,
         active_job_count: _builtins.int = ...,
         processes: _abc.Iterable[Global___ProcessMemory] | None = ...,
-        memory: Global___StageMemory | None = ...,
         device_memory: Global___DeviceMemory | None = ...,
-        quantization: _builtins.str = ...,
         worker_state: Global___WorkerState.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["device_memory", b"device_memory", "memory", b"memory", "model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["device_memory", b"device_memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_job_count", b"active_job_count", "device", b"device", "device_memory", b"device_memory", "dtype", b"dtype", "memory", b"memory", "model", b"model", "processes", b"processes", "quantization", b"quantization", "stage", b"stage", "weights_bytes", b"weights_bytes", "worker_state", b"worker_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_job_count", b"active_job_count", "device", b"device", "device_memory", b"device_memory", "models", b"models", "placed_model", b"placed_model", "processes", b"processes", "quantization", b"quantization", "stage", b"stage", "worker_state", b"worker_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetStageInfoResponse: _TypeAlias = GetStageInfoResponse  # noqa: Y015
+
+@_typing.final
+class StageModel(_message.Message):
+    """A model that a stage hosts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    WEIGHTS_BYTES_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    dtype: _builtins.str
+    """"float32", "bfloat16" or "float16"."""
+    weights_bytes: _builtins.int
+    """The weights in that data type."""
+    @_builtins.property
+    def model(self) -> Global___Model: ...
+    @_builtins.property
+    def memory(self) -> Global___StageMemory:
+        """What the stage needs on its device for the model, measured from the architecture."""
+
+    def __init__(
+        self,
+        *,
+        model: Global___Model | None = ...,
+        dtype: _builtins.str = ...,
+        weights_bytes: _builtins.int = ...,
+        memory: Global___StageMemory | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "model", b"model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "memory", b"memory", "model", b"model", "weights_bytes", b"weights_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StageModel: _TypeAlias = StageModel  # noqa: Y015
 
 @_typing.final
 class DeviceMemory(_message.Message):

@@ -1,0 +1,76 @@
+"""What two checkpoints have in common: the same architecture, or even the same weights."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from acestage.checkpoints.checkpoint import Checkpoint, Component
+from acestage.checkpoints.component_names import TEXT_ENCODER
+
+_SAMPLE_BYTES = 4 << 20
+"""More than the header of a file, so that weights that differ show without reading all of them."""
+
+
+def have_same_architecture(one: Checkpoint, other: Checkpoint, names: Sequence[str]) -> bool:
+    """Whether the components called `names` are built alike in both checkpoints, or are missing in both."""
+    return all(
+        _settings(component) == _settings(counterpart) for component, counterpart in _pairs(one, other, names)
+    )
+
+
+def have_same_weights(one: Checkpoint, other: Checkpoint, names: Sequence[str]) -> bool:
+    """Whether the components called `names` do the same in both checkpoints.
+
+    They do where their settings are equal, and their files are the same or equal copies. The tokenizer counts
+    as a part of the text encoder. Reads files to their end only where nothing before tells them apart.
+    """
+    if one.model.latent_frame_rate_hz != other.model.latent_frame_rate_hz:
+        return False
+    if not have_same_architecture(one, other, names):
+        return False
+    files, counterparts = _files(one, names), _files(other, names)
+    if [key for key, _ in files] != [key for key, _ in counterparts]:
+        return False
+    pairs = [(mine, theirs) for (_, mine), (_, theirs) in zip(files, counterparts, strict=True)]
+    apart = [(mine, theirs) for mine, theirs in pairs if not mine.samefile(theirs)]
+    return (
+        all(mine.stat().st_size == theirs.stat().st_size for mine, theirs in apart)
+        and all(_sample(mine) == _sample(theirs) for mine, theirs in apart)
+        and all(filecmp.cmp(mine, theirs, shallow=False) for mine, theirs in apart)
+    )
+
+
+def _pairs(
+    one: Checkpoint, other: Checkpoint, names: Sequence[str]
+) -> Iterator[tuple[Component | None, Component | None]]:
+    mine = {component.name: component for component in one.components}
+    theirs = {component.name: component for component in other.components}
+    return ((mine.get(name), theirs.get(name)) for name in names)
+
+
+def _settings(component: Component | None) -> dict[str, object] | None:
+    """Without those that only say where the component comes from."""
+    if component is None:
+        return None
+    return {key: value for key, value in component.config.values.items() if not key.startswith("_")}
+
+
+def _files(checkpoint: Checkpoint, names: Sequence[str]) -> list[tuple[object, Path]]:
+    """The files that make the components, each with what it stands for."""
+    found: list[tuple[object, Path]] = []
+    for component in (part for part in checkpoint.components if part.name in names):
+        key = (component.name, component.scheme)
+        found.extend(((*key, index), shard) for index, shard in enumerate(component.weights.shards))
+        if component.silence_latent is not None:
+            found.append(((*key, "silence"), component.silence_latent))
+    if TEXT_ENCODER in names:
+        tokenizer = (file for file in checkpoint.tokenizer_path.iterdir() if file.suffix in (".json", ".txt"))
+        found.extend((file.name, file) for file in sorted(tokenizer))
+    return found
+
+
+def _sample(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(_SAMPLE_BYTES)

@@ -1,0 +1,66 @@
+"""Several measurements at once, each in a process of its own: one keeps a CPU busy for seconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Sequence
+from typing import BinaryIO
+
+from acestage.errors import InternalError
+from acestage.planning import StageMemory
+from acestage.protos.stage.v1 import stage_pb2
+from services.runtime.parent_death import die_with_parent
+
+log = logging.getLogger(__name__)
+
+Measurement = Callable[[], StageMemory]
+
+
+def measure_all(measurements: Sequence[Measurement]) -> list[StageMemory]:
+    """The results of `measurements`, in order. Forks, so no thread may run.
+
+    Raises:
+        InternalError: one of them failed; the log says why.
+    """
+    if len(measurements) == 1:
+        return [measurements[0]()]
+    cpu_count = len(os.sched_getaffinity(0))
+    found = []
+    for start in range(0, len(measurements), cpu_count):
+        children = [_start(measurement) for measurement in measurements[start : start + cpu_count]]
+        found.extend(_result(pid, result) for pid, result in children)
+    return found
+
+
+def _start(measurement: Measurement) -> tuple[int, BinaryIO]:
+    """A child that measures, and what it will write."""
+    read_end, write_end = os.pipe()
+    parent_pid = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _measure(measurement, write_end, parent_pid)
+    os.close(write_end)
+    return pid, os.fdopen(read_end, "rb")
+
+
+def _measure(measurement: Measurement, write_end: int, parent_pid: int) -> None:
+    die_with_parent(parent_pid, signal.SIGKILL)
+    try:
+        with os.fdopen(write_end, "wb") as result:
+            result.write(measurement().to_pb().SerializeToString())
+    except Exception:  # whatever it is, nothing of the parent's may run here
+        log.exception("a measurement failed")
+        os._exit(1)
+    os._exit(0)
+
+
+def _result(pid: int, result: BinaryIO) -> StageMemory:
+    with result:
+        data = result.read()
+    _, status = os.waitpid(pid, 0)
+    if status != 0:
+        code = os.waitstatus_to_exitcode(status)
+        raise InternalError(f"a model could not be measured: the process ended with exit code {code}")
+    return StageMemory.from_pb(stage_pb2.StageMemory.FromString(data))

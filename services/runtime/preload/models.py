@@ -1,0 +1,87 @@
+"""The models of a stage, mapped and measured in its preload."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from acestage.checkpoints import Checkpoint, open_checkpoints
+from acestage.checkpoints.likeness import have_same_architecture, have_same_weights
+from services.runtime.devices import resolve_dtype
+from services.runtime.preload.facts import MappedModel, PreloadFacts
+from services.runtime.preload.measuring import measure_all
+from services.runtime.stage_config import StageConfig
+from services.runtime.stage_worker import StageWorker
+
+
+@dataclass(frozen=True, slots=True)
+class StageModels:
+    """All models of a stage.
+
+    Attributes:
+        facts: what the service must know of them.
+        workers: by name, of those models that have weights of their own.
+    """
+
+    facts: PreloadFacts
+    workers: Mapping[str, StageWorker]
+
+
+def map_models(config: StageConfig) -> StageModels:
+    """Maps the weights of every model, and measures what it needs.
+
+    Weights that several models have in common are mapped once. What models of one architecture need is
+    measured once as well, because it depends on nothing else.
+
+    Raises:
+        CheckpointError: a checkpoint is damaged.
+        FailedPreconditionError: two models have the same name.
+    """
+    checkpoints = open_checkpoints(
+        config.checkpoints, checkpoints_dir=Path(config.checkpoints_dir), variant=config.variant
+    )
+    module = importlib.import_module(f"services.{config.stage}.worker")
+    owners = _firsts(checkpoints, partial(have_same_weights, names=module.COMPONENTS))
+    # The first of its architecture has weights of its own.
+    architects = _firsts(checkpoints, partial(have_same_architecture, names=module.COMPONENTS))
+    workers = {c.name: module.load(c) for c in checkpoints if owners[c.name] == c.name}
+    dtypes = {name: _dtypes(config, workers[owner]) for name, owner in owners.items()}
+    threads = None if config.device.startswith("cuda") else config.thread_count()
+    wanted = list(dict.fromkeys((architects[name], dtype) for name in owners for dtype in dtypes[name]))
+    memories = measure_all(
+        [partial(workers[name].memory, getattr(torch, dtype), threads) for name, dtype in wanted]
+    )
+    measured = dict(zip(wanted, memories, strict=True))
+    models = {
+        name: MappedModel(
+            weights_of=owner,
+            dtype=dtypes[name][0],
+            memories={dtype: measured[architects[name], dtype] for dtype in dtypes[name]},
+        )
+        for name, owner in owners.items()
+    }
+    return StageModels(PreloadFacts(models), workers)
+
+
+def _firsts(
+    checkpoints: Sequence[Checkpoint], are_same: Callable[[Checkpoint, Checkpoint], bool]
+) -> dict[str, str]:
+    """By the name of each checkpoint, that of the first one which is the same."""
+    firsts: dict[str, str] = {}
+    for checkpoint in checkpoints:
+        same = (first for first in checkpoints if first is checkpoint or are_same(first, checkpoint))
+        firsts[checkpoint.name] = next(same).name
+    return firsts
+
+
+def _dtypes(config: StageConfig, worker: StageWorker) -> tuple[str, ...]:
+    """The data type to compute in, and the one that it may be given up for."""
+    stored = next(worker.modules()[0].parameters()).dtype
+    dtype = resolve_dtype(config.dtype, config.device, str(stored).removeprefix("torch."))
+    # float16 is given up for float32 where its values are not finite.
+    return (dtype, "float32") if dtype == "float16" else (dtype,)
