@@ -115,6 +115,20 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 
+    def audio_codes(self, source_id: str, *, model: str = "", timeout_s: float | None = None) -> str:
+        """The audio codes of an uploaded audio, as the option `audio_codes` takes them.
+
+        Args:
+            source_id: of the audio.
+            model: whose audio tokenizer is to be used; empty means the first.
+            timeout_s: give up after this long; None never does.
+        """
+        request = pb.GetAudioCodesRequest(source_id=source_id, model=model)
+        try:
+            return self._stub.GetAudioCodes(request, timeout=timeout_s).audio_codes
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
     def status(self, timeout_s: float = 10.0) -> Status:
         """Services, models, device, lease holder and queue."""
         try:
@@ -210,6 +224,14 @@ class AsyncClient:
         request = pb.CancelJobRequest(job_id=job_id)
         try:
             return (await self._stub.CancelJob(request, timeout=timeout_s)).outcome
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
+    async def audio_codes(self, source_id: str, *, model: str = "", timeout_s: float | None = None) -> str:
+        """See `Client.audio_codes`."""
+        request = pb.GetAudioCodesRequest(source_id=source_id, model=model)
+        try:
+            return (await self._stub.GetAudioCodes(request, timeout=timeout_s)).audio_codes
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 

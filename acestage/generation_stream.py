@@ -98,6 +98,8 @@ class GenerationStream:
 
     def _generation(self, completed: pb.JobCompleted) -> Generation:
         memory = _memory([completed.orchestrator_memory])
+        # A stage that worked twice tells of the same processes twice; the last word counts.
+        processes = {(found.name, found.pid): found for stage in self._stages for found in stage.processes}
         return Generation(
             job_id=completed.job_id,
             tracks=self._song.tracks(completed.tracks),
@@ -105,7 +107,7 @@ class GenerationStream:
             stages=tuple(self._stages),
             total_s=_seconds(completed.total_time),
             run_s=_seconds(completed.run_time),
-            processes=memory + tuple(process for stage in self._stages for process in stage.processes),
+            processes=(*memory, *processes.values()),
             clamped=tuple(Clamped.from_pb(clamped) for clamped in completed.clamped),
             decode_cost=_decode_cost(completed),
         )

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from acestage.cli import attach, cancel, generate, limits, models, plan, status, top, up
+from acestage.cli import attach, cancel, generate, limits, models, plan, status, tasks, top, up
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -19,6 +19,8 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("generate")(generate.generate)
+for command in (tasks.cover, tasks.repaint, tasks.extract, tasks.lego, tasks.complete, tasks.codes):
+    app.command(command.__name__)(command)
 app.command("attach")(attach.attach)
 app.command("cancel")(cancel.cancel)
 app.command("status")(status.status)

@@ -10,48 +10,28 @@ import typer
 
 from acestage.cli.flags import Target, load_settings
 from acestage.cli.job_run import run_job
-from acestage.cli.output_options import (
-    Depth,
-    DepthFlag,
-    FormatFlag,
-    JsonFlag,
-    OutputFlag,
-    OutputOptions,
-    PlayFlag,
-    StreamFlag,
-)
+from acestage.cli.option_groups import with_groups
+from acestage.cli.output_options import OutputFlags
 from acestage.cli.terminal import open_console
 from acestage.client import AsyncClient
 
 
+@with_groups
 def attach(
     job_id: Annotated[str, typer.Argument(help="As generate --detach printed it.")],
+    output: OutputFlags,
     target: Target = None,
-    stream: StreamFlag = None,
-    play: PlayFlag = False,
-    output: OutputFlag = None,
-    audio_format: FormatFlag = None,
-    bit_depth: DepthFlag = Depth.pcm_16,
-    as_json: JsonFlag = False,
 ) -> None:
     """Follow a job from its beginning, and write its song.
 
     Works while the job runs and for a while after its end. Ctrl-C leaves it; the job goes on.
     """
     console = open_console(stderr=True)
-    options = OutputOptions.of(
-        output=output,
-        audio_format=audio_format,
-        bit_depth=bit_depth,
-        stream=stream,
-        play=play,
-        as_json=as_json,
-    )
     run_job(
         console,
         _client(target),
         lambda client: client.attach(job_id),
-        options,
+        output.options(),
         when_cancelled=f"Left. Job {job_id} goes on.",
     )
 

@@ -6,21 +6,21 @@ import asyncio
 import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from functools import partial
 from typing import Any
 
 import typer
 from rich.console import Console
 
-from acestage.cli.output import SavedTrack, save
+from acestage.cli.output import SavedTrack, save, save_preview
 from acestage.cli.output_options import OutputOptions
 from acestage.cli.progress import ProgressView
-from acestage.cli.result import print_result
-from acestage.cli.services import open_client
+from acestage.cli.result import print_result, print_saved
 from acestage.cli.streaming import AudioStream, StreamClosed
 from acestage.cli.terminal import print_json, print_label
 from acestage.client import AsyncClient
 from acestage.errors import AcestageError, InternalError
-from acestage.generation import Generation, GenerationEvent, GenerationOptions
+from acestage.generation import Generation, GenerationEvent, JobQueued, PreviewCompleted
 
 EXIT_NOT_WRITTEN = 1
 EXIT_CANCELLED = 130
@@ -30,41 +30,19 @@ Begin = Callable[[AsyncClient], Events]
 OpenClient = AbstractAsyncContextManager[AsyncClient]
 
 
-def run_generation(
-    console: Console,
-    target: str | None,
-    own: dict[str, Any],
-    caption: str,
-    options: GenerationOptions,
-    output: OutputOptions,
-) -> None:
-    """Generates a song with the services at `target`, or some of its own (see `open_client`).
+def submit_job(console: Console, opened: OpenClient, begin: Begin, *, as_json: bool) -> None:
+    """Starts a detached job and prints its id on stdout.
 
     Raises:
-        typer.Exit: it was cancelled, or a file or the stream could not be written.
-        AcestageError: it failed.
+        AcestageError: it was refused.
     """
 
-    def begin(client: AsyncClient) -> Events:
-        return client.stream(caption, **options)
-
-    run_job(console, open_client(console, target, own), begin, output)
-
-
-def submit_generation(
-    console: Console,
-    target: str | None,
-    own: dict[str, Any],
-    caption: str,
-    options: GenerationOptions,
-    *,
-    as_json: bool,
-) -> None:
-    """Starts a detached job and prints its id on stdout."""
-
     async def submit() -> str:
-        async with open_client(console, target, own, may_start=False) as client:
-            return await client.submit(caption, **options)
+        async with opened as client, aclosing(begin(client)) as events:
+            async for event in events:
+                if isinstance(event, JobQueued):
+                    return event.job_id
+            raise InternalError(f"orchestrator at {client.target} did not queue the job")
 
     job_id = asyncio.run(submit())
     if as_json:
@@ -109,6 +87,8 @@ async def _run(console: Console, opened: OpenClient, begin: Begin, output: Outpu
         async with opened as client:
             with ProgressView(console) as view:
                 hearers = [view.hear] if stream is None else [view.hear, stream.hear]
+                if output.has_file:
+                    hearers.append(partial(_hear_preview, console, output))
                 listening = _listen(begin(client), hearers, client.target)
                 generation = await _while_heard(listening, None if output.has_file else stream)
         if generation is None:
@@ -117,6 +97,13 @@ async def _run(console: Console, opened: OpenClient, begin: Begin, output: Outpu
         print_result(console, generation, files, first_audio_s=view.first_audio_s, as_json=output.as_json)
         is_complete = stream is None or await _is_taken(console, stream)
         return 0 if is_complete and not any(file.failure for file in files) else EXIT_NOT_WRITTEN
+
+
+def _hear_preview(console: Console, output: OutputOptions, event: GenerationEvent) -> None:
+    """Writes the preview as soon as it is there; the song does not wait for a full disk."""
+    if isinstance(event, PreviewCompleted):
+        for file in save_preview(event, output.file, output.file_format, output.bit_depth):
+            print_saved(console, file)
 
 
 async def _listen(

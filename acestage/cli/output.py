@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import typer
 
 from acestage.audio_file import AudioFormat, BitDepth
 from acestage.errors import FailedPreconditionError
-from acestage.generation import Generation, Track
+from acestage.generation import Generation, PreviewCompleted, Track
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,34 @@ def save(
     Raises:
         FailedPreconditionError: it cannot be written there either.
     """
-    default = Path(f"acestage-{generation.settings.seed}.{audio_format}")
-    count = len(generation.tracks)
+    return _save(generation.tracks, output, f"acestage-{generation.settings.seed}", audio_format, bit_depth)
+
+
+def save_preview(
+    preview: PreviewCompleted, output: Path | None, audio_format: AudioFormat, bit_depth: BitDepth
+) -> list[SavedTrack]:
+    """Writes a preview as `save` does a song, with "preview" before the suffix."""
+    beside = None if output is None else output.with_name(f"{output.stem}.preview{output.suffix}")
+    name = f"acestage-{preview.tracks[0].seed}.preview"
+    return _save(preview.tracks, beside, name, audio_format, bit_depth)
+
+
+def _save(
+    tracks: Sequence[Track],
+    output: Path | None,
+    default_name: str,
+    audio_format: AudioFormat,
+    bit_depth: BitDepth,
+) -> list[SavedTrack]:
+    default = Path(f"{default_name}.{audio_format}")
     saved = []
-    for track in generation.tracks:
-        path = _numbered(output or default, track, count)
+    for track in tracks:
+        path = _numbered(output or default, track, len(tracks))
         try:
             track.save(path, audio_format=audio_format, bit_depth=bit_depth)
             saved.append(SavedTrack(track, path))
         except OSError as error:
-            spare_name = _numbered(default, track, count).name
+            spare_name = _numbered(default, track, len(tracks)).name
             try:
                 spare = Path(tempfile.mkdtemp(prefix="acestage-"), spare_name)
                 track.save(spare, audio_format=audio_format, bit_depth=bit_depth)

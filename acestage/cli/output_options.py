@@ -118,6 +118,35 @@ class OutputOptions:
         return None if self.player is None else PlayerSink(self.player)
 
 
+@dataclass(frozen=True, slots=True)
+class OutputFlags:
+    """The flags of a command that makes a song, or gets one."""
+
+    stream: StreamFlag = None
+    play: PlayFlag = False
+    output: OutputFlag = None
+    audio_format: FormatFlag = None
+    bit_depth: DepthFlag = Depth.pcm_16
+    as_json: JsonFlag = False
+
+    @property
+    def is_given(self) -> bool:
+        """Whether they say where audio is to go."""
+        return self.stream is not None or self.play or self.output is not None
+
+    def options(self, take_count: int | None = None) -> OutputOptions:
+        """What they mean; arguments and errors as of `OutputOptions.of`."""
+        return OutputOptions.of(
+            output=self.output,
+            audio_format=self.audio_format,
+            bit_depth=self.bit_depth,
+            stream=self.stream,
+            play=self.play,
+            as_json=self.as_json,
+            take_count=take_count,
+        )
+
+
 def _check_stream(stream: str, audio_format: Format | None, play: bool, as_json: bool) -> None:
     if play:
         raise typer.BadParameter("not together with --play; give one of them", param_hint="--stream")

@@ -24,7 +24,7 @@ def print_result(
 ) -> None:
     """Prints where the tracks lie and what is to be known of them, and the summary, or JSON on stdout."""
     for file in files:
-        _print_file(console, file)
+        print_saved(console, file)
     for clamped in generation.clamped:
         limit = clamped.limit
         note = f"{clamped.field}: {clamped.requested:.10g} was lowered to {limit.value:g} ({limit.source})"
@@ -39,7 +39,8 @@ def print_result(
         print_summary(console, generation, first_audio_s)
 
 
-def _print_file(console: Console, file: SavedTrack) -> None:
+def print_saved(console: Console, file: SavedTrack) -> None:
+    """Says where a track lies, and what is to be known of it."""
     if file.failure is not None:
         print_label(console, "Error:", file.failure, "red")
     track = file.track
@@ -52,8 +53,9 @@ def _to_json(
     generation: Generation, files: Sequence[SavedTrack], first_audio_s: float | None
 ) -> dict[str, Any]:
     paths = {file.track.item_index: str(file.path) for file in files}
-    stages = {
-        stage.stage: {
+    stages = [
+        {
+            "stage": stage.stage,
             "load_s": stage.load_s,
             "compute_s": stage.compute_s,
             "started_at": stage.started_at.isoformat(),
@@ -64,7 +66,7 @@ def _to_json(
             "adaptations": [asdict(adaptation) for adaptation in stage.adaptations],
         }
         for stage in generation.stages
-    }
+    ]
     return {
         "job_id": generation.job_id,
         "settings": generation.settings.to_dict(),

@@ -59,7 +59,7 @@ def test_generate_writes_the_file_and_tells_everything_as_json(
     assert (settings["language"], settings["bpm"], settings["key_scale"]) == ("pt", 96, "F# minor")
     assert (settings["seed"], settings["step_count"], settings["timesteps"]) == (7, 3, [1, 0.7, 0.3])
     assert [track["path"] for track in said["tracks"]] == [str(output)]
-    assert list(said["stages"]) == ["text_encoder", "dit", "vae"]
+    assert [stage["stage"] for stage in said["stages"]] == ["text_encoder", "dit", "vae"]
     assert said["peak_rss_bytes"]["dit/worker"] > 0
     audio, rate = soundfile.read(output)
     assert (audio.shape, rate) == ((480_000, 2), 48_000)

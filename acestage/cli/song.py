@@ -1,0 +1,83 @@
+"""What the commands do that make a song: options to a request, files to uploads, the job to its output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, cast
+
+import typer
+
+from acestage.cli.job_run import Events, run_job, submit_job
+from acestage.cli.output_options import OutputFlags
+from acestage.cli.services import open_client
+from acestage.cli.song_options import PromptOptions, SamplingOptions, ServiceOptions
+from acestage.cli.terminal import open_console
+from acestage.client import AsyncClient
+from acestage.generation import GenerationEvent, GenerationOptions
+
+_AUDIO_ID = re.compile(r"a[0-9a-f]{32}")
+
+
+def make_song(
+    caption: str,
+    task: Mapping[str, Any],
+    prompt: PromptOptions,
+    sampling: SamplingOptions,
+    services: ServiceOptions,
+    output: OutputFlags,
+    *,
+    source: str | None = None,
+    detach: bool = False,
+) -> None:
+    """Makes a song and puts it where `output` says.
+
+    Args:
+        caption: what it is like.
+        task: fields of the request that are the command's own; None leaves one out.
+        prompt: options of the command.
+        sampling: as well.
+        services: as well.
+        output: as well.
+        source: the audio that the task works on: a file, or the id of an uploaded one.
+        detach: only start the job, and print its id.
+
+    Raises:
+        typer.Exit: it was cancelled, or something could not be written.
+        AcestageError: it failed.
+    """
+    console = open_console(stderr=True)
+    if detach and output.is_given:
+        raise typer.BadParameter(
+            "writes nothing; give --stream, --play or --output to acestage attach", param_hint="--detach"
+        )
+    given = {**prompt.request(), **sampling.request(), **task}
+    options = cast(GenerationOptions, {name: value for name, value in given.items() if value is not None})
+    uploads = {"source_id": source, "reference_id": prompt.reference}
+
+    def begin(client: AsyncClient) -> Events:
+        return _events(client, caption, options, uploads)
+
+    opened = open_client(console, services.target, services.own(), may_start=not detach)
+    if detach:
+        options["detached"] = True
+        submit_job(console, opened, begin, as_json=output.as_json)
+    else:
+        run_job(console, opened, begin, output.options(sampling.take_count))
+
+
+async def audio_id(client: AsyncClient, source: str) -> str:
+    """The id of `source`: itself where it looks like one, else that of the file, which is uploaded."""
+    return source if _AUDIO_ID.fullmatch(source) else (await client.upload(Path(source))).audio_id
+
+
+async def _events(
+    client: AsyncClient, caption: str, options: GenerationOptions, uploads: Mapping[str, str | None]
+) -> AsyncGenerator[GenerationEvent, None]:
+    ids = {name: await audio_id(client, source) for name, source in uploads.items() if source is not None}
+    complete = cast(GenerationOptions, {**options, **ids})
+    async with aclosing(client.stream(caption, **complete)) as events:
+        async for event in events:
+            yield event
