@@ -1,4 +1,4 @@
-"""The command line: `acestage up`, `generate`, `status`, `top`, `limits`, `plan`, `models`."""
+"""The command line: `acestage up`, `generate`, `upload`, `status`, `top`, `limits`, `plan`, `models`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from acestage.cli import generate, limits, models, plan, status, top, up
+from acestage.cli import generate, limits, models, plan, status, top, up, upload
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("up")(up.up)
 app.command("generate")(generate.generate)
+app.command("upload")(upload.upload)
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("limits")(limits.limits)
