@@ -6,9 +6,9 @@ FROM python:3.11-slim
 # Where torch comes from; https://download.pytorch.org/whl/cpu has a far smaller build without CUDA.
 ARG TORCH_INDEX=https://pypi.org/simple
 
-# The run folder exists so that a volume mounted there gets its owner.
+# These folders exist so that volumes mounted there get their owner.
 RUN useradd --system --uid 10001 --create-home acestage \
-    && install -d -o acestage -g acestage -m 0700 /run/acestage
+    && install -d -o acestage -g acestage -m 0700 /run/acestage /var/tmp/acestage
 
 # The dependencies come first, biggest first: a change of the code leaves these layers as they are.
 WORKDIR /build

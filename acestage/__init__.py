@@ -10,6 +10,7 @@ with Client() as client:
 from importlib.metadata import version
 
 from acestage import errors
+from acestage.audio import Audio
 from acestage.client import AsyncClient, Client
 from acestage.generation import Generation, GenerationOptions, Settings, Track
 from acestage.limits import Clamped, LanguageModelLimit, Limit, Limits
@@ -18,6 +19,7 @@ from acestage.status import Status
 __version__ = version("acestage")
 __all__ = [
     "AsyncClient",
+    "Audio",
     "Clamped",
     "Client",
     "Generation",

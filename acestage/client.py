@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Generator
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing, closing
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -10,11 +11,13 @@ from typing import Any, Self, Unpack
 import grpc
 import grpc.aio
 
+from acestage.audio import Audio, AudioSource, Upload, UploadProgress
 from acestage.errors import InternalError
 from acestage.generation import Generation, GenerationEvent, GenerationOptions, JobQueued
 from acestage.generation_stream import GenerationStream, request_to_pb
 from acestage.keepalive import CLIENT_KEEPALIVE
 from acestage.limits import Limits
+from acestage.protos.audio.v1 import audio_pb2, audio_pb2_grpc
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
@@ -36,6 +39,7 @@ class Client:
         self.target = target
         self._channel = grpc.insecure_channel(target, options=CLIENT_KEEPALIVE)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._audio_stub = audio_pb2_grpc.AudioServiceStub(self._channel)
 
     def generate(
         self,
@@ -144,6 +148,50 @@ class Client:
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 
+    def upload(
+        self,
+        source: AudioSource,
+        *,
+        sample_rate_hz: int | None = None,
+        on_progress: UploadProgress | None = None,
+        timeout_s: float | None = None,
+    ) -> Audio:
+        """Uploads audio for requests to work on, which then name it by its id.
+
+        Args:
+            source: the path of a file (WAV, FLAC, Ogg, MP3, AIFF, …), such a file open for reading, or
+                samples [count] or [count, channels] in floating point, where 1 is full scale.
+            sample_rate_hz: of samples; left out for files.
+            on_progress: hears the bytes sent, and those in all or None; called from another thread. An error
+                of its own ends the upload.
+            timeout_s: give up after this long; None never does.
+        """
+        with Upload(source, sample_rate_hz, on_progress) as upload:
+            call = self._audio_stub.Upload.future(iter(upload), timeout=timeout_s)
+            try:
+                response = call.result()
+            except grpc.RpcError as error:
+                raise upload.error or from_rpc_error(error, target=_name(self.target)) from error
+            finally:
+                call.cancel()
+        return Audio.from_pb(response.audio)
+
+    def audio(self, audio_id: str, timeout_s: float = 10.0) -> Audio:
+        """What was uploaded under an id."""
+        request = audio_pb2.GetAudioRequest(audio_id=audio_id)
+        try:
+            return Audio.from_pb(self._audio_stub.GetAudio(request, timeout=timeout_s).audio)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
+    def delete_audio(self, audio_id: str, timeout_s: float = 10.0) -> None:
+        """Drops uploaded audio; jobs that use it now may go on."""
+        request = audio_pb2.DeleteAudioRequest(audio_id=audio_id)
+        try:
+            self._audio_stub.DeleteAudio(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
     def close(self) -> None:
         self._channel.close()
 
@@ -163,6 +211,7 @@ class AsyncClient:
         self.target = target
         self._channel = grpc.aio.insecure_channel(target, options=CLIENT_KEEPALIVE)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        self._audio_stub = audio_pb2_grpc.AudioServiceStub(self._channel)
 
     async def generate(
         self,
@@ -250,6 +299,41 @@ class AsyncClient:
         except grpc.RpcError as error:
             raise from_rpc_error(error, target=_name(self.target)) from error
 
+    async def upload(
+        self,
+        source: AudioSource,
+        *,
+        sample_rate_hz: int | None = None,
+        on_progress: UploadProgress | None = None,
+        timeout_s: float | None = None,
+    ) -> Audio:
+        """See `Client.upload`. Cancelling the task ends the upload."""
+        with Upload(source, sample_rate_hz, on_progress) as upload:
+            call = self._audio_stub.Upload(_in_thread(iter(upload)), timeout=timeout_s)
+            try:
+                response = await call
+            except grpc.RpcError as error:
+                raise upload.error or from_rpc_error(error, target=_name(self.target)) from error
+            finally:
+                call.cancel()
+        return Audio.from_pb(response.audio)
+
+    async def audio(self, audio_id: str, timeout_s: float = 10.0) -> Audio:
+        """See `Client.audio`."""
+        request = audio_pb2.GetAudioRequest(audio_id=audio_id)
+        try:
+            return Audio.from_pb((await self._audio_stub.GetAudio(request, timeout=timeout_s)).audio)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
+    async def delete_audio(self, audio_id: str, timeout_s: float = 10.0) -> None:
+        """See `Client.delete_audio`."""
+        request = audio_pb2.DeleteAudioRequest(audio_id=audio_id)
+        try:
+            await self._audio_stub.DeleteAudio(request, timeout=timeout_s)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=_name(self.target)) from error
+
     async def close(self) -> None:
         await self._channel.close()
 
@@ -260,6 +344,12 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _in_thread(requests: Iterator[audio_pb2.UploadRequest]) -> AsyncGenerator[audio_pb2.UploadRequest]:
+    """The same requests, made off the event loop."""
+    while (request := await asyncio.to_thread(next, requests, None)) is not None:
+        yield request
 
 
 def _name(target: str) -> str:

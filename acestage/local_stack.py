@@ -36,6 +36,7 @@ _COMMON_SETTINGS = (
 _ORCHESTRATOR_SETTINGS = (
     *("queue_max_count", "concurrent_job_count", "metrics_port", "lease_ttl_s", "offload_to_cpu"),
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
+    *("tmp_dir", "max_audio_bytes"),
 )
 _STAGE_SETTINGS = (
     *("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads"),

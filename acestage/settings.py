@@ -80,6 +80,10 @@ def _default_run_dir() -> Path:
     return Path(base) / "acestage" if base else Path(f"/tmp/acestage-{os.getuid()}")
 
 
+def _default_tmp_dir() -> Path:
+    return Path(f"/tmp/acestage-{os.getuid()}")
+
+
 def _names(*names: str) -> AliasChoices:
     return AliasChoices(*names)
 
@@ -209,6 +213,17 @@ class Settings(BaseSettings):
         default_factory=_default_run_dir,
         validation_alias=_names("ACESTAGE_RUN_DIR"),
         description="Device locks and the ledger's epoch; shared by all services of a machine.",
+    )
+    tmp_dir: Path = Field(
+        default_factory=_default_tmp_dir,
+        validation_alias=_names("ACESTAGE_TMPDIR", "ACESTEP_TMPDIR"),
+        description="Where uploaded audio lies; ids stay valid as long as this folder does.",
+    )
+    max_audio_bytes: int = Field(
+        4 << 30,
+        ge=1 << 20,
+        validation_alias=_names("ACESTAGE_MAX_AUDIO_BYTES"),
+        description="Bytes of uploaded audio that are kept; what was not used for longest goes first.",
     )
     queue_max_count: int = Field(
         200,

@@ -74,6 +74,7 @@ class RunningStack:
         command = [sys.executable, "-m", "acestage", "up", f"--checkpoint={checkpoint}", *port_flags, *flags]
         variables = {
             "ACESTAGE_RUN_DIR": str(folder / "run"),
+            "ACESTAGE_TMPDIR": str(folder / "tmp"),
             "ACESTAGE_THREADS": str(THREADS),
             "ACESTAGE_CONCURRENT_JOBS": "1",
         }

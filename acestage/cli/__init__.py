@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from acestage.cli import attach, cancel, generate, limits, models, plan, status, tasks, top, up
+from acestage.cli import attach, cancel, generate, limits, models, plan, status, tasks, top, up, upload
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -23,6 +23,7 @@ for command in (tasks.cover, tasks.repaint, tasks.extract, tasks.lego, tasks.com
     app.command(command.__name__)(command)
 app.command("attach")(attach.attach)
 app.command("cancel")(cancel.cancel)
+app.command("upload")(upload.upload)
 app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("limits")(limits.limits)

@@ -8,9 +8,12 @@ import signal
 import time
 from contextlib import AbstractAsyncContextManager, closing, nullcontext
 
+from acestage.protos.audio.v1 import audio_pb2_grpc
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.settings import Settings
+from services.orchestrator.audio_service import AudioService
+from services.orchestrator.audio_store import AudioStore
 from services.orchestrator.epoch import close_epoch, next_epoch, sole_ledger
 from services.orchestrator.job_history import JobHistory
 from services.orchestrator.job_queue import JobQueue
@@ -30,6 +33,12 @@ from services.runtime.server import Server, run_service, until_stopped
 
 log = logging.getLogger(__name__)
 
+SERVICE_NAMES = (
+    "acestage.audio.v1.AudioService",
+    "acestage.generation.v1.GenerationService",
+    "acestage.lease.v1.LeaseService",
+)
+
 CONFIRM_S = 3.0
 """A holder renews its lease as soon as it has it; one that does not is gone."""
 
@@ -38,7 +47,8 @@ async def serve(settings: Settings) -> None:
     """Serves the orchestrator until SIGTERM or SIGINT.
 
     Raises:
-        FailedPreconditionError: another orchestrator has the run folder, or the port is taken.
+        FailedPreconditionError: another orchestrator has the run folder, the port is taken, or the folder of
+            uploaded audio cannot be used.
     """
     with sole_ledger(settings.run_dir), closing(Fences(settings.run_dir)) as fences:
         epoch = next_epoch(settings.run_dir)
@@ -51,16 +61,16 @@ async def serve(settings: Settings) -> None:
         )
         leases = LeaseService(lessor, fences.shut_out)
         try:
-            await _serve_jobs(settings, leases)
+            with closing(AudioStore(settings.tmp_dir / "audio", settings.max_audio_bytes)) as store:
+                await _serve_jobs(settings, leases, store)
         finally:
             # In its grace it does not know yet who holds what.
             if leases.is_idle and not lessor.grace_remaining_s(time.monotonic()):
                 close_epoch(settings.run_dir, epoch.number)
 
 
-async def _serve_jobs(settings: Settings, leases: LeaseService) -> None:
+async def _serve_jobs(settings: Settings, leases: LeaseService, store: AudioStore) -> None:
     metrics = Metrics()
-    names = ("acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService")
     port = settings.orchestrator_port if settings.port is None else settings.port
     async with (
         open_channel(settings.address("text_encoder")) as text_encoder,
@@ -71,14 +81,16 @@ async def _serve_jobs(settings: Settings, leases: LeaseService) -> None:
             TextEncoderClient("text_encoder", settings.address("text_encoder"), text_encoder),
             DitClient("dit", settings.address("dit"), dit),
             VaeClient("vae", settings.address("vae"), vae),
+            store,
             settings,
             on_stage_event=metrics.count_stage_event,
         )
         queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)
-        server = Server("orchestrator", names, host=settings.host, port=port)
+        server = Server("orchestrator", SERVICE_NAMES, host=settings.host, port=port)
         generation = GenerationService(pipeline, queue, leases, JobHistory(metrics.count_job))
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server.grpc)
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server.grpc)
+        audio_pb2_grpc.add_AudioServiceServicer_to_server(AudioService(store), server.grpc)
         metrics.registry.register(StatusCollector(generation.status, asyncio.get_running_loop()))
         await server.start()
         ledger = asyncio.create_task(leases.run())

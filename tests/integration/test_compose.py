@@ -141,7 +141,10 @@ def test_all_services_share_the_run_folder_and_none_can_change_a_checkpoint(serv
     for name, service in services.items():
         run, *others = service["volumes"]
         assert run == f"run:{service['environment']['ACESTAGE_RUN_DIR']}"
-        assert [other["read_only"] for other in others] == ([] if name == "orchestrator" else [True])
+        if name == "orchestrator":
+            assert others == [f"audio:{service['environment']['ACESTAGE_TMPDIR']}"]
+        else:
+            assert [other["read_only"] for other in others] == [True]
 
 
 def test_containers_are_given_every_setting_and_nothing_unknown(services: Config) -> None:
@@ -255,7 +258,9 @@ class Substitution:
             inside = services[name]["environment"]["ACESTAGE_PORT"]
             self._parts[f"{name}:{inside}"] = self._parts[f"127.0.0.1:{inside}"] = f"127.0.0.1:{port}"
             self._parts[inside] = f"{port}"
-        self._parts |= {path: str(folder) + path for path in ("/run/acestage", "/checkpoints")}
+        self._parts |= {
+            path: str(folder) + path for path in ("/run/acestage", "/var/tmp/acestage", "/checkpoints")
+        }
         self._pattern = re.compile("|".join(map(re.escape, self._parts)))
 
     def __call__(self, text: str) -> str:

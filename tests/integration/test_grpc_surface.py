@@ -11,7 +11,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from tests.running_stack import RunningStack
 
 SERVICES = {
-    "orchestrator": {"acestage.generation.v1.GenerationService", "acestage.lease.v1.LeaseService"},
+    "orchestrator": {
+        "acestage.audio.v1.AudioService",
+        "acestage.generation.v1.GenerationService",
+        "acestage.lease.v1.LeaseService",
+    },
     "text_encoder": {"acestage.text_encoder.v1.TextEncoderService", "acestage.stage.v1.StageService"},
     "dit": {"acestage.dit.v1.DitService", "acestage.stage.v1.StageService"},
     "vae": {"acestage.vae.v1.VaeService", "acestage.stage.v1.StageService"},

@@ -1,0 +1,47 @@
+"""`acestage upload`: audio for requests to work on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from acestage.audio import Audio
+from acestage.cli.flags import Target, load_settings
+from acestage.cli.terminal import open_console, print_json, print_label
+from acestage.client import Client
+
+
+def upload(
+    file: Annotated[Path, typer.Argument(help="WAV, FLAC, Ogg, MP3, AIFF and others.", dir_okay=False)],
+    target: Target = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Upload audio, and print the id by which other commands and requests name it."""
+    console = open_console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with (
+        Client(target or load_settings().address("orchestrator")) as client,
+        Progress(*columns, console=console, transient=True) as progress,
+    ):
+        task = progress.add_task("upload", total=None)
+        audio = client.upload(
+            file, on_progress=lambda sent, total: progress.update(task, completed=sent, total=total)
+        )
+    for warning in audio.warnings:
+        print_label(console, "Warning:", f"{file}: {warning}")
+    if as_json:
+        print_json(audio.to_dict())
+    else:
+        typer.echo(audio.audio_id)
+        console.print(_facts(audio), soft_wrap=True)
+
+
+def _facts(audio: Audio) -> str:
+    return (
+        f"{audio.duration_s:.2f} s of 48 kHz stereo, peak {audio.peak:.3f}, rms {audio.rms:.3f}; it came as "
+        f"{audio.original_format}, {audio.original_sample_rate_hz} Hz, "
+        f"{audio.original_channel_count} channel{'s' if audio.original_channel_count > 1 else ''}"
+    )

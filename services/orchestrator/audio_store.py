@@ -1,0 +1,290 @@
+"""Audio that was taken in, on disk, found by an id that is made from its samples.
+
+A file is the samples (interleaved stereo, float32), then what there is to say about them as JSON, then that
+JSON's length. It is written under another name and renamed, so it is there as a whole or not at all. Ids stay
+valid when the orchestrator starts again, and the times of the files say what was used last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import stat
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from acestage.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
+from services.orchestrator.audio_facts import AudioFacts
+from services.orchestrator.work_folder import WorkFolder
+
+log = logging.getLogger(__name__)
+
+_ID = re.compile(r"a[0-9a-f]{32}")
+_ENDING = ".audio"
+_LENGTH_BYTES = 4
+_IN_USE_RETRY_S = 10.0
+_FULL_RETRY_S = 30.0
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A file of the store.
+
+    Attributes:
+        is_dropped: it has no name any more; its bytes are free once the last user is done.
+    """
+
+    facts: AudioFacts
+    byte_count: int
+    user_count: int = 0
+    is_dropped: bool = False
+
+
+class AudioStore:
+    """Audio by id, bounded in bytes: what was not used for longest goes first, and never what is in use.
+
+    Every method may be called from any thread. All but `add` and the constructor are quick.
+
+    Args:
+        folder: where it lies; made where it is not there. Stores of several processes may share it, each
+            with a bound of its own.
+        max_bytes: of all files together, those of uploads that go on apart.
+
+    Raises:
+        FailedPreconditionError: the folder cannot be used, or belongs to somebody else.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._entries: dict[str, _Entry] = {}  # what was used last is at the end
+        self._byte_count = 0
+        try:
+            _make_private(folder)
+            self._work = WorkFolder(folder)
+            self._load()
+        except OSError as error:
+            raise FailedPreconditionError(f"tmp_dir: {folder} cannot be used: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Removes what unfinished uploads have left; the audio stays."""
+        self._work.close()
+
+    @contextlib.contextmanager
+    def workspace(self) -> Iterator[Path]:
+        """A folder for the files of one upload, which is removed afterwards.
+
+        Raises:
+            ResourceExhaustedError: the disk is full.
+        """
+        try:
+            folder = Path(tempfile.mkdtemp(dir=self._work.path))
+        except OSError as error:
+            raise disk_error(error.strerror) from error
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def add(self, samples: Path, facts: AudioFacts) -> None:
+        """Takes over the file `samples` from a workspace, unless the store has these samples already.
+
+        Raises:
+            ResourceExhaustedError: the disk is full, or all that could make room is in use.
+        """
+        try:
+            byte_count = _append(samples, facts)
+            with self._lock:
+                if self._find(facts.audio_id) is not None:
+                    self._touch(facts.audio_id)
+                    return
+                self._make_room(byte_count)
+                samples.replace(self._path(facts.audio_id))
+                self._insert(facts, byte_count)
+        except OSError as error:
+            raise disk_error(error.strerror) from error
+
+    def facts(self, audio_id: str) -> AudioFacts:
+        """What there is to say about the audio.
+
+        Raises:
+            NotFoundError: the store does not have it.
+        """
+        with self._lock:
+            return self._require(audio_id).facts
+
+    @contextlib.contextmanager
+    def use(self, audio_id: str) -> Iterator[npt.NDArray[np.float32]]:
+        """The samples [count, 2], read-only and mapped from disk; they are not dropped meanwhile.
+
+        Raises:
+            NotFoundError: the store does not have the audio.
+        """
+        with self._lock:
+            entry = self._require(audio_id)
+            self._touch(audio_id)
+            shape = (entry.facts.sample_count, entry.facts.channel_count)
+            samples = np.memmap(self._path(audio_id), dtype="<f4", mode="r", shape=shape)
+            entry.user_count += 1
+        try:
+            yield samples
+        finally:
+            with self._lock:
+                entry.user_count -= 1
+                if entry.is_dropped and not entry.user_count:
+                    self._byte_count -= entry.byte_count
+
+    def delete(self, audio_id: str) -> None:
+        """Drops the audio; who uses it now may go on.
+
+        Raises:
+            NotFoundError: the store does not have it.
+        """
+        with self._lock:
+            self._require(audio_id)
+            self._drop(audio_id)
+
+    def _path(self, audio_id: str) -> Path:
+        return self._folder / f"{audio_id}{_ENDING}"
+
+    def _load(self) -> None:
+        """Finds what earlier processes have stored."""
+        found = [
+            (path.stat(follow_symlinks=False).st_mtime_ns, path.name.removesuffix(_ENDING))
+            for path in self._folder.glob(f"*{_ENDING}")
+        ]
+        for _, audio_id in sorted(found):
+            if _ID.fullmatch(audio_id):
+                self._find(audio_id)
+        with contextlib.suppress(ResourceExhaustedError):  # nothing is in use yet, so all may go
+            self._make_room(0)
+
+    def _require(self, audio_id: str) -> _Entry:
+        entry = self._find(audio_id) if _ID.fullmatch(audio_id) else None
+        if entry is None:
+            raise NotFoundError(
+                f"there is no audio with the id {audio_id[:64]!r}: it was never uploaded, was deleted, or "
+                "made room for newer audio; upload it again and use the id that the upload returns",
+                metadata={"audio_id": audio_id[:64]},
+            )
+        return entry
+
+    def _find(self, audio_id: str) -> _Entry | None:
+        """The entry of what is on disk: another process may have added the file, or removed it."""
+        path = self._path(audio_id)
+        entry = self._entries.get(audio_id)
+        if entry is not None:
+            if path.exists():
+                return entry
+            self._forget(audio_id)
+        try:
+            facts, byte_count = _read(path)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("stored audio cannot be read, and is removed: %s", error, extra={"file": str(path)})
+            path.unlink(missing_ok=True)
+            return None
+        return self._insert(facts, byte_count)
+
+    def _insert(self, facts: AudioFacts, byte_count: int) -> _Entry:
+        entry = self._entries[facts.audio_id] = _Entry(facts, byte_count)
+        self._byte_count += byte_count
+        return entry
+
+    def _touch(self, audio_id: str) -> None:
+        self._entries[audio_id] = self._entries.pop(audio_id)
+        os.utime(self._path(audio_id))
+
+    def _make_room(self, byte_count: int) -> None:
+        """Drops what was not used for longest until `byte_count` more bytes are within the bound."""
+        if byte_count > self._max_bytes:
+            raise ResourceExhaustedError(
+                f"the audio takes {byte_count} bytes in 48 kHz stereo; ACESTAGE_MAX_AUDIO_BYTES allows "
+                f"{self._max_bytes} for all audio"
+            )
+        unused = [audio_id for audio_id, entry in self._entries.items() if not entry.user_count]
+        for audio_id in unused:
+            if self._byte_count + byte_count <= self._max_bytes:
+                return
+            log.info("dropping the audio that was not used for longest", extra={"audio_id": audio_id})
+            self._drop(audio_id)
+        if self._byte_count + byte_count > self._max_bytes:
+            raise ResourceExhaustedError(
+                f"there is no room for {byte_count} bytes of audio: {self._byte_count} of the "
+                f"{self._max_bytes} that ACESTAGE_MAX_AUDIO_BYTES allows are in use by jobs",
+                retry_delay_s=_IN_USE_RETRY_S,
+            )
+
+    def _drop(self, audio_id: str) -> None:
+        self._path(audio_id).unlink(missing_ok=True)
+        self._forget(audio_id)
+
+    def _forget(self, audio_id: str) -> None:
+        entry = self._entries.pop(audio_id)
+        entry.is_dropped = True
+        if not entry.user_count:
+            self._byte_count -= entry.byte_count
+
+
+def disk_error(problem: str | None) -> ResourceExhaustedError:
+    """The error where audio cannot be written."""
+    return ResourceExhaustedError(
+        f"the audio cannot be written to disk: {problem or 'unknown error'}; ACESTAGE_TMPDIR says where "
+        "it lies",
+        retry_delay_s=_FULL_RETRY_S,
+    )
+
+
+def _make_private(folder: Path) -> None:
+    """Makes `folder` for this user alone, and checks that it is."""
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.stat(follow_symlinks=False)
+    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
+    if not is_own or folder.parent.stat().st_uid not in (os.getuid(), 0):
+        raise FailedPreconditionError(
+            f"tmp_dir: {folder} is no folder of this user's own; name another one with ACESTAGE_TMPDIR"
+        )
+    folder.chmod(0o700)
+
+
+def _append(path: Path, facts: AudioFacts) -> int:
+    """Writes `facts` behind the samples in the file `path`, and all of it to disk; returns its bytes."""
+    with path.open("ab") as file:
+        text = facts.to_json().encode()
+        file.write(text + len(text).to_bytes(_LENGTH_BYTES, "little"))
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def _read(path: Path) -> tuple[AudioFacts, int]:
+    """The facts in the file `path`, and its bytes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not what `_append` wrote.
+    """
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
+        byte_count = file.seek(0, os.SEEK_END)
+        file.seek(max(byte_count - _LENGTH_BYTES, 0))
+        text_bytes = int.from_bytes(file.read(), "little")
+        text_start = byte_count - _LENGTH_BYTES - text_bytes
+        if text_start <= 0:
+            raise ValueError(f"its last bytes speak of {text_bytes} bytes of facts, it has {byte_count}")
+        file.seek(text_start)
+        facts = AudioFacts.from_json(file.read(text_bytes))
+    if facts.samples_bytes != text_start or f"{facts.audio_id}{_ENDING}" != path.name:
+        raise ValueError(f"it has {text_start} bytes of samples; its facts say {facts}")
+    return facts, byte_count
