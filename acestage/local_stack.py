@@ -38,7 +38,7 @@ _ORCHESTRATOR_SETTINGS = (
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
 )
 _STAGE_SETTINGS = (
-    *("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads"),
+    *("checkpoint", "checkpoints_dir", "adapters_dir", "variant", "device", "dtype", "threads"),
     *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu"),
 )
 
