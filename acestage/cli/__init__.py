@@ -1,4 +1,4 @@
-"""The command line: `acestage up`, `generate`, `status`, `top`, `limits`, `plan`, `models`."""
+"""The command line: `acestage up`, `generate`, `status`, `top`, `limits`, `plan`, `models`, `adapters`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from acestage.cli import generate, limits, models, plan, status, top, up
+from acestage.cli import adapters, generate, limits, models, plan, status, top, up
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -23,6 +23,7 @@ app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("limits")(limits.limits)
 app.command("plan")(plan.plan)
+app.command("adapters")(adapters.adapters)
 app.add_typer(models.app, name="models")
 
 
