@@ -39,7 +39,7 @@ _ORCHESTRATOR_SETTINGS = (
     *("tmp_dir", "max_audio_bytes"),
 )
 _STAGE_SETTINGS = (
-    *("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads"),
+    *("checkpoint", "checkpoints_dir", "adapters_dir", "variant", "device", "dtype", "threads"),
     *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu"),
 )
 

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_CHECKPOINTS_DIR", "ACESTEP_CHECKPOINTS_DIR"),
         description="Where downloaded checkpoints lie.",
     )
+    adapters_dir: Path = Field(
+        Path("adapters"),
+        validation_alias=_names("ACESTAGE_ADAPTERS_DIR"),
+        description="Where LoRA adapters lie: folders of PEFT's, and .safetensors files.",
+    )
     variant: str | None = Field(
         None,
         validation_alias=_names("ACESTAGE_VARIANT", "ACESTEP_CONFIG_PATH"),

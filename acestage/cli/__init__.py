@@ -6,7 +6,20 @@ import sys
 
 import typer
 
-from acestage.cli import attach, cancel, generate, limits, models, plan, status, tasks, top, up, upload
+from acestage.cli import (
+    adapters,
+    attach,
+    cancel,
+    generate,
+    limits,
+    models,
+    plan,
+    status,
+    tasks,
+    top,
+    up,
+    upload,
+)
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -28,6 +41,7 @@ app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("limits")(limits.limits)
 app.command("plan")(plan.plan)
+app.command("adapters")(adapters.adapters)
 app.add_typer(models.app, name="models")
 
 

@@ -9,9 +9,11 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
+from services.dit.adapters import Adapters
 from services.dit.attention import WindowedAttentionProcessor
+from services.dit.noise import ItemNoise
 from services.dit.parameters import DenoiseParameters
-from services.dit.schedule import make_scheduler
+from services.dit.schedule import make_scheduler, noised_source, sde_step
 from services.dit.token_chunks import TokenChunks
 from services.runtime.finite import check_finite
 
@@ -26,23 +28,32 @@ _PER_TOKEN = ("self_attn_norm", "cross_attn_norm", "mlp_norm", "mlp")
 
 @dataclass(frozen=True, slots=True)
 class Conditioning:
-    """What the text encoder gives, the same for every item of the batch.
+    """What the stages before give, the same for every item of the batch.
 
     Attributes:
         encoder_hidden_states: [1, tokens, width].
         null_condition: [1, 1, width], the learned unconditional embedding.
         context_latents: [1, frames, 2 * channels], source latents and chunk mask.
+        plain_hidden_states: [1, tokens, width], what the caption alone gives; needed where the audio cover
+            strength is below 1.
+        source_latents: [1, frames, channels]; needed where the cover noise strength is above 0.
     """
 
     encoder_hidden_states: torch.Tensor
     null_condition: torch.Tensor
     context_latents: torch.Tensor
+    plain_hidden_states: torch.Tensor | None = None
+    source_latents: torch.Tensor | None = None
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Conditioning:
+        """What the transformer sees, moved; the source's latents stay where the noise is drawn."""
+        plain = self.plain_hidden_states
         return Conditioning(
             self.encoder_hidden_states.to(device, dtype),
             self.null_condition.to(device, dtype),
             self.context_latents.to(device, dtype),
+            None if plain is None else plain.to(device, dtype),
+            self.source_latents,
         )
 
 
@@ -52,16 +63,6 @@ class StepDone:
 
     step: int
     step_count: int
-
-
-def draw_noise(seeds: tuple[int, ...], frame_count: int, channel_count: int) -> torch.Tensor:
-    """Noise [len(seeds), frame_count, channel_count], float32, on the CPU.
-
-    One generator an item, so that an item's noise depends on its seed alone.
-    """
-    shape = (1, frame_count, channel_count)
-    items = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-    return torch.cat(items)
 
 
 class DitEngine:
@@ -74,6 +75,7 @@ class DitEngine:
             for name in _PER_TOKEN:
                 setattr(layer, name, TokenChunks(getattr(layer, name)))
         config = transformer.config
+        self.adapters = Adapters(transformer)
         self.is_turbo = bool(config.is_turbo) or config.model_version == "turbo"
         self.channel_count = int(config.audio_acoustic_hidden_dim)
 
@@ -83,33 +85,73 @@ class DitEngine:
         """Yields `StepDone` after every step, then the latents [items, frames, channels] in the model's type.
 
         Raises:
+            InvalidArgumentError: an adapter is not one for this model.
             NonFiniteError: a step overflowed float16.
 
         Items go through the transformer one at a time: an item's result does not depend on the batch, and
         neither does the memory.
         """
+        with self.adapters.applied(parameters.adapters):
+            yield from self._denoise(conditioning, parameters)
+
+    def _denoise(
+        self, conditioning: Conditioning, parameters: DenoiseParameters
+    ) -> Iterator[StepDone | torch.Tensor]:
         device, dtype = self.transformer.device, self.transformer.dtype
         conditioning = conditioning.to(device, dtype)
-        frame_count = conditioning.context_latents.shape[1]
-        latents = draw_noise(parameters.seeds, frame_count, self.channel_count).to(device, dtype)
+        noise = ItemNoise(parameters.seeds)
+        shape = (conditioning.context_latents.shape[1], self.channel_count)
         scheduler = make_scheduler(parameters)
+        levels: list[float] = scheduler.sigmas.tolist()  # the timesteps, and 0 at the end
+        latents = noise.draw(*shape)
+        if parameters.cover_noise_strength > 0.0:
+            assert conditioning.source_latents is not None
+            latents = noised_source(conditioning.source_latents.float(), latents, levels[0])
+        latents = latents.to(device, dtype)
         step_count = len(scheduler.timesteps)
-        has_guidance = parameters.guidance_scale > 1.0 and not self.is_turbo
         momentum = [MomentumBuffer(APG_MOMENTUM) for _ in parameters.seeds]
-        first, last = parameters.cfg_interval
         for index, timestep in enumerate(scheduler.timesteps):
-            t = float(timestep)
-            is_guided = has_guidance and first <= 1.0 - t <= last
             velocities = [
-                self._guided_velocity(item, t, conditioning, parameters, buffer)
-                if is_guided
-                else self._velocity(item, t, conditioning.encoder_hidden_states, conditioning.context_latents)
+                self._step_velocity(item, levels[index], conditioning, parameters, buffer)
                 for item, buffer in zip(torch.split(latents, 1), momentum, strict=True)
             ]
-            latents = scheduler.step(torch.cat(velocities), timestep, latents, return_dict=False)[0]
+            velocity = torch.cat(velocities)
+            if parameters.infer_method == "ode":
+                latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+            else:
+                t_next = levels[index + 1]
+                fresh = noise.draw(*shape).to(device) if t_next > 0.0 else None
+                latents = sde_step(latents, velocity, levels[index], t_next, fresh)
             check_finite(latents, "dit", f"the latents after step {index + 1} of {step_count}")
             yield StepDone(index + 1, step_count)
         yield latents
+
+    def _step_velocity(
+        self,
+        latents: torch.Tensor,
+        t: float,
+        conditioning: Conditioning,
+        parameters: DenoiseParameters,
+        momentum: MomentumBuffer,
+    ) -> torch.Tensor:
+        """The velocity at `t`: guided where the interval says so, then blended with the plain one.
+
+        The blend is strength * v + (1 - strength) * plain v, as in `AceStepPipeline` of diffusers. Plain
+        passes are never guided.
+        """
+        first, last = parameters.cfg_interval
+        has_guidance = parameters.guidance_scale > 1.0 and not self.is_turbo
+        context = conditioning.context_latents
+        if has_guidance and first <= 1.0 - t <= last:
+            velocity = self._guided_velocity(latents, t, conditioning, parameters, momentum)
+        else:
+            velocity = self._velocity(latents, t, conditioning.encoder_hidden_states, context)
+        strength = parameters.audio_cover_strength
+        if strength < 1.0:
+            assert conditioning.plain_hidden_states is not None
+            plain = self._velocity(latents, t, conditioning.plain_hidden_states, context)
+            velocity = strength * velocity + (1.0 - strength) * plain
+        return velocity
 
     def _velocity(
         self, latents: torch.Tensor, t: float, encoder_hidden_states: torch.Tensor, context: torch.Tensor

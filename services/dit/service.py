@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 
 import grpc.aio
 
 from acestage import tensors
+from acestage.adapters import AdapterFolder
 from acestage.checkpoints import ModelFacts
 from acestage.checks import Checks
+from acestage.errors import InvalidArgumentError
 from acestage.protos.dit.v1 import dit_pb2 as pb
 from acestage.protos.dit.v1 import dit_pb2_grpc
-from services.dit.parameters import DenoiseParameters
+from services.dit.adapter_requests import resolve_adapters
+from services.dit.parameters import DenoiseParameters, InferMethod
 from services.runtime import tensor_requests
 from services.runtime.messages import Message
 from services.runtime.model_catalog import ModelCatalog
@@ -26,22 +31,29 @@ from services.runtime.stage_events import relay
 from services.runtime.stage_runner import StageRunner
 
 MAX_STEPS = 1000
+INFER_METHODS: tuple[InferMethod, ...] = ("ode", "sde")
 _TENSORS = ("encoder_hidden_states", "null_condition", "context_latents")
+_PLAIN, _SOURCE = "plain_hidden_states", "source_latents"
 
 Context = grpc.aio.ServicerContext[pb.DenoiseRequest, pb.DenoiseResponse]
 
 
 class DitServicer(dit_pb2_grpc.DitServiceServicer):
-    def __init__(self, runner: StageRunner, models: ModelCatalog) -> None:
+    def __init__(self, runner: StageRunner, models: ModelCatalog, adapters: AdapterFolder) -> None:
         self._runner = runner
         self._models = models
+        self._adapters = adapters
 
     async def Denoise(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.DenoiseRequest], context: Context
     ) -> None:
-        parameters, received = await tensor_requests.read(request_iterator, *_TENSORS)
+        parameters, received = await tensor_requests.read(request_iterator, *_TENSORS, _PLAIN, _SOURCE)
         model = self._models.resolve(parameters.model, "parameters.model")
-        job = self._job(model, parameters_from_pb(parameters), parameters.quantization, received)
+        wanted = parameters_from_pb(parameters)
+        if parameters.adapters:
+            uses = await asyncio.to_thread(resolve_adapters, self._adapters, parameters.adapters)
+            wanted = dataclasses.replace(wanted, adapters=uses)
+        job = self._job(model, wanted, parameters.quantization, received)
         await relay(self._runner, job, context, pb.DenoiseResponse, _results)
 
     def _job(
@@ -58,17 +70,43 @@ class DitServicer(dit_pb2_grpc.DitServiceServicer):
         checks = Checks()
         checks.at_most(states.shape[1], "tokens", "tensor.encoder_hidden_states.shape", MAX_TOKEN_COUNT)
         checks.at_most(context_latents.shape[1], "frames", "tensor.context_latents.shape", MAX_FRAME_COUNT)
+        parts = [states, null, context_latents]
+        if _is_needed(
+            received, _PLAIN, parameters.audio_cover_strength < 1.0, "audio_cover_strength below 1"
+        ):
+            plain = tensors.require(received, _PLAIN, 1, None, model.condition_width)
+            checks.at_most(plain.shape[1], "tokens", f"tensor.{_PLAIN}.shape", MAX_TOKEN_COUNT)
+            parts.append(plain)
+        if _is_needed(
+            received, _SOURCE, parameters.cover_noise_strength > 0.0, "cover_noise_strength above 0"
+        ):
+            frames = context_latents.shape[1]
+            parts.append(tensors.require(received, _SOURCE, 1, frames, model.latent_channel_count))
         checks.done()
         fields = {**dataclasses.asdict(parameters), "quantization": quantization, "model": model.name}
-        return Message("denoise", fields, (states, null, context_latents))
+        return Message("denoise", fields, tuple(parts))
+
+
+def _is_needed(received: Mapping[str, tensors.WireTensor], name: str, is_needed: bool, when: str) -> bool:
+    """`is_needed`, after checking that the tensor called `name` did not come in vain."""
+    if name in received and not is_needed:
+        raise InvalidArgumentError.at(f"tensor.{name}", f"was sent; accepted: with parameters.{when}")
+    if is_needed and name not in received:
+        raise InvalidArgumentError.at(f"tensor.{name}", f"is missing; parameters.{when} needs it")
+    return is_needed
 
 
 def add_servicer(runner: StageRunner, models: ModelCatalog, server: grpc.aio.Server) -> None:
-    dit_pb2_grpc.add_DitServiceServicer_to_server(DitServicer(runner, models), server)
+    adapters = AdapterFolder(Path(runner.host.config.adapters_dir))
+    dit_pb2_grpc.add_DitServiceServicer_to_server(DitServicer(runner, models, adapters), server)
 
 
 def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
-    """Raises `InvalidArgumentError` with every wrong field."""
+    """All but the adapters, which lie in files.
+
+    Raises:
+        InvalidArgumentError: with every wrong field.
+    """
     checks = Checks()
     checks.within(len(parameters.seeds), "parameters.seeds", 1, MAX_ITEM_COUNT)
     timesteps = tuple(parameters.timesteps)
@@ -81,7 +119,18 @@ def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
     checks.within(start, "parameters.cfg_interval_start", 0, 1)
     checks.within(end, "parameters.cfg_interval_end", max(0.0, min(start, 1.0)), 1)
     check_quantization(checks, parameters.quantization, "parameters.quantization")
+    has_strength = parameters.HasField("audio_cover_strength")
+    strength = parameters.audio_cover_strength if has_strength else 1.0
+    checks.within(strength, "parameters.audio_cover_strength", 0, 1)
+    checks.within(parameters.cover_noise_strength, "parameters.cover_noise_strength", 0, 1)
+    method = next((name for name in INFER_METHODS if name == (parameters.infer_method or "ode")), None)
+    checks.require(
+        method is not None,
+        "parameters.infer_method",
+        f"is {parameters.infer_method[:50]!r}; accepted: {', '.join(INFER_METHODS)}",
+    )
     checks.done()
+    assert method is not None
     return DenoiseParameters(
         seeds=tuple(parameters.seeds),
         step_count=parameters.step_count,
@@ -89,6 +138,9 @@ def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
         guidance_scale=parameters.guidance_scale,
         cfg_interval=(start, end),
         timesteps=timesteps,
+        audio_cover_strength=strength,
+        cover_noise_strength=parameters.cover_noise_strength,
+        infer_method=method,
     )
 
 

@@ -15,7 +15,7 @@ from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.memory import measure
-from services.dit.parameters import DenoiseParameters
+from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime.messages import Message
 from services.runtime.placement import place
 
@@ -62,4 +62,5 @@ def _parameters(request: Message) -> DenoiseParameters:
         for name, value in request.fields.items()
         if name not in ("quantization", "model")
     }
+    fields["adapters"] = tuple(AdapterUse(**use) for use in fields.get("adapters", ()))
     return DenoiseParameters(**fields)

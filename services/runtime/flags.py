@@ -20,7 +20,8 @@ from acestage.settings import (
 )
 
 _STAGE_FLAGS = (
-    *("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "threads", "orchestrator"),
+    *("checkpoint", "checkpoints_dir", "adapters_dir", "variant"),
+    *("device", "dtype", "threads", "orchestrator"),
     *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu"),
 )
 _ORCHESTRATOR_FLAGS = (

@@ -137,14 +137,18 @@ def test_stages_reach_the_orchestrator_and_it_reaches_all_their_replicas(service
         assert orchestrator[f"ACESTAGE_{stage.upper()}"] == f"dns:///{address(services, stage)}"
 
 
-def test_all_services_share_the_run_folder_and_none_can_change_a_checkpoint(services: Config) -> None:
+def test_all_services_share_the_run_folder_and_none_can_change_a_checkpoint_or_an_adapter(
+    services: Config,
+) -> None:
     for name, service in services.items():
         run, *others = service["volumes"]
         assert run == f"run:{service['environment']['ACESTAGE_RUN_DIR']}"
         if name == "orchestrator":
             assert others == [f"audio:{service['environment']['ACESTAGE_TMPDIR']}"]
         else:
-            assert [other["read_only"] for other in others] == [True]
+            mounts = ["/checkpoints", "/adapters"] if name == "dit" else ["/checkpoints"]
+            assert [other["target"] for other in others] == mounts
+            assert all(other["read_only"] for other in others)
 
 
 def test_containers_are_given_every_setting_and_nothing_unknown(services: Config) -> None:
@@ -258,9 +262,8 @@ class Substitution:
             inside = services[name]["environment"]["ACESTAGE_PORT"]
             self._parts[f"{name}:{inside}"] = self._parts[f"127.0.0.1:{inside}"] = f"127.0.0.1:{port}"
             self._parts[inside] = f"{port}"
-        self._parts |= {
-            path: str(folder) + path for path in ("/run/acestage", "/var/tmp/acestage", "/checkpoints")
-        }
+        folders = ("/run/acestage", "/var/tmp/acestage", "/checkpoints", "/adapters")
+        self._parts |= {path: str(folder) + path for path in folders}
         self._pattern = re.compile("|".join(map(re.escape, self._parts)))
 
     def __call__(self, text: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from diffusers import AceStepPipeline
 
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
+from services.dit.engine import Conditioning
 
 TOLERANCE = 1e-4
 """Of full scale, in every sample."""
@@ -55,3 +56,32 @@ def assert_same_audio(ours: npt.NDArray[np.float32], reference: npt.NDArray[np.f
     assert ours.shape == reference.shape
     assert np.abs(reference).max() > 0.5, "the reference is silent: nothing would be compared"
     assert np.abs(ours - reference).max() <= TOLERANCE
+
+
+def reference_latents(pipeline: Any, **options: Any) -> tuple[Conditioning, torch.Tensor]:
+    """What the pipeline makes of `options`, [1, frames, channels], and what its transformer was given for it.
+
+    With a cover strength below 1 the transformer is called again in every step, with the plain states.
+    """
+    calls: list[dict[str, Any]] = []
+    forward = pipeline.transformer.forward
+
+    def watched(**arguments: Any) -> Any:
+        calls.append(arguments)
+        return forward(**arguments)
+
+    pipeline.transformer.forward = watched
+    try:
+        latents = pipeline(output_type="latent", **options).audios
+    finally:
+        del pipeline.transformer.forward
+    states = calls[0]["encoder_hidden_states"][:1]
+    others = [call["encoder_hidden_states"][:1] for call in calls[1:]]
+    plain = [other for other in others if other.shape != states.shape or not torch.equal(other, states)]
+    conditioning = Conditioning(
+        states,
+        pipeline.condition_encoder.null_condition_emb.detach(),
+        calls[0]["context_latents"][:1],
+        plain[0] if plain else None,
+    )
+    return conditioning, latents

@@ -12,7 +12,7 @@ import torch
 from diffusers import AceStepPipeline
 
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
-from services.dit.engine import draw_noise
+from services.dit.noise import ItemNoise
 from services.runtime.placement import place
 from tests.in_process import InProcess
 
@@ -48,7 +48,7 @@ def test_the_audio_is_that_of_the_pipeline(checkpoints: dict[str, Path], dtype: 
         lyrics=REQUEST["lyrics"],
         audio_duration=REQUEST["duration_s"],
         num_inference_steps=REQUEST["step_count"],
-        latents=draw_noise((REQUEST["seed"],), 250, 8).to(dtype),
+        latents=ItemNoise((REQUEST["seed"],)).draw(250, 8).to(dtype),
     ).audios
     reference = audio.float().numpy().transpose(0, 2, 1)
     ours = engines.generate(GenerateRequest(**REQUEST))

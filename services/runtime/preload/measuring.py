@@ -27,7 +27,7 @@ def measure_all(measurements: Sequence[Measurement]) -> list[StageMemory]:
     if len(measurements) == 1:
         return [measurements[0]()]
     cpu_count = len(os.sched_getaffinity(0))
-    found = []
+    found: list[StageMemory] = []
     for start in range(0, len(measurements), cpu_count):
         children = [_start(measurement) for measurement in measurements[start : start + cpu_count]]
         found.extend(_result(pid, result) for pid, result in children)

@@ -1,0 +1,153 @@
+"""A LoRA adapter as its files describe it, read without torch and without its weights."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from acestage.adapters.adapter_keys import AdapterKey, Part, parse_key
+from acestage.checkpoints.configs import ConfigFile
+from acestage.checkpoints.headers import StoredTensor, read_header
+from acestage.checkpoints.stored import ACCEPTED_DTYPES
+from acestage.errors import CheckpointError
+
+MAX_FILE_BYTES = 1 << 30
+"""Larger files are refused. Rank 128 on every layer of the published transformer takes 650 MB in float32."""
+
+CONFIG_FILE = "adapter_config.json"
+
+_NAMED_COUNT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLayer:
+    """A low-rank update of one layer.
+
+    Attributes:
+        module: the layer, in the names of diffusers' transformer.
+        stored_module: the layer in the names of the file.
+        down: [rank, inputs].
+        up: [outputs, rank].
+        alpha: one number, or None where the file does not have it.
+    """
+
+    module: str
+    stored_module: str
+    down: StoredTensor
+    up: StoredTensor
+    alpha: StoredTensor | None
+
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter on this machine.
+
+    Attributes:
+        file: its safetensors file.
+        file_bytes: size of the file.
+        modified_ns: when the file was last changed, as `os.stat` says it.
+        config: PEFT's settings beside the file; None where there are none.
+        layers: by name.
+    """
+
+    file: Path
+    file_bytes: int
+    modified_ns: int
+    config: ConfigFile | None
+    layers: tuple[AdapterLayer, ...]
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """All ranks that its layers have, the smallest first."""
+        return tuple(sorted({layer.rank for layer in self.layers}))
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in its matrices."""
+        return sum(math.prod(layer.down.shape) + math.prod(layer.up.shape) for layer in self.layers)
+
+
+def read_adapter(file: Path, config_file: Path | None = None) -> Adapter:
+    """Reads the header of `file`, and PEFT's settings in `config_file`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, too large, or not a LoRA adapter of a kind that can be
+            used.
+    """
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
+    if stat.st_size > MAX_FILE_BYTES:
+        raise CheckpointError(f"{file}: has {stat.st_size} bytes; accepted: up to {MAX_FILE_BYTES}")
+    config = None if config_file is None else ConfigFile.read(config_file)
+    if config is not None:
+        _check_config(config)
+    layers = _layers(file, read_header(file))
+    return Adapter(file, stat.st_size, stat.st_mtime_ns, config, layers)
+
+
+def _check_config(config: ConfigFile) -> None:
+    kind = config.values.get("peft_type", "LORA")
+    if kind != "LORA":
+        raise CheckpointError(f"{config.path}: peft_type is {kind!r}; accepted: LORA")
+    if config.flag("use_dora"):
+        raise CheckpointError(f"{config.path}: use_dora is true; accepted: LoRA without DoRA")
+
+
+def _layers(file: Path, header: Mapping[str, StoredTensor]) -> tuple[AdapterLayer, ...]:
+    parts: dict[str, dict[Part, tuple[AdapterKey, StoredTensor]]] = defaultdict(dict)
+    unknown, twice = [], []
+    for name, tensor in header.items():
+        key = parse_key(name)
+        if key is None:
+            unknown.append(name)
+        elif key.part in parts[key.module]:
+            twice.append(name)
+        else:
+            parts[key.module][key.part] = (key, tensor)
+    _refuse(file, "are no part of a LoRA adapter", unknown)
+    _refuse(file, "are there twice under different names", twice)
+    _refuse(
+        file,
+        "lack one of their two matrices",
+        (module for module, found in parts.items() if not {"down", "up"} <= found.keys()),
+    )
+    if not parts:
+        raise CheckpointError(f"{file}: has no tensors; accepted: a LoRA adapter")
+    return tuple(_layer(module, parts[module]) for module in sorted(parts))
+
+
+def _layer(module: str, parts: Mapping[Part, tuple[AdapterKey, StoredTensor]]) -> AdapterLayer:
+    key, down = parts["down"]
+    _, up = parts["up"]
+    alpha = parts["alpha"][1] if "alpha" in parts else None
+    for tensor in (down, up):
+        if tensor.dtype not in ACCEPTED_DTYPES:
+            raise CheckpointError(
+                f"{tensor.file}: {tensor.key} is {tensor.dtype}; accepted: {', '.join(ACCEPTED_DTYPES)}"
+            )
+    is_fine = len(down.shape) == len(up.shape) == 2 and down.shape[0] == up.shape[1] >= 1
+    if not is_fine:
+        raise CheckpointError(
+            f"{down.file}: {down.key} is {list(down.shape)} and {up.key} is {list(up.shape)}; "
+            "accepted: [rank, inputs] and [outputs, rank]"
+        )
+    if alpha is not None and math.prod(alpha.shape) != 1:
+        raise CheckpointError(f"{alpha.file}: {alpha.key} is {list(alpha.shape)}; accepted: one number")
+    return AdapterLayer(module, key.stored_module, down, up, alpha)
+
+
+def _refuse(file: Path, what: str, names: Iterable[str]) -> None:
+    found = list(names)
+    if found:
+        more = f" and {len(found) - _NAMED_COUNT} more" if len(found) > _NAMED_COUNT else ""
+        shown = ", ".join(name[:200] for name in found[:_NAMED_COUNT])
+        raise CheckpointError(f"{file}: not a LoRA adapter that can be used: {shown}{more} {what}")

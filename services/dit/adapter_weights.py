@@ -1,0 +1,96 @@
+"""The weights of LoRA adapters, read from their files and made ready to be added."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_pipeline import AceStepLoraLoaderMixin
+from safetensors import SafetensorError
+
+from acestage.adapters import Adapter, AdapterLayer, parse_key, read_adapter
+from acestage.errors import CheckpointError
+from services.dit.parameters import AdapterUse
+
+_OF_DIFFUSERS = "transformer."
+
+
+def read_again(use: AdapterUse) -> Adapter:
+    """The adapter that `use` is about.
+
+    Raises:
+        CheckpointError: its file is no longer what it was as the job was planned.
+    """
+    adapter = read_adapter(Path(use.file), None if use.config_file is None else Path(use.config_file))
+    if (adapter.file_bytes, adapter.modified_ns) != (use.file_bytes, use.modified_ns):
+        raise CheckpointError(f"{use.file}: has changed since the job was planned; ask again")
+    return adapter
+
+
+def load_matrices(adapter: Adapter) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The matrices of each layer, by its name in diffusers: [rank, inputs] and [outputs, rank], float32.
+
+    With the two called down and up, a layer adds up @ down @ x: its own scale is in up. That is alpha / rank,
+    or alpha / sqrt(rank) where the settings say `use_rslora`. Alpha comes from the layer's own tensor, else
+    from PEFT's settings beside the file, else from those that diffusers keeps in the file; without any it is
+    the rank.
+
+    Raises:
+        CheckpointError: a value is not finite, or the settings make no sense.
+    """
+    try:
+        stored, metadata = AceStepLoraLoaderMixin.lora_state_dict(
+            str(adapter.file),
+            weight_name=adapter.file.name,
+            use_safetensors=True,
+            local_files_only=True,
+            return_lora_metadata=True,
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{adapter.file}: cannot be read: {error}") from error
+    tensors = {}
+    for name, tensor in stored.items():
+        key = parse_key(name)
+        assert key is not None, f"{name}: the header was checked"
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{adapter.file}: {name} has values that are not finite")
+        tensors[key.module, key.part] = tensor
+    settings = _settings(adapter, metadata)
+    matrices = {}
+    for layer in adapter.layers:
+        # Copies: the file may be written to while the job runs.
+        down = tensors[layer.module, "down"].to(torch.float32, copy=True)
+        up = tensors[layer.module, "up"].to(torch.float32, copy=True)
+        alpha = tensors.get((layer.module, "alpha"))
+        matrices[layer.module] = (
+            down,
+            up.mul_(_scaling(adapter.file, layer, settings, None if alpha is None else alpha.item())),
+        )
+    return matrices
+
+
+def _settings(adapter: Adapter, metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if adapter.config is not None:
+        return adapter.config.values
+    return {key.removeprefix(_OF_DIFFUSERS): value for key, value in (metadata or {}).items()}
+
+
+def _scaling(file: Path, layer: AdapterLayer, settings: Mapping[str, Any], alpha: float | None) -> float:
+    if alpha is not None:
+        return alpha / layer.rank
+    try:
+        patterns = settings.get("alpha_pattern") or {}
+        found = [
+            value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", layer.stored_module)
+        ]
+        given = float(found[0] if found else settings.get("lora_alpha", layer.rank))
+    except (AttributeError, TypeError, ValueError, re.error) as error:
+        raise CheckpointError(f"{file}: alpha_pattern or lora_alpha make no sense: {error}") from error
+    scaling = given / (math.sqrt(layer.rank) if settings.get("use_rslora") else layer.rank)
+    if not math.isfinite(scaling):
+        raise CheckpointError(f"{file}: {layer.module} has alpha {given}; accepted: a finite number")
+    return scaling
