@@ -64,16 +64,16 @@ class PlayerSink:
 
     def __init__(self, player: Player) -> None:
         self._player = player
-        self._process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
     def begin(self, sample_rate_hz: int, channel_count: int) -> None:
         command = self._player.command(sample_rate_hz, channel_count)
-        self._process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
         if self._player.takes_wav:
             self.write(wav_stream_header(sample_rate_hz, channel_count))
 
     def write(self, samples: bytes) -> None:
-        process = self._process
+        process = self.process
         assert process is not None
         assert process.stdin is not None
         try:
@@ -83,7 +83,7 @@ class PlayerSink:
             raise
 
     def close(self) -> None:
-        process = self._process
+        process = self.process
         if process is None:
             return
         assert process.stdin is not None
@@ -91,7 +91,7 @@ class PlayerSink:
         self._check_end(process)
 
     def abandon(self) -> None:
-        process = self._process
+        process = self.process
         if process is None or process.poll() is not None:
             return
         process.terminate()
