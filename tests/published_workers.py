@@ -15,7 +15,7 @@ from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER
 from acestage.checkpoints.published import published_checkpoint
 from acestage.planning import Quantization
 from services.dit.engine import Conditioning
-from services.dit.parameters import DenoiseParameters
+from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime.request_limits import MAX_TOKEN_COUNT
 from services.runtime.stage_worker import StageWorker
 from services.text_encoder.prompt import Prompt
@@ -81,7 +81,13 @@ def encode(worker: Any, frame_count: int) -> Callable[[], object]:
 
 
 def denoise(
-    worker: Any, frame_count: int, dtype: torch.dtype, *, split: bool = False, items: int = 1
+    worker: Any,
+    frame_count: int,
+    dtype: torch.dtype,
+    *,
+    split: bool = False,
+    items: int = 1,
+    adapters: tuple[AdapterUse, ...] = (),
 ) -> Callable[[], object]:
     """Steps under the longest conditioning, from what arrives over the wire on.
 
@@ -97,7 +103,10 @@ def denoise(
             torch.zeros(1, frame_count, 2 * engine.channel_count, dtype=dtype),
         )
         parameters = DenoiseParameters(
-            seeds=tuple(range(items)), step_count=1 if engine.is_turbo else 2, split_guidance=split
+            seeds=tuple(range(items)),
+            step_count=1 if engine.is_turbo else 2,
+            split_guidance=split,
+            adapters=adapters,
         )
         for _ in engine.denoise(conditioning, parameters):
             pass

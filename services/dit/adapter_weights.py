@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,26 @@ def read_again(use: AdapterUse) -> Adapter:
     return adapter
 
 
-def load_matrices(adapter: Adapter) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """The matrices of each layer, by its name in diffusers: [rank, inputs] and [outputs, rank], float32.
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """The low-rank update of one layer: it adds up @ down @ x.
 
-    With the two called down and up, a layer adds up @ down @ x: its own scale is in up. That is alpha / rank,
-    or alpha / sqrt(rank) where the settings say `use_rslora`. Alpha comes from the layer's own tensor, else
+    Attributes:
+        module: the layer, in the names of diffusers' transformer.
+        down: [rank, inputs], float32.
+        up: [outputs, rank], float32.
+    """
+
+    module: str
+    down: torch.Tensor
+    up: torch.Tensor
+
+
+def load_matrices(adapter: Adapter) -> Iterator[Matrices]:
+    """The matrices of each layer, copied from the mapped file one by one.
+
+    The layer's own scale is in `up`. That is alpha / rank, or alpha / sqrt(rank) where the settings say
+    `use_rslora`. Alpha comes from the layer's own tensor, else
     from PEFT's settings beside the file, else from those that diffusers keeps in the file; without any it is
     the rank.
 
@@ -56,21 +72,21 @@ def load_matrices(adapter: Adapter) -> dict[str, tuple[torch.Tensor, torch.Tenso
     for name, tensor in stored.items():
         key = parse_key(name)
         assert key is not None, f"{name}: the header was checked"
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{adapter.file}: {name} has values that are not finite")
         tensors[key.module, key.part] = tensor
     settings = _settings(adapter, metadata)
-    matrices = {}
     for layer in adapter.layers:
-        # Copies: the file may be written to while the job runs.
-        down = tensors[layer.module, "down"].to(torch.float32, copy=True)
-        up = tensors[layer.module, "up"].to(torch.float32, copy=True)
+        down, up = tensors[layer.module, "down"], tensors[layer.module, "up"]
         alpha = tensors.get((layer.module, "alpha"))
-        matrices[layer.module] = (
-            down,
-            up.mul_(_scaling(adapter.file, layer, settings, None if alpha is None else alpha.item())),
+        scaling = _scaling(adapter.file, layer, settings, None if alpha is None else alpha.item())
+        # Copies: the file may be written to while the job runs.
+        matrices = Matrices(
+            layer.module,
+            down.to(torch.float32, copy=True),
+            up.to(torch.float32, copy=True).mul_(scaling),
         )
-    return matrices
+        if not (matrices.down.isfinite().all() and matrices.up.isfinite().all()):
+            raise CheckpointError(f"{adapter.file}: {layer.stored_module} has values that are not finite")
+        yield matrices
 
 
 def _settings(adapter: Adapter, metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:

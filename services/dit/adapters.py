@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import torch
 
 from acestage.adapters import Adapter
 from acestage.errors import CheckpointError, InvalidArgumentError
+from services.dit.adapter_weights import Matrices, load_matrices, read_again
 from services.dit.parameters import AdapterUse
 from services.runtime.finite import check_finite
 
@@ -66,8 +67,6 @@ class Adapters:
             self._take_off()
 
     def _put_on(self, name: str, use: AdapterUse) -> None:
-        from services.dit.adapter_weights import load_matrices, read_again
-
         adapter = read_again(use)
         self._check(adapter)
         state = self._placed(load_matrices(adapter), use.name)
@@ -99,15 +98,13 @@ class Adapters:
                     "adapters of this model"
                 )
 
-    def _placed(
-        self, matrices: Mapping[str, tuple[torch.Tensor, torch.Tensor]], name: str
-    ) -> dict[str, torch.Tensor]:
+    def _placed(self, layers: Iterable[Matrices], name: str) -> dict[str, torch.Tensor]:
         """The matrices as PEFT names them, on the device in the type of the model."""
         device, dtype = self._transformer.device, self._transformer.dtype
         state = {}
-        for module, pair in matrices.items():
-            for part, matrix in zip(("A", "B"), pair, strict=True):
+        for layer in layers:
+            for part, matrix in (("A", layer.down), ("B", layer.up)):
                 placed = matrix.to(device, dtype)
                 check_finite(placed, "dit", f"the weights of the adapter {name}")
-                state[f"{self._paths[module]}.lora_{part}.weight"] = placed
+                state[f"{self._paths[layer.module]}.lora_{part}.weight"] = placed
         return state

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from acestage.adapters import AdapterFolder
 from acestage.checkpoints import open_checkpoint
+from acestage.protos.dit.v1.dit_pb2 import Adapter
 from services.dit import memory as dit_memory
+from services.dit.adapter_requests import resolve_adapters
 from services.runtime.devices import resolve_dtype
 from services.runtime.memory_probe import fake_tensors, placed_copy
 from tests.allocations import peak_allocated_bytes
@@ -76,6 +80,23 @@ def test_a_batch_with_int8_weights(dtype: torch.dtype) -> None:
     allocated = peak_allocated_bytes(denoise(worker, 750, dtype, items=8))
     planned = memory.total_bytes("single", 750, "int8", 8) - memory.resting_bytes("int8")
     assert_close(planned, allocated)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+def test_a_pass_with_an_adapter(dtype: torch.dtype, tmp_path: Path) -> None:
+    checkpoint = architecture("turbo", layer_count=2)
+    memory = without_weights("dit", checkpoint).memory(dtype, THREADS)
+    worker = with_random_weights("dit", checkpoint, dtype)
+    stored = {}
+    for name, layer in worker.engine.transformer.layers.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            module = f"transformer.layers.{name.replace('.layer.', '.')}"
+            stored[f"{module}.lora_A.weight"] = torch.zeros(64, layer.in_features)
+            stored[f"{module}.lora_B.weight"] = torch.zeros(layer.out_features, 64)
+    save_file(stored, tmp_path / "x.safetensors")
+    (use,) = resolve_adapters(AdapterFolder(tmp_path), [Adapter(name="x")])
+    planned = memory.activation_bytes("single", 750) + use.parameter_count * dtype.itemsize
+    assert_close(planned, peak_allocated_bytes(denoise(worker, 750, dtype, adapters=(use,))))
 
 
 def test_two_layers_have_the_peak_of_all() -> None:

@@ -47,10 +47,11 @@ def write(folder: Path, *, config: dict[str, Any] | None = None, **changes: torc
 
 
 def scaling(folder: Path) -> float:
-    down, up = load_matrices(AdapterFolder(folder).open("x"))[LAYER]
-    assert torch.equal(down, torch.ones(RANK, 6))
-    assert (up == up[0, 0]).all()
-    return up[0, 0].item()
+    (layer,) = load_matrices(AdapterFolder(folder).open("x"))
+    assert layer.module == LAYER
+    assert torch.equal(layer.down, torch.ones(RANK, 6))
+    assert (layer.up == layer.up[0, 0]).all()
+    return layer.up[0, 0].item()
 
 
 @pytest.mark.parametrize(
@@ -103,8 +104,8 @@ def test_what_is_added_is_scale_times_alpha_over_rank_times_both_matrices(tmp_pa
     down, up = torch.randn(RANK, 6), torch.randn(5, RANK)
     write(tmp_path, config={"lora_alpha": 2}, **{"lora_A.weight": down, "lora_B.weight": up})
     states = torch.randn(3, 6)
-    matrices = load_matrices(AdapterFolder(tmp_path).open("x"))[LAYER]
-    torch.testing.assert_close(states @ matrices[0].T @ matrices[1].T, 0.5 * states @ down.T @ up.T)
+    (layer,) = load_matrices(AdapterFolder(tmp_path).open("x"))
+    torch.testing.assert_close(states @ layer.down.T @ layer.up.T, 0.5 * states @ down.T @ up.T)
 
 
 @pytest.mark.parametrize(
