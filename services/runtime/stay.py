@@ -187,6 +187,7 @@ class Stay:
         """
         worker, self._worker = self._worker, None
         if worker is not None:
+            self._has_waited = False  # what it had on the device may show as free a little later
             if self._lease.lost.is_set():
                 worker.kill()  # there are two seconds before the device may be somebody else's
             await finish(self._end(worker))

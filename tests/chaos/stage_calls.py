@@ -50,7 +50,7 @@ class Heard:
 
 
 async def denoise(
-    address: str, frame_count: int, *, guidance_scale: float = 7.0, step_count: int = 4
+    address: str, frame_count: int, *, guidance_scale: float = 7.0, step_count: int = 4, model: str = ""
 ) -> Heard:
     """Denoises random conditioning, the same for each number of frames."""
     generator = torch.Generator().manual_seed(frame_count)
@@ -69,6 +69,7 @@ async def denoise(
         shift=3.0,
         guidance_scale=guidance_scale,
         cfg_interval_end=1.0,
+        model=model,
     )
     heard = Heard()
     async with open_channel(address) as channel:

@@ -11,7 +11,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from acestage import AsyncClient, Generation
@@ -20,12 +19,8 @@ from acestage.errors import InvalidArgumentError
 from acestage.generation import StageStarted
 from acestage.generation_stream import request_to_pb
 from acestage.planning import StageMemory
-from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
-from acestage.tensors import WireTensor
-from services.orchestrator.stage_clients import Deadline, DitClient
-from services.runtime.channels import open_channel
-from tests.chaos.stage_calls import CHANNELS, WIDTH, Heard
+from tests.chaos.stage_calls import denoise
 from tests.in_process import InProcess
 from tests.running_stack import RunningStack, wait_until
 
@@ -137,37 +132,15 @@ def test_an_unknown_model_is_refused_with_those_that_there_are(stack: RunningSta
     assert refused.value.message == words
 
 
-async def denoise(address: str, model: str) -> Heard:
-    generator = torch.Generator().manual_seed(3)
-    shapes = {
-        "encoder_hidden_states": (1, 12, WIDTH),
-        "null_condition": (1, 1, WIDTH),
-        "context_latents": (1, 50, 2 * CHANNELS),
-    }
-    tensors = [
-        WireTensor.from_torch(name, torch.randn(*shape, generator=generator))
-        for name, shape in shapes.items()
-    ]
-    parameters = dit_pb2.DenoiseParameters(
-        seeds=[1], step_count=2, shift=3.0, guidance_scale=4.0, cfg_interval_end=1.0, model=model
-    )
-    heard = Heard()
-    async with open_channel(address) as channel:
-        client = DitClient("dit", address, channel)
-        latents = await client.denoise(parameters, tensors, heard.hear, Deadline.after(60))
-    heard.result = latents.to_torch().numpy()
-    return heard
-
-
 def test_a_stage_is_asked_for_a_model_directly(stack: RunningStack) -> None:
     address = stack.address("dit")
-    heard = {name: asyncio.run(denoise(address, name)) for name in ("", *MODELS)}
+    heard = {name: asyncio.run(denoise(address, 50, model=name)) for name in ("", *MODELS)}
     assert np.array_equal(heard[""].result, heard[TURBO].result)  # type: ignore[arg-type]
     assert not np.allclose(heard[BASE].result, heard[TURBO].result)  # type: ignore[arg-type]
     assert not np.allclose(heard[BASE].result, heard[XL].result)  # type: ignore[arg-type]
     assert heard[XL].report.planned_bytes != heard[BASE].report.planned_bytes
     with pytest.raises(InvalidArgumentError) as refused:
-        asyncio.run(denoise(address, "gpt-9"))
+        asyncio.run(denoise(address, 50, model="gpt-9"))
     assert [violation.field for violation in refused.value.violations] == ["parameters.model"]
 
 

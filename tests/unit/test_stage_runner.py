@@ -200,6 +200,20 @@ def test_the_worker_of_one_model_is_gone_before_the_lease_gives_its_bytes_away()
     within(lambda: Stage([PLACED, DONE], [PLACED, DONE]), test)
 
 
+def test_a_driver_may_take_its_time_to_free_what_the_model_before_had(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stay, "FREE_POLL_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        await stage.run(denoise_request(model=LARGE_MODEL))
+        stage.free_mib[:] = [10, 100, 4096]
+        events = await stage.run(denoise_request(model=MODEL))
+        assert report_of(events).adaptations == ()
+
+    within(lambda: Stage([PLACED, DONE], [PLACED, DONE]), test)
+
+
 def test_queued_jobs_of_one_model_share_a_worker_and_none_passes_another() -> None:
     async def test(stage: Stage) -> None:
         stage.leases.may_grant.clear()
