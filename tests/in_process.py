@@ -1,88 +1,182 @@
-"""The engines one after the other in this process, without services: what the split must equal bit by bit."""
+"""All stages in this process, without leases, workers and preloads: what the split must equal bit by bit.
+
+The servicers, the orchestrator's pipeline and the engines are the real ones.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import grpc.aio
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from acestage.checkpoints import Checkpoint, open_checkpoint
-from acestage.checkpoints.loading import (
-    load_condition_encoder,
-    load_decoder,
-    load_text_encoder,
-    load_tokenizer,
-    load_transformer,
-)
-from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
-from acestage.protos.vae.v1.vae_pb2 import AudioChunk
-from services.dit.engine import Conditioning, DitEngine
-from services.dit.parameters import DenoiseParameters
-from services.orchestrator import requests
-from services.orchestrator.audio_meter import AudioMeter
+from acestage.checkpoints import open_checkpoint
+from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
+from acestage.settings import Settings
+from services.dit import service as dit_service
+from services.dit import worker as dit_worker
+from services.orchestrator.pipeline import Pipeline, Result
+from services.orchestrator.stage_clients import Deadline, DitClient, TextEncoderClient, VaeClient
+from services.runtime.messages import Message
+from services.runtime.model_catalog import ModelCatalog
 from services.runtime.stage_server import model_to_pb
-from services.text_encoder.engine import TextEncoderEngine
-from services.text_encoder.prompt import Prompt
-from services.vae.engine import VaeEngine
+from services.text_encoder import service as text_encoder_service
+from services.text_encoder import worker as text_encoder_worker
+from services.vae import service as vae_service
+from services.vae import worker as vae_worker
 from tests.running_stack import THREADS
+
+Samples = npt.NDArray[np.float32]
+
+SOURCE_ID = "source"
+REFERENCE_ID = "reference"
+
+_STAGES: dict[str, tuple[Any, Any]] = {
+    "text_encoder": (text_encoder_worker, text_encoder_service),
+    "dit": (dit_worker, dit_service),
+    "vae": (vae_worker, vae_service),
+}
+
+
+class InlineRunner:
+    """In the place of a stage's runner: jobs are done at once, where they are."""
+
+    def __init__(self, worker: Any, adapters_dir: str) -> None:
+        self.worker = worker
+        self.host = SimpleNamespace(config=SimpleNamespace(adapters_dir=adapters_dir))
+
+    async def run(self, job: Message) -> AsyncIterator[Message]:
+        with torch.no_grad():
+            for message in self.worker.run(job):
+                yield message
+
+
+class HeldAudio:
+    """In the place of the store of uploaded audio."""
+
+    def __init__(self, audio: dict[str, Samples]) -> None:
+        self._audio = audio
+
+    def facts(self, audio_id: str) -> Any:
+        return SimpleNamespace(sample_count=len(self._audio[audio_id]))
+
+    @contextlib.contextmanager
+    def use(self, audio_id: str) -> Iterator[Samples]:
+        yield self._audio[audio_id]
+
+
+class _Info(stage_pb2_grpc.StageServiceServicer):
+    def __init__(self, info: stage_pb2.GetStageInfoResponse) -> None:
+        self._info = info
+
+    async def GetStageInfo(self, request: Any, context: Any) -> stage_pb2.GetStageInfoResponse:
+        return self._info
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a request gave.
+
+    Attributes:
+        raw: [items, samples, channels], as they are sent.
+        result: what is said of them.
+        events: all of them, in order.
+    """
+
+    raw: Samples
+    result: Result
+    events: list[pb.GenerateResponse]
+
+    @property
+    def audio(self) -> Samples:
+        """With the gain."""
+        gains = np.array([track.gain for track in self.result.tracks], np.float32)
+        return self.raw * gains[:, None, None]
 
 
 class InProcess:
-    """All three engines of a checkpoint."""
+    """A checkpoint, loaded once, for any number of requests."""
 
-    def __init__(self, path: str | Path) -> None:
-        checkpoint: Checkpoint = open_checkpoint(path, checkpoints_dir=Path("checkpoints"))
+    def __init__(self, path: str | Path, *, adapters_dir: str = "adapters") -> None:
+        checkpoint = open_checkpoint(path, checkpoints_dir=Path("checkpoints"))
         self.model = model_to_pb(checkpoint.model)
-        self.text_encoder = TextEncoderEngine(
-            load_tokenizer(checkpoint),
-            load_text_encoder(checkpoint),
-            load_condition_encoder(checkpoint),
-            latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
-        )
-        self.dit = DitEngine(load_transformer(checkpoint))
-        self.vae = VaeEngine(load_decoder(checkpoint))
+        self.catalog = ModelCatalog([checkpoint.model])
+        self.runners = {
+            stage: InlineRunner(worker.load(checkpoint), adapters_dir)
+            for stage, (worker, _) in _STAGES.items()
+        }
 
-    @torch.no_grad()
-    def generate(self, request: GenerateRequest) -> npt.NDArray[np.float32]:
-        """Normalised audio [items, samples, channels], computed with as many threads as the workers use."""
+    def generate(self, request: pb.GenerateRequest) -> Samples:
+        """Normalised audio [items, samples, channels]."""
+        return self.make(request).audio
+
+    def make(
+        self,
+        request: pb.GenerateRequest,
+        *,
+        source: Samples | None = None,
+        reference: Samples | None = None,
+    ) -> Made:
+        """Does `request`, computed with as many threads as the workers use.
+
+        Args:
+            request: whose `source_id` and `reference_id` are set where there is audio for them.
+            source: [samples, channels].
+            reference: [samples, channels].
+        """
         torch.set_num_threads(THREADS)
-        requests.check(request)
-        settings = requests.resolve(request, self.model)
-        prompt = Prompt(
-            caption=settings.caption,
-            lyrics=settings.lyrics,
-            language=settings.language,
-            duration_s=settings.duration_s,
-            bpm=settings.bpm,
-            key_scale=settings.key_scale,
-            time_signature=settings.time_signature,
-            instruction=settings.instruction,
-        )
-        encoded = self.text_encoder.encode(prompt, settings.frame_count(self.model))
-        conditioning = Conditioning(
-            encoded.encoder_hidden_states, encoded.null_condition, encoded.context_latents
-        )
-        parameters = DenoiseParameters(
-            seeds=settings.seeds,
-            step_count=settings.step_count,
-            shift=settings.shift,
-            guidance_scale=settings.guidance_scale,
-            cfg_interval=settings.cfg_interval,
-            timesteps=settings.timesteps,
-        )
-        *_, latents = self.dit.denoise(conditioning, parameters)
-        assert isinstance(latents, torch.Tensor)
-        items: list[list[npt.NDArray[np.float32]]] = [[] for _ in settings.seeds]
-        meters = [AudioMeter() for _ in settings.seeds]
-        for tile in self.vae.decode(latents, 0):
-            samples = tile.audio.contiguous().numpy()
-            items[tile.item_index].append(samples)
-            meters[tile.item_index].add(
-                AudioChunk(samples=samples.tobytes(), channel_count=samples.shape[1], sample_rate_hz=1)
+        audio = {SOURCE_ID: source, REFERENCE_ID: reference}
+        store = HeldAudio({name: samples for name, samples in audio.items() if samples is not None})
+        named = pb.GenerateRequest()
+        named.CopyFrom(request)
+        if source is not None:
+            named.source_id = SOURCE_ID
+        if reference is not None:
+            named.reference_id = REFERENCE_ID
+        return asyncio.run(self._make(named, store))
+
+    async def _make(self, request: pb.GenerateRequest, store: HeldAudio) -> Made:
+        events: list[pb.GenerateResponse] = []
+        async with self.pipeline(store) as pipeline:
+            await pipeline.check(request)
+            result = await pipeline.run(request, events.append, Deadline.after(600))
+        items: list[list[bytes]] = [[] for _ in result.tracks]
+        for event in events:
+            if event.HasField("audio"):
+                items[event.audio.item_index].append(event.audio.samples)
+        raw = np.stack([np.frombuffer(b"".join(item), "<f4").reshape(-1, 2) for item in items])
+        return Made(raw, result, events)
+
+    @contextlib.asynccontextmanager
+    async def pipeline(self, store: Any) -> AsyncIterator[Pipeline]:
+        """The orchestrator's pipeline over this process's stages."""
+        async with contextlib.AsyncExitStack() as stack:
+            channels = {}
+            for stage, (_, service) in _STAGES.items():
+                server = grpc.aio.server()
+                service.add_servicer(self.runners[stage], self.catalog, server)
+                hosted = stage_pb2.StageModel(model=self.model, dtype="float32")
+                info = stage_pb2.GetStageInfoResponse(stage=stage, device="cpu", models=[hosted])
+                stage_pb2_grpc.add_StageServiceServicer_to_server(_Info(info), server)
+                port = server.add_insecure_port("127.0.0.1:0")
+                await server.start()
+                stack.push_async_callback(server.stop, None)
+                channels[stage] = await stack.enter_async_context(
+                    grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+                )
+            yield Pipeline(
+                TextEncoderClient("text_encoder", "", channels["text_encoder"]),
+                DitClient("dit", "", channels["dit"]),
+                VaeClient("vae", "", channels["vae"]),
+                store,
+                Settings(_env_file=None),  # type: ignore[call-arg]
             )
-        tracks = [meter.track(index, 0) for index, meter in enumerate(meters)]
-        return np.stack(
-            [np.concatenate(item) * np.float32(t.gain) for item, t in zip(items, tracks, strict=True)]
-        )

@@ -13,7 +13,6 @@ from diffusers import AceStepPipeline
 
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from services.dit.noise import ItemNoise
-from services.runtime.placement import place
 from tests.in_process import InProcess
 
 CPU = torch.device("cpu")
@@ -32,13 +31,8 @@ TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}
 def test_the_audio_is_that_of_the_pipeline(checkpoints: dict[str, Path], dtype: torch.dtype) -> None:
     path = checkpoints["base/diffusers"]
     engines = InProcess(path)
-    for module in (
-        engines.text_encoder.text_encoder,
-        engines.text_encoder.condition_encoder,
-        engines.dit.transformer,
-        engines.vae.decoder,
-    ):
-        place(module, CPU, dtype)
+    for runner in engines.runners.values():
+        runner.worker.place(CPU, dtype, "none")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         pipeline = AceStepPipeline.from_pretrained(path, torch_dtype=dtype)
