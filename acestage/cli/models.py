@@ -45,7 +45,12 @@ def list_models(
 
     settings = load_settings(checkpoints_dir=checkpoints_dir)
     address = target or settings.address("orchestrator")
-    served = _served(address)
+    try:
+        served = _served(address)
+    except AcestageError:
+        if target is not None:
+            raise
+        served = []  # usual: whoever looks what there is need not run services
     table = Table("model", "layout", "size", "path", "served")
     for model in list_local(settings.checkpoints_dir):
         layout = model.layout or f"not usable: {model.problem}"
@@ -59,12 +64,9 @@ def list_models(
 
 
 def _served(address: str) -> list[str]:
-    """Names of the models that every stage serves; none where no services answer."""
-    try:
-        with Client(address) as client:
-            stages = client.status(SERVED_TIMEOUT_S).stages
-    except AcestageError:
-        return []
+    """Names of the models that every stage serves."""
+    with Client(address) as client:
+        stages = client.status(SERVED_TIMEOUT_S).stages
     hosted = [[model.name for model in stage.models] for stage in stages]
     return [name for name in hosted[0] if all(name in names for names in hosted)] if hosted else []
 

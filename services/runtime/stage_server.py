@@ -89,7 +89,7 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
     async def on_ready_change(is_ready: bool) -> None:
         await server.set_serving(is_ready)
         facts = host.facts()
-        for name, model in facts.models.items() if facts is not None else ():
+        for name, model in facts.models.items() if facts else ():
             size = model.memory.weights_bytes["none"] / MIB
             log.info("ready: %s, %s, %.0f MiB of weights", name, model.dtype, size, extra=fields)
 

@@ -59,6 +59,7 @@ def test_what_does_not_fit_ends_with_3_and_says_what(tmp_path: Path) -> None:
         (("--vram", "-1"), "vram: is -1; accepted: 0.1 to 1024"),
         (("--vram", "nan"), "vram: is nan; accepted: 0.1 to 1024"),
         (("--checkpoint", ""), "checkpoint: is empty"),
+        (("--checkpoint", "turbo,base"), "checkpoint: is 'turbo,base', a list; accepted: a folder"),
         (
             ("--checkpoint=turbo", "--variant=acestep-v15-base"),
             "variant: is 'acestep-v15-base'; accepted for turbo: acestep-v15-turbo",
