@@ -12,6 +12,7 @@ from acestage.checkpoints import Checkpoint, open_checkpoint
 from acestage.checkpoints.loading import (
     load_condition_encoder,
     load_decoder,
+    load_encoder,
     load_text_encoder,
     load_tokenizer,
     load_transformer,
@@ -42,7 +43,7 @@ class InProcess:
             latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
         )
         self.dit = DitEngine(load_transformer(checkpoint))
-        self.vae = VaeEngine(load_decoder(checkpoint))
+        self.vae = VaeEngine(load_decoder(checkpoint), load_encoder(checkpoint))
 
     @torch.no_grad()
     def generate(self, request: GenerateRequest) -> npt.NDArray[np.float32]:
