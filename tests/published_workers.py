@@ -19,6 +19,7 @@ from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime.request_limits import MAX_TOKEN_COUNT
 from services.runtime.stage_worker import StageWorker
 from services.text_encoder.prompt import Prompt
+from services.vae.worker import VaeWorker
 
 # Keys that say how many layers a component has.
 _LAYER_COUNTS = (
@@ -61,7 +62,7 @@ def with_random_weights(
 ) -> Any:
     """The worker of `stage`, placed on `device`."""
     worker: StageWorker = without_weights(stage, checkpoint)
-    for module in worker.modules():
+    for module in [*worker.modules(), *_borrowed(worker)]:
         for part in module.modules():
             for tensors in (part._parameters, part._buffers):
                 for name, tensor in tensors.items():
@@ -73,6 +74,11 @@ def with_random_weights(
     left = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in worker.modules())
     assert not any(tensor.is_meta for tensor in left)
     return worker
+
+
+def _borrowed(worker: Any) -> list[torch.nn.Module]:
+    """The modules that only some jobs have on the device."""
+    return [worker.engine.encoder] if isinstance(worker, VaeWorker) else []
 
 
 def encode(worker: Any, frame_count: int) -> Callable[[], object]:
@@ -125,6 +131,19 @@ def decode(worker: Any, tile_frame_count: int, tile_count: int = 3) -> Callable[
     return work
 
 
+def encode_audio(worker: Any, tile_frame_count: int, tile_count: int = 3) -> Callable[[], object]:
+    """Audio of so many tiles, from borrowing the encoder on."""
+    engine = worker.engine
+    sample_count = tile_count * tile_frame_count * engine.hop_sample_count
+    audio = torch.zeros(1, sample_count, engine.encoder.conv1.in_channels)
+
+    def work() -> None:
+        for _ in engine.encode(audio, tile_frame_count):
+            pass
+
+    return work
+
+
 def work_of(worker: Any, mode: str, frame_count: int, dtype: torch.dtype) -> Callable[[], object]:
     """What a plan for `mode` and `frame_count` is for; of a tile, its frames without the halo."""
     match mode:
@@ -132,5 +151,7 @@ def work_of(worker: Any, mode: str, frame_count: int, dtype: torch.dtype) -> Cal
             return encode(worker, frame_count)
         case "tile":
             return decode(worker, frame_count)
+        case "encode_tile":
+            return encode_audio(worker, frame_count)
         case _:
             return denoise(worker, frame_count, dtype, split=mode == "single")

@@ -66,6 +66,7 @@ class ModelFacts:
         latent_frame_rate_hz: latent frames a second, `sample_rate_hz / hop_sample_count`.
         sample_rate_hz: of the audio.
         hop_sample_count: audio samples (per channel) of one latent frame.
+        audio_channel_count: channels of the audio.
         condition_width: features of a token of conditioning, between the encoder and the transformer.
         is_untrained: the weights are random; the audio is noise.
         knows_tracks: it was trained to extract, add and complete tracks, as base models are.
@@ -79,6 +80,7 @@ class ModelFacts:
     latent_frame_rate_hz: float
     sample_rate_hz: int
     hop_sample_count: int
+    audio_channel_count: int
     condition_width: int
     is_untrained: bool
     knows_tracks: bool

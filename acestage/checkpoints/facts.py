@@ -36,6 +36,7 @@ def model_facts(name: str, configs: Mapping[str, ConfigFile], *, is_untrained: b
         latent_frame_rate_hz=sample_rate_hz / hop_sample_count,
         sample_rate_hz=sample_rate_hz,
         hop_sample_count=hop_sample_count,
+        audio_channel_count=vae.count("audio_channels"),
         condition_width=configs[CONDITION_ENCODER].count("hidden_size"),
         is_untrained=is_untrained,
         # Older files do not say their version; then the name tells.

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from safetensors import safe_open
 from transformers import AutoTokenizer
@@ -34,7 +34,7 @@ from acestage.errors import CheckpointError, InternalError
 if TYPE_CHECKING:
     import torch
     from diffusers import AceStepTransformer1DModel
-    from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
+    from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
     from diffusers.pipelines.ace_step.modeling_ace_step import (
         AceStepAudioTokenDetokenizer,
         AceStepAudioTokenizer,
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3Model
 
 _SILENCE_LATENT = "silence_latent"
-_DECODER = "decoder."
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +119,16 @@ def load_decoder(checkpoint: Checkpoint) -> OobleckDecoder:
     Raises:
         CheckpointError: the VAE's files are missing, damaged, or not those of its configuration.
     """
-    component = checkpoint.component(VAE)
-    vae = build_module(component)
-    tensors = _checked_tensors(component, vae)
-    decoder = cast("torch.nn.Module", vae.decoder)
-    _assign(
-        decoder,
-        _map({key.removeprefix(_DECODER): t for key, t in tensors.items() if key.startswith(_DECODER)}),
-    )
-    return decoder
+    return _load_vae_part(checkpoint, "decoder")
+
+
+def load_encoder(checkpoint: Checkpoint) -> OobleckEncoder:
+    """The encoder of the VAE; all that `load_decoder` says of the decoder is true of it.
+
+    Raises:
+        CheckpointError: the VAE's files are missing, damaged, or not those of its configuration.
+    """
+    return _load_vae_part(checkpoint, "encoder")
 
 
 def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
@@ -172,6 +172,19 @@ def verify(checkpoint: Checkpoint) -> list[ComponentSummary]:
 
 
 # The classes of diffusers and transformers have no types, so what a loader returns is checked by tests.
+def _load_vae_part(checkpoint: Checkpoint, name: str) -> Any:
+    component = checkpoint.component(VAE)
+    vae = build_module(component)
+    tensors = _checked_tensors(component, vae)
+    part = vae.get_submodule(name)
+    prefix = f"{name}."
+    _assign(
+        part,
+        _map({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}),
+    )
+    return part
+
+
 def _load(component: Component) -> Any:
     module = build_module(component)
     state = _map(_checked_tensors(component, module))

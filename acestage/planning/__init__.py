@@ -7,6 +7,7 @@ from acestage.planning.choices import (
     choose_encode,
     choose_tile,
     dit_ways,
+    encode_tile_ways,
     encode_ways,
     tile_ways,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "choose_tile",
     "context_bytes",
     "dit_ways",
+    "encode_tile_ways",
     "encode_ways",
     "make_plan",
     "tile_ways",

@@ -126,9 +126,19 @@ def tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[in
 
     Frames are without the halo, which counts in the bytes as far as the song goes.
     """
-    halo = 2 * memory.halo_frame_count
+    return _tile_ways(memory, "tile", memory.halo_frame_count, frame_count, most)
+
+
+def encode_tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[int, int]]:
+    """Tiles to encode audio of `frame_count` latent frames in, as `tile_ways` has them for decoding."""
+    return _tile_ways(memory, "encode_tile", memory.encoder_halo_frame_count, frame_count, most)
+
+
+def _tile_ways(
+    memory: StageMemory, mode: str, halo_frame_count: int, frame_count: int, most: int
+) -> list[tuple[int, int]]:
     return [
-        (tile, memory.total_bytes("tile", min(frame_count, tile + halo)))
+        (tile, memory.total_bytes(mode, min(frame_count, tile + 2 * halo_frame_count)))
         for tile in tile_sizes(min(most, frame_count))
     ]
 

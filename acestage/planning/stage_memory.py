@@ -49,8 +49,10 @@ class StageMemory:
         weights_bytes: by quantization.
         activations: by mode and quantization. Modes: "encode" (text encoder), "single" and "guided" (DiT;
             guided does both halves of guidance at once), "item" (DiT: what every item of a batch after the
-            first adds), "tile" (VAE; frames with the halo).
-        halo_frame_count: latent frames on each side of a tile, for the VAE.
+            first adds), "tile" (VAE, decoding; frames with the halo), "encode_tile" (VAE, encoding; frames
+            with the halo; has the encoder's weights in it, which are there for an encode alone).
+        halo_frame_count: latent frames on each side of a tile, for the VAE's decoder.
+        encoder_halo_frame_count: the same for its encoder.
     """
 
     context_bytes: int
@@ -58,6 +60,7 @@ class StageMemory:
     weights_bytes: Mapping[Quantization, int]
     activations: Mapping[tuple[str, Quantization], ActivationCurve]
     halo_frame_count: int = 0
+    encoder_halo_frame_count: int = 0
 
     def activation_bytes(
         self, mode: str, frame_count: int, quantization: Quantization = "none", item_count: int = 1
@@ -98,6 +101,7 @@ class StageMemory:
                 for (mode, quantization), curve in self.activations.items()
             ],
             halo_frame_count=self.halo_frame_count,
+            encoder_halo_frame_count=self.encoder_halo_frame_count,
         )
 
     @classmethod
@@ -113,6 +117,7 @@ class StageMemory:
                 for curve in memory.activations
             },
             halo_frame_count=memory.halo_frame_count,
+            encoder_halo_frame_count=memory.encoder_halo_frame_count,
         )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from acestage.tensors import WireTensor
 
 _PREFIX = struct.Struct(">IQ")
 _MAX_HEADER_BYTES = 16 << 20
+_ALIGNMENT = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +30,14 @@ class Message:
         kind: what it says, for example "run", "step" or "error".
         fields: JSON values.
         tensors: tensors that go with it.
+        later: what comes of it while it is worked on; only of a request that a worker has. Each message is
+            waited for; `TimeoutError` says for how long that was in vain.
     """
 
     kind: str
     fields: Mapping[str, Any] = field(default_factory=dict)
     tensors: tuple[WireTensor, ...] = ()
+    later: Iterable[Message] = ()
 
     def tensor_map(self) -> dict[str, WireTensor]:
         """The tensors by name."""
@@ -42,10 +46,17 @@ class Message:
 
 def pack(message: Message) -> bytes:
     """The frame of `message`."""
+    return b"".join(frame_parts(message))
+
+
+def frame_parts(message: Message) -> list[bytes | bytearray | memoryview]:
+    """The frame of `message` in pieces to be sent one after the other; tensors are not copied."""
     specs = [(t.name, t.dtype, t.shape, memoryview(t.data).nbytes) for t in message.tensors]
     header = json.dumps({"kind": message.kind, "fields": message.fields, "tensors": specs}).encode()
+    # Padded, so that the first tensor is aligned in the memory of who receives it.
+    header = header.ljust(-(-len(header) // _ALIGNMENT) * _ALIGNMENT)
     payload_bytes = sum(spec[3] for spec in specs)
-    return b"".join([_PREFIX.pack(len(header), payload_bytes), header, *(t.data for t in message.tensors)])
+    return [_PREFIX.pack(len(header), payload_bytes), header, *(t.data for t in message.tensors)]
 
 
 def receive(connection: socket.socket) -> Message | None:

@@ -10,6 +10,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 from acestage.planning import Quantization
 from services.runtime.quantization import is_quantized, quantize, quantized_bytes
 
+_FOLDED_NUMBERS = 1 << 20
+"""Numbers of a weight from which weight norm is taken at once."""
+
 
 def place(
     module: torch.nn.Module, device: torch.device, dtype: torch.dtype, quantization: Quantization = "none"
@@ -73,12 +76,23 @@ def _weight_norms(part: torch.nn.Module) -> list[tuple[int, WeightNorm]]:
 
 
 def _fold(part: torch.nn.Module, norm: WeightNorm, device: torch.device, dtype: torch.dtype) -> None:
-    """Replaces gain and direction by the weight that they stand for, computed in float32 at least."""
+    """Replaces gain and direction by the weight that they stand for, computed in float32 at least.
+
+    A few rows at a time: the largest weight would outweigh all that a small tile takes.
+    """
     precise = torch.promote_types(dtype, torch.float32)
     gain, direction = (
-        part._parameters.pop(f"{norm.name}_{suffix}").data.to(device, precise)  # type: ignore[union-attr]
+        part._parameters.pop(f"{norm.name}_{suffix}").data  # type: ignore[union-attr]
         for suffix in ("g", "v")
     )
     delattr(part, norm.name)  # what weight norm computed for its last pass, if there was one
-    weight = torch._weight_norm(direction, gain, norm.dim)
-    part.register_parameter(norm.name, torch.nn.Parameter(weight.to(dtype)))
+    weight = torch.empty(direction.shape, dtype=dtype, device=device)
+    row_count = direction.shape[norm.dim]
+    step = max(1, row_count * _FOLDED_NUMBERS // direction.numel())
+    for start in range(0, row_count, step):
+        count = min(step, row_count - start)
+        directions, gains = (
+            whole.narrow(norm.dim, start, count).to(device, precise) for whole in (direction, gain)
+        )
+        weight.narrow(norm.dim, start, count).copy_(torch._weight_norm(directions, gains, norm.dim))
+    part.register_parameter(norm.name, torch.nn.Parameter(weight))

@@ -11,6 +11,7 @@ from google.protobuf import timestamp_pb2
 
 from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.durations import duration
+from services.runtime.feed import Feed
 from services.runtime.job_budget import Adaptation, AdaptationKind
 from services.runtime.messages import Message
 from services.runtime.stage_event import Queued, Report, Started
@@ -32,6 +33,7 @@ async def relay(
     context: grpc.aio.ServicerContext[Any, ResponseT],
     response_type: Callable[..., ResponseT],
     results: Callable[[Message], Iterable[ResponseT]],
+    feed: Feed | None = None,
 ) -> None:
     """Runs `job` and writes its events to the call.
 
@@ -41,8 +43,9 @@ async def relay(
         context: the call. When it is cancelled the work stops, and the device is free before this returns.
         response_type: a stage's response message: a `oneof` with `queued`, `started` and `report`.
         results: the responses for a message of the worker.
+        feed: what comes of the job while it is worked on.
     """
-    async with contextlib.aclosing(runner.run(job)) as events:
+    async with contextlib.aclosing(runner.run(job, feed)) as events:
         async for event in events:
             match event:
                 case Queued():

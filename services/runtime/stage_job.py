@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from acestage.errors import AcestageError
+from services.runtime.feed import Feed
 from services.runtime.job_budget import Attempt
 from services.runtime.ladder import Ladder
 from services.runtime.messages import Message
@@ -18,14 +19,16 @@ class StageJob:
 
     Attributes:
         request: what is to be done.
+        feed: what comes of the request while it is worked on; None where it is all there.
         cancelled: set once nobody wants the result any more.
         ladder: how it is done, and how far it got; None before it was planned.
         shortage_bytes: what the device had less than the leases so far: others of ours make room for it.
         position: the last place in line that was told; None before.
     """
 
-    def __init__(self, request: Message) -> None:
+    def __init__(self, request: Message, feed: Feed | None = None) -> None:
         self.request = request
+        self.feed = feed
         self.ladder: Ladder | None = None
         self.shortage_bytes = 0
         self.position: int | None = None

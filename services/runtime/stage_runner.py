@@ -16,6 +16,7 @@ from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
 
 from acestage import errors
+from services.runtime.feed import Feed
 from services.runtime.finishing import end, finish
 from services.runtime.job_budget import Adaptation, Attempt, JobBudget, Placement, Resources
 from services.runtime.ladder import Ladder
@@ -109,10 +110,11 @@ class StageRunner:
         assert self._serving is not None
         await asyncio.shield(self._serving)
 
-    async def run(self, request: Message) -> AsyncGenerator[StageEvent, None]:
+    async def run(self, request: Message, feed: Feed | None = None) -> AsyncGenerator[StageEvent, None]:
         """The events of the job: `Queued`, `Started`, the worker's messages, and a `Report` at the end.
 
-        Closing the iterator stops the work and waits until the worker has let go of the job.
+        Closing the iterator stops the work and waits until the worker has let go of the job. `feed` brings
+        what comes of the request while it is worked on.
 
         Raises:
             UnavailableError: the model is still being loaded.
@@ -126,7 +128,7 @@ class StageRunner:
                 metadata={"stage": self.stage, "limit": str(MAX_LINE_COUNT)},
                 retry_delay_s=LOADING_RETRY_S,
             )
-        job = StageJob(request)
+        job = StageJob(request, feed)
         self._line.append(job)
         self._tell_positions()
         self._arrived.set()

@@ -146,18 +146,20 @@ class Stay:
             "fields": request.fields,
         }
         await self._attend(worker.send(Message("job", fields, request.tensors)), worker, job)
-        while True:
-            message = await self._next_message(worker, job)
-            if message.kind == "done":
-                peak = int(message.fields["peak_rss_bytes"])
-                return Work(
-                    started_at=started_at,
-                    load_s=load_s,
-                    compute_s=float(message.fields["compute_s"]),
-                    worker=ProcessMemory(f"{self._stage}/worker", worker.pid, peak, peak),
-                    peak_device_bytes=int(message.fields["peak_device_bytes"]),
-                )
-            on_event(message)
+        feeding = asyncio.ensure_future(_pass_on(job, worker, self._job_count))
+        try:
+            while (message := await self._next_message(worker, job)).kind != "done":
+                on_event(message)
+        finally:
+            feeding.cancel()
+        peak = int(message.fields["peak_rss_bytes"])
+        return Work(
+            started_at=started_at,
+            load_s=load_s,
+            compute_s=float(message.fields["compute_s"]),
+            worker=ProcessMemory(f"{self._stage}/worker", worker.pid, peak, peak),
+            peak_device_bytes=int(message.fields["peak_device_bytes"]),
+        )
 
     async def rest(self, arrived: asyncio.Event) -> bool:
         """Waits, with the weights on the device, for work; False where it is time to leave."""
@@ -312,3 +314,10 @@ class Stay:
             # Released, the device would be granted again; lost, it is quarantined until its lock is free.
             self._lease.lose(error.message)
             raise
+
+
+async def _pass_on(job: StageJob, worker: WorkerHandle, number: int) -> None:
+    """Tells `worker` what comes of the job while it works on it; returns never, unless nothing will come."""
+    if job.feed is not None:
+        async for message in job.feed.messages():
+            await worker.send(Message("later", {"number": number}, message.tensors))

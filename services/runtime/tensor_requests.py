@@ -31,20 +31,50 @@ async def read(
         InvalidArgumentError: the parameters are missing, come late or twice, or a tensor is wrong.
         TensorCorruptError: a tensor's bytes do not match its checksum.
     """
-    parameters: Any = None
+    parameters = await read_parameters(requests)
+    return parameters, await read_tensors(requests, *accepted_names)
+
+
+async def read_parameters(requests: AsyncIterator[TensorRequest]) -> Any:
+    """The first message of a request stream.
+
+    Raises:
+        InvalidArgumentError: it is missing, or something else.
+    """
+    first = await anext(requests, None)
+    if first is None:
+        raise InvalidArgumentError.at("parameters", "are missing: the stream was empty")
+    if first.WhichOneof("part") != "parameters":
+        raise InvalidArgumentError.at("parameters", "must be the first message of the stream")
+    return first.parameters
+
+
+async def read_tensors(requests: AsyncIterator[TensorRequest], *accepted_names: str) -> dict[str, WireTensor]:
+    """The tensors of the rest of a request stream, whose parameters have been read; errors as of `read`."""
     decoder = TensorDecoder(accepted_names)
+    async for chunk in _chunks(requests):
+        decoder.feed(chunk)
+    return decoder.finish()
+
+
+async def read_pieces(requests: AsyncIterator[TensorRequest], name: str) -> AsyncIterator[WireTensor]:
+    """The tensors of the rest of a request stream as they come; all of them have the same name.
+
+    Errors are those of `read`.
+    """
+    decoder = TensorDecoder((name,))
+    async for chunk in _chunks(requests):
+        decoder.feed(chunk)
+        for tensor in decoder.take():
+            yield tensor
+    decoder.finish()
+
+
+async def _chunks(requests: AsyncIterator[TensorRequest]) -> AsyncIterator[TensorChunk]:
     async for request in requests:
         part = request.WhichOneof("part")
         if part == "parameters":
-            if parameters is not None:
-                raise InvalidArgumentError.at("parameters", "were sent twice")
-            parameters = request.parameters
-        elif parameters is None:
-            raise InvalidArgumentError.at("parameters", "must be the first message of the stream")
-        elif part == "tensor":
-            decoder.feed(request.tensor)
-        else:
+            raise InvalidArgumentError.at("parameters", "were sent twice")
+        if part != "tensor":
             raise InvalidArgumentError.at("part", "is empty; expected `parameters` or `tensor`")
-    if parameters is None:
-        raise InvalidArgumentError.at("parameters", "are missing: the stream was empty")
-    return parameters, decoder.finish()
+        yield request.tensor

@@ -5,11 +5,13 @@ Exiting is the point: nothing but the end of a process gives all memory of a dev
 
 Its first message is "hold" with the lease, the model and how to place its weights; it answers "placed". Then
 comes a "job" after the other, each with a number and the request in it; the answers are the engine's messages
-and then "done", or "error". "cancel" with the number of a job ends that job, and "stop" the process.
+and then "done", or "error". "later" with the number of a job brings more of its request. "cancel" with the
+number of a job ends that job, and "stop" the process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -19,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,6 +38,10 @@ from services.runtime.stage_worker import StageWorker
 
 log = logging.getLogger(__name__)
 
+LATER_TIMEOUT_S = 30.0
+"""How long a job may have the device and wait for more of its request: a sender that pauses longer is better
+off if it sends what it has once it has all."""
+
 
 class _Inbox:
     """Messages from the service, read by a thread so that a cancel is seen while the engine computes."""
@@ -44,6 +50,7 @@ class _Inbox:
         self._cancelled_job = 0
         self._stopped = False
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self._later: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._connection = connection
         threading.Thread(target=self._read, name="inbox", daemon=True).start()
 
@@ -55,6 +62,29 @@ class _Inbox:
         """Whether the work on `job` is to end."""
         return self._stopped or self._cancelled_job >= job
 
+    def later(self, job: int) -> Iterator[Message]:
+        """What comes of the request of `job`, each message as it is there; never ends.
+
+        Raises:
+            CancelledError: the job is to end.
+            TimeoutError: nothing came for too long; says for how long.
+        """
+        while True:
+            try:
+                message = self._later.get(timeout=LATER_TIMEOUT_S)
+            except queue.Empty:
+                raise TimeoutError(f"{LATER_TIMEOUT_S:g} s") from None
+            if self.is_cancelled(job):
+                raise errors.CancelledError("the work was cancelled while it waited for more of its request")
+            if message.kind == "later" and message.fields["number"] == job:
+                yield message
+
+    def forget_later(self) -> None:
+        """Drops what came of a request that is done with."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._later.get_nowait()
+
     def _read(self) -> None:
         while True:
             message = receive(self._connection)
@@ -62,9 +92,13 @@ class _Inbox:
                 os._exit(1)  # the service is gone: nobody wants the result, and the device must be freed
             if message.kind == "cancel":
                 self._cancelled_job = message.fields["number"]
+                self._later.put(message)  # wakes a job that waits
             elif message.kind == "stop":
                 self._stopped = True
+                self._later.put(message)
                 self._requests.put(None)
+            elif message.kind == "later":
+                self._later.put(message)
             else:
                 self._requests.put(message)
 
@@ -134,20 +168,23 @@ def _run(
 ) -> None:
     """Does one job. An error of ours leaves the device as it was, so the worker can go on."""
     start = time.monotonic()
-    request = Message(job.fields["kind"], job.fields["fields"], job.tensors)
+    number = job.fields["number"]
+    request = Message(job.fields["kind"], job.fields["fields"], job.tensors, inbox.later(number))
     try:
         with usage.counted():
             usage.start_job()
             for event in worker.run(request):
-                if inbox.is_cancelled(job.fields["number"]):
+                if inbox.is_cancelled(number):
                     raise errors.CancelledError(f"{config.stage}: the work was cancelled")
                 _send(connection, event)
                 usage.checkpoint()
     except errors.AcestageError as error:
         _trim(usage)
+        inbox.forget_later()
         _send(connection, error_message(error))
         return
     _trim(usage)
+    inbox.forget_later()
     report = {
         "compute_s": time.monotonic() - start,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

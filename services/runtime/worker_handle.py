@@ -8,7 +8,7 @@ import os
 import signal
 
 from acestage.errors import DeviceQuarantinedError
-from services.runtime.messages import Message, pack, receive_async
+from services.runtime.messages import Message, frame_parts, pack, receive_async
 
 EXIT_TIMEOUT_S = 30.0
 """How long a process may take to die of SIGKILL: a driver that tears down a device needs a moment."""
@@ -47,7 +47,8 @@ class WorkerHandle:
     async def send(self, message: Message) -> None:
         """Sends `message`. A worker that died is noticed by `receive`; one that does not read, by nobody."""
         with contextlib.suppress(ConnectionError):
-            self._writer.write(pack(message))
+            for part in frame_parts(message):
+                self._writer.write(part)
             await self._writer.drain()
 
     def cancel(self, job: int) -> None:

@@ -1,28 +1,38 @@
-"""What a decoding job needs on the device, and how it can do with less."""
+"""What a job of the VAE needs on the device, and how it can do with less."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from acestage.planning import tile_ways
+from acestage.planning import encode_tile_ways, tile_ways
 from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung
 from services.runtime.messages import Message
 
 
 class VaeBudget:
-    """Tiles as large as allowed, then smaller ones: the audio is the same."""
+    """Tiles as large as allowed, then smaller ones: the result is the same."""
 
     def rungs(self, request: Message, resources: Resources, dtype: str) -> Sequence[Rung]:
-        frame_count = request.tensor_map()["latents"].shape[1]
-        most = request.fields["tile_frame_count"] or resources.tile_frame_count
+        fields = request.fields
+        most = fields["tile_frame_count"] or resources.tile_frame_count
+        memory = resources.memories[dtype]
+        if request.kind == "decode":
+            wanted_count = fields["stop_frame"] - fields["start_frame"]
+            ways = tile_ways(memory, fields["frame_count"], min(most, wanted_count))
+        else:
+            ways = encode_tile_ways(memory, fields["frame_count"], most)
         found = []
-        for tile, vram_bytes in tile_ways(resources.memories[dtype], frame_count, most):
+        for tile, vram_bytes in ways:
             attempt = Attempt(request, dtype, "none", vram_bytes, f"{dtype}, tiles of {tile} frames")
             found.append(Rung(AdaptationKind.SMALLER_TILE, attempt.told(tile_frame_count=tile)))
         return found
 
     def remaining(self, request: Message, event: Message) -> Message:
-        """What comes after the tile that `event` brings: its audio has been sent already."""
-        start = {"item_index": event.fields["item_index"], "frame": event.fields["stop_frame"]}
-        return replace(request, fields={**request.fields, "start": start})
+        """What comes after the tile that `event` brings: its audio or latents have been passed on already."""
+        stop_frame = event.fields["stop_frame"]
+        if request.kind == "decode":
+            left = {"start": {"item_index": event.fields["item_index"], "frame": stop_frame}}
+        else:
+            left = {"start_frame": stop_frame}
+        return replace(request, fields={**request.fields, **left})

@@ -1,4 +1,4 @@
-"""Tiled decoding. Plain classes: no gRPC, no processes."""
+"""Tiled decoding and encoding. Plain classes: no gRPC, no processes."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder
+from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
 
 from acestage.planning import DEFAULT_TILE_FRAMES
+from services.runtime.borrowed import borrowed
 from services.runtime.finite import check_finite
-from services.vae.tiles import Convolution, halo_frame_count, tiles
+from services.vae.latents import Latents
+from services.vae.tiles import (
+    Convolution,
+    Tile,
+    decoder_halo_frame_count,
+    encoder_halo_frame_count,
+    hop_sample_count,
+    tiles,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,68 +40,157 @@ class DecodedTile:
     Attributes:
         item_index: which item of the batch.
         start_sample: first sample within the item.
-        stop_frame: the latent frame of the item at which the tile ends.
-        audio: [samples, channels], float32, on the CPU.
+        frames: the latent frames of the item that the tile is for, and those that were decoded besides.
+        audio: [samples, channels], on the CPU, float32 (float64 where the engine computes in that).
         tile: 1-based number over all items, of `tile_count`; both count from the start of this decode.
     """
 
     item_index: int
     start_sample: int
-    stop_frame: int
+    frames: Tile
     audio: torch.Tensor
     tile: int
     tile_count: int
 
 
-class VaeEngine:
-    """The decoder and its tiling."""
+@dataclass(frozen=True, slots=True)
+class EncodedTile:
+    """The latents of one tile.
 
-    def __init__(self, decoder: OobleckDecoder) -> None:
+    Attributes:
+        frames: the latent frames that the tile is for, and those that were encoded besides.
+        latents: [1, frames, channels], the mean of the posterior, on the CPU, float32 (float64 where the
+            engine computes in that).
+        tile: 1-based number of `tile_count`; both count from the start of this encode.
+    """
+
+    frames: Tile
+    latents: torch.Tensor
+    tile: int
+    tile_count: int
+
+
+class VaeEngine:
+    """Decoder, encoder and their tiling.
+
+    Only the decoder is placed. An encode borrows the encoder, and has it in the decoder's data type on the
+    decoder's device.
+    """
+
+    def __init__(self, decoder: OobleckDecoder, encoder: OobleckEncoder) -> None:
         self.decoder = decoder
-        layers = [_geometry(m) for m in decoder.modules() if isinstance(m, _CONVOLUTIONS)]
-        self.halo_frame_count = halo_frame_count(layers)
+        self.encoder = encoder
+        self.halo_frame_count = decoder_halo_frame_count(_layers(decoder))
+        self.encoder_halo_frame_count = encoder_halo_frame_count(_layers(encoder))
+        self.hop_sample_count = hop_sample_count(_layers(encoder))
 
     def decode(
-        self, latents: torch.Tensor, tile_frame_count: int, start: DecodeStart = _BEGINNING
+        self,
+        latents: torch.Tensor | Latents,
+        tile_frame_count: int,
+        start: DecodeStart = _BEGINNING,
+        frames: range | None = None,
     ) -> Iterator[DecodedTile]:
         """Decodes `latents` [items, frames, channels] from `start` on, item after item, tile after tile.
 
         Tiles have a halo as wide as the decoder's receptive field, so every sample is computed from the same
         latents as in an untiled decode. What differs is rounding: a tile's convolutions may add up in another
-        order. So a decode that was cut short can be taken up again, in tiles of any size.
-        `tile_frame_count` 0 means `DEFAULT_TILE_FRAMES`.
+        order. So a decode that was cut short can be taken up again, in tiles of any size. The first tiles of
+        a decode are small, so that sound starts early.
+
+        Args:
+            latents: to decode; frames on their way are waited for.
+            tile_frame_count: the most frames of a tile; 0 means `DEFAULT_TILE_FRAMES`.
+            start: where to begin.
+            frames: the consecutive latent frames of every item whose audio is wanted; None: all.
 
         Raises:
+            InvalidArgumentError: latents that were on their way did not come.
             NonFiniteError: a tile overflowed float16.
         """
+        if isinstance(latents, torch.Tensor):
+            latents = Latents(latents)
         parameter = next(self.decoder.parameters())
-        item_count, frame_count = latents.shape[:2]
+        wanted = range(latents.frame_count) if frames is None else frames
         plan = [
             (item_index, tile)
-            for item_index in range(start.item_index, item_count)
+            for item_index in range(start.item_index, latents.item_count)
             for tile in tiles(
-                frame_count,
+                range(max(wanted.start, start.frame if item_index == start.item_index else 0), wanted.stop),
                 tile_frame_count or DEFAULT_TILE_FRAMES,
                 self.halo_frame_count,
-                first=start.frame if item_index == start.item_index else 0,
+                latents.frame_count,
+                begins_small=item_index == 0 and start.frame <= wanted.start,
             )
         ]
         for number, (item_index, tile) in enumerate(plan, start=1):
-            window = latents[item_index, None, tile.halo_start : tile.halo_stop]
+            window = latents.window(item_index, tile.halo_start, tile.halo_stop)
             window = window.to(parameter.device, parameter.dtype)
             samples = self.decoder(window.transpose(1, 2))[0]
             hop = samples.shape[-1] // window.shape[1]
             skipped = (tile.start - tile.halo_start) * hop
-            audio = samples[:, skipped : skipped + (tile.stop - tile.start) * hop]
+            audio = samples[:, skipped : skipped + tile.frame_count * hop]
             check_finite(audio, "vae", f"the samples of tile {number} of {len(plan)}")
             yield DecodedTile(
                 item_index=item_index,
                 start_sample=tile.start * hop,
-                stop_frame=tile.stop,
-                audio=audio.transpose(0, 1).to("cpu", torch.float32),
+                frames=tile,
+                audio=audio.transpose(0, 1).to("cpu", _result_dtype(parameter.dtype)),
                 tile=number,
                 tile_count=len(plan),
             )
+
+    def encode(
+        self, audio: torch.Tensor, tile_frame_count: int, start_frame: int = 0
+    ) -> Iterator[EncodedTile]:
+        """Encodes `audio` [1, samples, channels], float32, to the mean of the posterior, tile after tile.
+
+        Tiles have a halo as wide as the encoder's receptive field, with the effect that `decode` describes.
+
+        Args:
+            audio: whole latent frames long.
+            tile_frame_count: the most latent frames of a tile; 0 means `DEFAULT_TILE_FRAMES`.
+            start_frame: where to begin; what is before is not encoded.
+
+        Raises:
+            NonFiniteError: a tile overflowed float16.
+        """
+        hop = self.hop_sample_count
+        frame_count, rest = divmod(audio.shape[1], hop)
+        assert not rest, f"{rest} samples are left over"
+        parameter = next(self.decoder.parameters())
+        plan = list(
+            tiles(
+                range(start_frame, frame_count),
+                tile_frame_count or DEFAULT_TILE_FRAMES,
+                self.encoder_halo_frame_count,
+                frame_count,
+            )
+        )
+        with borrowed(self.encoder, parameter.device, parameter.dtype) as encoder:
+            for number, tile in enumerate(plan, start=1):
+                window = audio[:, tile.halo_start * hop : tile.halo_stop * hop]
+                window = window.to(parameter.device, parameter.dtype)
+                # The first half of the channels is the mean, the other one the scale.
+                mean = encoder(window.transpose(1, 2)).chunk(2, dim=1)[0]
+                skipped = tile.start - tile.halo_start
+                latents = mean[:, :, skipped : skipped + tile.frame_count]
+                check_finite(latents, "vae", f"the latents of tile {number} of {len(plan)}")
+                yield EncodedTile(
+                    frames=tile,
+                    latents=latents.transpose(1, 2).to("cpu", _result_dtype(parameter.dtype)),
+                    tile=number,
+                    tile_count=len(plan),
+                )
+
+
+def _result_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _layers(module: torch.nn.Module) -> list[Convolution]:
+    """The convolutions of `module`, in the order of the computation, which is that of their definition."""
+    return [_geometry(part) for part in module.modules() if isinstance(part, _CONVOLUTIONS)]
 
 
 _CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.ConvTranspose1d)

@@ -9,41 +9,69 @@ import torch
 from acestage.planning import RESERVE_BYTES, ActivationCurve, StageMemory, context_bytes
 from services.runtime.memory_probe import fake_tensors, peak_bytes, placed_copy
 from services.runtime.placement import placed_bytes
-from services.vae.engine import VaeEngine
+from services.vae.engine import DecodeStart, VaeEngine
 
 if TYPE_CHECKING:
     from services.vae.worker import VaeWorker
 
 TILE_FRAME_COUNTS = (8, 16, 32, 128, 512)
-"""Frames of a tile, without its halo, at which the curve is measured."""
+"""Frames of a tile, without its halo, at which the curves are measured."""
 
 
 def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None) -> StageMemory:
-    """Runs the decoder on fake tensors. The one mode is "tile", by frames with the halo on both sides."""
+    """Runs decoder and encoder on fake tensors.
+
+    Modes are "tile" (a decode) and "encode_tile", both by frames with the halo on both sides. The weights of
+    the encoder, which is there for an encode alone, count as part of "encode_tile".
+    """
     with fake_tensors():
-        engine = placed_copy(worker, dtype, "none").engine
-        points = tuple(
-            (frames + 2 * engine.halo_frame_count, _peak_bytes(engine, frames, cpu_thread_count))
+        engine = placed_copy(worker, dtype, "none", others=[worker.engine.encoder]).engine
+        decode = tuple(
+            (frames + 2 * engine.halo_frame_count, _decode_peak_bytes(engine, frames, cpu_thread_count))
+            for frames in TILE_FRAME_COUNTS
+        )
+        encode = tuple(
+            (
+                frames + 2 * engine.encoder_halo_frame_count,
+                _encode_peak_bytes(engine, frames, cpu_thread_count),
+            )
             for frames in TILE_FRAME_COUNTS
         )
         return StageMemory(
             context_bytes=context_bytes(cpu_thread_count),
             reserve_bytes=RESERVE_BYTES,
             weights_bytes={"none": placed_bytes(worker.modules(), dtype)},
-            activations={("tile", "none"): ActivationCurve(points)},
+            activations={
+                ("tile", "none"): ActivationCurve(decode),
+                ("encode_tile", "none"): ActivationCurve(encode),
+            },
             halo_frame_count=engine.halo_frame_count,
+            encoder_halo_frame_count=engine.encoder_halo_frame_count,
         )
 
 
-def _peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
-    channel_count = engine.decoder.conv1.in_channels
-    halo = engine.halo_frame_count
-    # Two tiles, with a halo each on the inner side alone: the first one's audio is there during the second.
-    tile = tile_frame_count + halo
-    latents = torch.zeros(1, 2 * tile, channel_count)
+# Both take two tiles, with a halo each on the inner side alone: the first one's result is there during the
+# second.
+
+
+def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
+    tile = tile_frame_count + engine.halo_frame_count
+    latents = torch.zeros(2, 2 * tile, engine.decoder.conv1.in_channels)
+    second_item = DecodeStart(1)  # the first one begins with smaller tiles
 
     def decode() -> None:
-        for _ in engine.decode(latents, tile):
+        for _ in engine.decode(latents, tile, second_item):
             pass
 
     return peak_bytes(decode, cpu_thread_count=cpu_thread_count)
+
+
+def _encode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
+    tile = tile_frame_count + engine.encoder_halo_frame_count
+    audio = torch.zeros(1, 2 * tile * engine.hop_sample_count, engine.encoder.conv1.in_channels)
+
+    def encode() -> None:
+        for _ in engine.encode(audio, tile):
+            pass
+
+    return peak_bytes(encode, cpu_thread_count=cpu_thread_count)

@@ -1,20 +1,26 @@
-"""Tile arithmetic: which latent frames must be decoded to get some frames' audio exactly. No I/O, no torch.
+"""Tile arithmetic: which frames must be computed to get some frames' results exactly. No I/O, no torch.
 
-The decoder is a chain of convolutions. How far a sample looks is found from their geometry, layer by layer
-from the output back to the latents; a tile that includes these frames (the halo) gives the very samples
-of the untiled decode.
+The decoder and the encoder are chains of convolutions. How far a result looks is found from their geometry,
+layer by layer from the last one back to the first; a tile that includes these frames (the halo) gives the
+very results of the untiled computation.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+FIRST_TILE_FRAMES = 16
+"""Latent frames of the first tile of a decode: sound starts early, and while it lasts the next tile, twice
+as large, is made. On two cores of a CPU, in bfloat16, the published decoder takes 0.35 s for this one (0.64 s
+of sound), 0.65 s for the next (1.28 s) and 1.25 s for the third (2.56 s)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """One layer of the chain: a convolution of stride 1, or a transposed convolution of any stride."""
+    """One layer of the chain: a convolution or a transposed convolution, of any stride."""
 
     kernel_size: int
     padding: int
@@ -28,34 +34,86 @@ class Convolution:
         if self.is_transposed:  # output o takes input i where 0 <= o + padding - i * stride <= span
             first = math.ceil((start + self.padding - span) / self.stride)
             return first, (stop - 1 + self.padding) // self.stride + 1
-        return start - self.padding, stop - self.padding + span
+        return start * self.stride - self.padding, (stop - 1) * self.stride - self.padding + span + 1
 
 
-def halo_frame_count(layers: Sequence[Convolution]) -> int:
+def decoder_halo_frame_count(layers: Sequence[Convolution]) -> int:
     """Latent frames needed on each side of a tile, for layers given from latents to audio."""
-    hop = math.prod(layer.stride for layer in layers)
-    frames = 8
-    start, stop = 0, frames * hop
+    frames = _TRIED_FRAMES
+    start, stop = _input_range(layers, 0, frames * hop_sample_count(layers))
+    return max(-start, stop - frames)
+
+
+def encoder_halo_frame_count(layers: Sequence[Convolution]) -> int:
+    """Latent frames whose samples are needed on each side of a tile, for layers given from audio to latents.
+
+    Whole frames: a tile that began in the middle of one would shift what the strides see.
+    """
+    frames, hop = _TRIED_FRAMES, hop_sample_count(layers)
+    start, stop = _input_range(layers, 0, frames)
+    return max(math.ceil(-start / hop), math.ceil(stop / hop) - frames)
+
+
+_TRIED_FRAMES = 8
+"""Of the tile by which a halo is found; any number gives the same one."""
+
+
+def hop_sample_count(layers: Sequence[Convolution]) -> int:
+    """Samples of one latent frame."""
+    return math.prod(layer.stride for layer in layers)
+
+
+def _input_range(layers: Sequence[Convolution], start: int, stop: int) -> tuple[int, int]:
     for layer in reversed(layers):
         start, stop = layer.input_range(start, stop)
-    return max(-start, stop - frames)
+    return start, stop
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Frames [start, stop) are wanted; frames [halo_start, halo_stop) are decoded for them."""
+    """Frames [start, stop) are wanted; frames [halo_start, halo_stop) are computed for them."""
 
     start: int
     stop: int
     halo_start: int
     halo_stop: int
 
+    @property
+    def frame_count(self) -> int:
+        """Frames that are wanted."""
+        return self.stop - self.start
 
-def tiles(frame_count: int, tile_frame_count: int, halo: int, first: int = 0) -> Iterator[Tile]:
-    """Cuts the song from frame `first` on into tiles of at most `tile_frame_count`, each with its halo.
+    @property
+    def halo_frame_count(self) -> int:
+        """Frames that are computed besides."""
+        return self.halo_stop - self.halo_start - self.frame_count
 
-    A halo goes as far as the song does, on both sides.
+
+def tiles(
+    frames: range, tile_frame_count: int, halo: int, frame_count: int, *, begins_small: bool = False
+) -> Iterator[Tile]:
+    """Cuts `frames` of a song into tiles, each with its halo, which goes as far as the song does.
+
+    Args:
+        frames: consecutive ones that are wanted.
+        tile_frame_count: the most of them in a tile.
+        halo: frames on each side.
+        frame_count: of the whole song.
+        begins_small: the first tile has `FIRST_TILE_FRAMES`, and each one after it twice as many as the one
+            before, up to `tile_frame_count`.
     """
-    for start in range(first, frame_count, tile_frame_count):
-        stop = min(start + tile_frame_count, frame_count)
+    sizes = _growing_sizes(tile_frame_count) if begins_small else itertools.repeat(tile_frame_count)
+    start = frames.start
+    for size in sizes:
+        if start >= frames.stop:
+            return
+        stop = min(start + size, frames.stop)
         yield Tile(start, stop, max(0, start - halo), min(frame_count, stop + halo))
+        start = stop
+
+
+def _growing_sizes(most: int) -> Iterator[int]:
+    size = FIRST_TILE_FRAMES
+    while True:
+        yield min(size, most)
+        size *= 2

@@ -8,13 +8,14 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.component_names import VAE
-from acestage.checkpoints.loading import load_decoder
+from acestage.checkpoints.loading import load_decoder, load_encoder
 from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
-from services.vae.engine import DecodeStart, VaeEngine
+from services.vae.engine import DecodedTile, DecodeStart, EncodedTile, VaeEngine
+from services.vae.latents import Latents
 from services.vae.memory import measure
 
 COMPONENTS = (VAE,)
@@ -22,13 +23,14 @@ COMPONENTS = (VAE,)
 
 
 def load(checkpoint: Checkpoint) -> VaeWorker:
-    """Maps the decoder's weights."""
-    return VaeWorker(VaeEngine(load_decoder(checkpoint)))
+    """Maps the weights."""
+    return VaeWorker(VaeEngine(load_decoder(checkpoint), load_encoder(checkpoint)))
 
 
 def without_weights(checkpoint: Checkpoint) -> VaeWorker:
     """The same on the meta device, which is all that `memory` needs: no file with weights need be there."""
-    return VaeWorker(VaeEngine(build_module(checkpoint.component(VAE)).decoder))
+    vae = build_module(checkpoint.component(VAE))
+    return VaeWorker(VaeEngine(vae.decoder, vae.encoder))
 
 
 class VaeWorker:
@@ -46,14 +48,32 @@ class VaeWorker:
         place(self.engine.decoder, device, dtype)
 
     def run(self, request: Message) -> Iterator[Message]:
-        latents = request.tensor_map()["latents"].to_torch()
-        start = DecodeStart(**request.fields.get("start", {}))
-        for tile in self.engine.decode(latents, request.fields["tile_frame_count"], start):
-            fields = {
-                "item_index": tile.item_index,
-                "start_sample": tile.start_sample,
-                "stop_frame": tile.stop_frame,
-                "tile": tile.tile,
-                "tile_count": tile.tile_count,
-            }
-            yield Message("tile", fields, (WireTensor.from_torch("audio", tile.audio),))
+        return self._decode(request) if request.kind == "decode" else self._encode(request)
+
+    def _decode(self, request: Message) -> Iterator[Message]:
+        fields = request.fields
+        first = request.tensor_map()["latents"].to_torch()
+        later = (piece.tensor_map()["latents"].to_torch() for piece in request.later)
+        latents = Latents(first, fields["frame_count"], later)
+        start = DecodeStart(**fields.get("start", {}))
+        frames = range(fields["start_frame"], fields["stop_frame"])
+        for tile in self.engine.decode(latents, fields["tile_frame_count"], start, frames):
+            told = {"item_index": tile.item_index, "start_sample": tile.start_sample}
+            audio = WireTensor.from_torch("audio", tile.audio)
+            yield Message("tile", told | _tile_fields(tile), (audio,))
+
+    def _encode(self, request: Message) -> Iterator[Message]:
+        audio = request.tensor_map()["audio"].view_torch()
+        fields = request.fields
+        for tile in self.engine.encode(audio, fields["tile_frame_count"], fields["start_frame"]):
+            yield Message("tile", _tile_fields(tile), (WireTensor.from_torch("latents", tile.latents),))
+
+
+def _tile_fields(tile: DecodedTile | EncodedTile) -> dict[str, int]:
+    return {
+        "tile": tile.tile,
+        "tile_count": tile.tile_count,
+        "stop_frame": tile.frames.stop,
+        "frame_count": tile.frames.frame_count,
+        "halo_frame_count": tile.frames.halo_frame_count,
+    }

@@ -22,6 +22,7 @@ from tests.published_workers import (
     decode,
     denoise,
     encode,
+    encode_audio,
     with_random_weights,
     without_weights,
 )
@@ -121,6 +122,17 @@ def test_a_tile_of_the_published_vae(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_a_tile_that_the_published_vae_encodes(dtype: torch.dtype) -> None:
+    checkpoint = architecture("turbo")
+    memory = without_weights("vae", checkpoint).memory(dtype, THREADS)
+    worker = with_random_weights("vae", checkpoint, dtype)
+    for tile in (8, 48):
+        allocated = peak_allocated_bytes(encode_audio(worker, tile))
+        planned = memory.activation_bytes("encode_tile", tile + 2 * memory.encoder_halo_frame_count)
+        assert_close(planned, allocated)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_longest_prompt_of_the_published_encoders(dtype: torch.dtype) -> None:
     checkpoint = architecture("turbo", layer_count=2)
     memory = without_weights("text_encoder", checkpoint).memory(dtype, THREADS)
@@ -145,6 +157,9 @@ def test_the_embedded_model() -> None:
         elif stage == "vae":
             allocated = peak_allocated_bytes(decode(worker, 128))
             assert_close(memory.activation_bytes("tile", 128 + 2 * memory.halo_frame_count), allocated)
+            allocated = peak_allocated_bytes(encode_audio(worker, 128))
+            encoded = 128 + 2 * memory.encoder_halo_frame_count
+            assert_close(memory.activation_bytes("encode_tile", encoded), allocated)
         else:
             allocated = peak_allocated_bytes(encode(worker, 750))
             assert_close(memory.activation_bytes("encode", 750), allocated)

@@ -21,6 +21,7 @@ LOADERS: dict[str, Callable[[Checkpoint], torch.nn.Module]] = {
     "condition_encoder": loading.load_condition_encoder,
     "text_encoder": loading.load_text_encoder,
     "decoder": loading.load_decoder,
+    "encoder": loading.load_encoder,
     "audio_tokenizer": loading.load_audio_tokenizer,
     "audio_token_detokenizer": loading.load_audio_token_detokenizer,
 }

@@ -55,6 +55,7 @@ def test_facts_of_a_pipeline(pristine: Path) -> None:
         latent_frame_rate_hz=25.0,
         sample_rate_hz=48000,
         hop_sample_count=1920,
+        audio_channel_count=2,
         condition_width=64,
         is_untrained=True,
         knows_tracks=True,

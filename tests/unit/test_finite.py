@@ -48,7 +48,8 @@ def dit() -> tuple[StageWorker, torch.nn.Parameter, Message]:
 def vae() -> tuple[StageWorker, torch.nn.Parameter, Message]:
     worker = load_vae(TINY)
     weight = worker.modules()[0].get_parameter("conv1.weight_g")
-    return worker, weight, Message("decode", {"tile_frame_count": 8}, (noise("latents", 1, 20, 8),))
+    fields = {"tile_frame_count": 8, "frame_count": 20, "start_frame": 0, "stop_frame": 20}
+    return worker, weight, Message("decode", fields, (noise("latents", 1, 20, 8),))
 
 
 STAGES = {

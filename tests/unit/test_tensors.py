@@ -93,7 +93,7 @@ def data(value: bytes) -> pb.TensorChunk:
         ([spec(shape=[0])], "tensor.x.shape", "at least 1"),
         ([spec(shape=[-2])], "tensor.x.shape", "at least 1"),
         ([spec(shape=[2**40])], "tensor.x.shape", "up to"),
-        ([spec(shape=[2**24 + 1])], "tensor.x.shape", "takes 67108868 bytes; accepted: up to 67108864"),
+        ([spec(shape=[2**26 + 1])], "tensor.x.shape", "takes 268435460 bytes; accepted: up to 268435456"),
         ([spec(shape=[1] * 9)], "tensor.x.shape", "has 9 dimensions; accepted: up to 8"),
         ([spec(size_bytes=7)], "tensor.x.size_bytes", "takes 8"),
         ([spec(), data(b"")], "tensor.x.data", "empty"),

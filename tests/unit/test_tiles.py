@@ -1,16 +1,23 @@
-"""Tile arithmetic: tiles cover a song exactly once, and the halo is the receptive field."""
+"""Tile arithmetic: tiles cover what is wanted exactly once, and the halo is the receptive field."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.vae.tiles import Convolution, halo_frame_count, tiles
+from services.vae.tiles import (
+    FIRST_TILE_FRAMES,
+    Convolution,
+    decoder_halo_frame_count,
+    encoder_halo_frame_count,
+    hop_sample_count,
+    tiles,
+)
 
 STRIDES = (10, 6, 4, 4, 2)
 
 
-def oobleck_layers() -> list[Convolution]:
+def decoder_layers() -> list[Convolution]:
     """The published decoder: upsampling by 10, 6, 4, 4 and 2 with three dilated residual units each."""
     layers = [Convolution(7, 3)]
     for stride in STRIDES:
@@ -20,12 +27,33 @@ def oobleck_layers() -> list[Convolution]:
     return [*layers, Convolution(7, 3)]
 
 
+def encoder_layers() -> list[Convolution]:
+    """The published encoder: three dilated residual units, then downsampling, by 2, 4, 4, 6 and 10."""
+    layers = [Convolution(7, 3)]
+    for stride in reversed(STRIDES):
+        for dilation in (1, 3, 9):
+            layers += [Convolution(7, 3 * dilation, dilation), Convolution(1, 0)]
+        layers.append(Convolution(2 * stride, (stride + 1) // 2, stride=stride))
+    return [*layers, Convolution(3, 1)]
+
+
 def test_the_published_decoder_looks_nine_frames_to_each_side() -> None:
-    assert halo_frame_count(oobleck_layers()) == 9
+    assert decoder_halo_frame_count(decoder_layers()) == 9
+
+
+def test_the_published_encoder_looks_seven_frames_to_each_side() -> None:
+    assert encoder_halo_frame_count(encoder_layers()) == 7
+    assert hop_sample_count(encoder_layers()) == 1920
 
 
 def test_a_convolution_needs_its_kernel() -> None:
     assert Convolution(7, 9, dilation=3).input_range(0, 1) == (-9, 10)
+
+
+def test_a_strided_convolution_needs_the_kernels_of_its_outputs() -> None:
+    layer = Convolution(4, 1, stride=2)
+    assert layer.input_range(0, 1) == (-1, 3)
+    assert layer.input_range(1, 3) == (1, 7)
 
 
 def test_a_transposed_convolution_needs_the_inputs_that_reach_its_outputs() -> None:
@@ -35,13 +63,30 @@ def test_a_transposed_convolution_needs_the_inputs_that_reach_its_outputs() -> N
     assert layer.input_range(1, 2) == (0, 2)
 
 
-@given(st.integers(1, 500), st.integers(1, 200), st.integers(0, 20), st.integers(0, 510))
-def test_tiles_cover_every_frame_once_and_have_their_halo(
-    frames: int, size: int, halo: int, first: int
+@given(
+    st.integers(1, 500),
+    st.integers(1, 200),
+    st.integers(0, 20),
+    st.integers(0, 510),
+    st.booleans(),
+    st.data(),
+)
+def test_tiles_cover_every_wanted_frame_once_and_have_their_halo(
+    frames: int, size: int, halo: int, start: int, begins_small: bool, data: st.DataObject
 ) -> None:
-    found = list(tiles(frames, size, halo, first))
-    assert [frame for tile in found for frame in range(tile.start, tile.stop)] == list(range(first, frames))
+    wanted = range(start, data.draw(st.integers(0, frames)))
+    found = list(tiles(wanted, size, halo, frames, begins_small=begins_small))
+    assert [frame for tile in found for frame in range(tile.start, tile.stop)] == list(wanted)
     for tile in found:
-        assert tile.stop - tile.start <= size
+        assert tile.frame_count <= size
         assert tile.halo_start == max(0, tile.start - halo)
         assert tile.halo_stop == min(frames, tile.stop + halo)
+        assert tile.halo_frame_count == (tile.halo_stop - tile.halo_start) - (tile.stop - tile.start)
+
+
+def test_small_tiles_at_the_beginning_double_up_to_full_ones() -> None:
+    found = list(tiles(range(5, 500), 128, 9, 500, begins_small=True))
+    assert FIRST_TILE_FRAMES == 16
+    assert [tile.frame_count for tile in found] == [16, 32, 64, 128, 128, 127]
+    plain = list(tiles(range(5, 500), 128, 9, 500))
+    assert [tile.frame_count for tile in plain] == [128, 128, 128, 111]

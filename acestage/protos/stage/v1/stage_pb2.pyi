@@ -236,12 +236,15 @@ class StageMemory(_message.Message):
     WEIGHTS_FIELD_NUMBER: _builtins.int
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
     HALO_FRAME_COUNT_FIELD_NUMBER: _builtins.int
+    ENCODER_HALO_FRAME_COUNT_FIELD_NUMBER: _builtins.int
     context_bytes: _builtins.int
     """What a process takes before the first tensor is on the device."""
     reserve_bytes: _builtins.int
     """Margin for what the allocator rounds up and libraries take for themselves."""
     halo_frame_count: _builtins.int
     """Latent frames that must be decoded on each side of a tile; only the VAE has them."""
+    encoder_halo_frame_count: _builtins.int
+    """The same for tiles that are encoded."""
     @_builtins.property
     def weights(self) -> _containers.RepeatedCompositeFieldContainer[Global___WeightsMemory]: ...
     @_builtins.property
@@ -254,10 +257,11 @@ class StageMemory(_message.Message):
         weights: _abc.Iterable[Global___WeightsMemory] | None = ...,
         activations: _abc.Iterable[Global___ActivationCurve] | None = ...,
         halo_frame_count: _builtins.int = ...,
+        encoder_halo_frame_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "context_bytes", b"context_bytes", "halo_frame_count", b"halo_frame_count", "reserve_bytes", b"reserve_bytes", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "context_bytes", b"context_bytes", "encoder_halo_frame_count", b"encoder_halo_frame_count", "halo_frame_count", b"halo_frame_count", "reserve_bytes", b"reserve_bytes", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -298,7 +302,9 @@ class ActivationCurve(_message.Message):
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
-    """The way of working: "encode"; "single" or "guided" (both halves of guidance at once); "tile"."""
+    """The way of working: "encode"; "single" or "guided" (both halves of guidance at once); "tile" or
+    "encode_tile".
+    """
     quantization: _builtins.str
     @_builtins.property
     def points(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivationPoint]: ...
