@@ -9,8 +9,8 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,55 +34,11 @@ from acestage.protos.audio.v1 import audio_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
 from services.orchestrator.audio_decoding import decode
 from services.orchestrator.audio_facts import AudioFacts, RawFormat
-from services.orchestrator.audio_intake import take_in
-from services.orchestrator.audio_service import AudioService
-from services.orchestrator.audio_store import AudioStore
-from services.runtime.server import Server
 from tests.running_stack import wait_until
 from tests.unit.audio_files import encoded, tone
+from tests.unit.audio_server import Served
 
 TIMEOUT_S = 30.0
-NAME = "acestage.audio.v1.AudioService"
-
-
-async def decode_here(source: Path, raw: RawFormat | None, destination: Path) -> AudioFacts:
-    """Decodes in a thread: to start a process would take longer than all else here."""
-
-    def work() -> AudioFacts:
-        with destination.open("xb") as file:
-            return take_in(source, raw, file)
-
-    return await asyncio.to_thread(work)
-
-
-class Served:
-    """A service that answers at `target`, and the folder of its store."""
-
-    def __init__(self, folder: Path, **options: Any) -> None:
-        self._folder = folder
-        self._options = {"decode": decode_here} | options
-        self.target = ""
-
-    def files(self) -> list[str]:
-        """Of the store's folder; what is kept ends in ".audio"."""
-        return sorted(path.name for path in self._folder.rglob("*") if path.is_file())
-
-    def run(self, scenario: Callable[[], Any]) -> Any:
-        """Runs `scenario` in a thread while the service is up."""
-
-        async def main() -> Any:
-            with closing(AudioStore(self._folder, 1 << 30)) as store:
-                server = Server("orchestrator", (NAME,), host="127.0.0.1", port=0)
-                audio_pb2_grpc.add_AudioServiceServicer_to_server(
-                    AudioService(store, **self._options), server.grpc
-                )
-                self.target = f"127.0.0.1:{await server.start()}"
-                try:
-                    return await asyncio.to_thread(scenario)
-                finally:
-                    await server.grpc.stop(0)
-
-        return asyncio.run(main())
 
 
 @pytest.fixture
