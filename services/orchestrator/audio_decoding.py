@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 DECODER = (sys.executable, "-m", "services.orchestrator.audio_decoder")
 
-TIMEOUT_S = 2.0 * CPU_S
-"""A machine that is busy gives a process half of a processor or more."""
+TIMEOUT_S = 4.0 * CPU_S
+"""A machine that is busy gives a process a quarter of a processor or more."""
 
 
 async def decode(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import grpc.aio
@@ -64,9 +64,11 @@ class AudioService(audio_pb2_grpc.AudioServiceServicer):
     async def Upload(
         self, request_iterator: AsyncIterator[pb.UploadRequest], context: UploadContext
     ) -> pb.UploadResponse:
-        with self._place(), self._store.workspace() as folder:
+        async with self._place() as folder:
             upload, decoded = folder / "upload", folder / "decoded"
             raw = await self._receive(aiter(request_iterator), upload)
+            # A cancelled upload seems complete at first: gRPC ends the stream of requests, and cancels this
+            # task right after, long before a decoder is done.
             async with self._decoders:
                 facts = await self._decode(upload, raw, decoded)
             await finish(asyncio.to_thread(self._store.add, decoded, facts))
@@ -78,21 +80,28 @@ class AudioService(audio_pb2_grpc.AudioServiceServicer):
     async def DeleteAudio(
         self, request: pb.DeleteAudioRequest, context: DeleteContext
     ) -> pb.DeleteAudioResponse:
-        self._store.delete(request.audio_id)
+        await asyncio.to_thread(self._store.delete, request.audio_id)
         return pb.DeleteAudioResponse()
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[Path]:
+        """One of the places for uploads, with a folder that is removed when the place is free again."""
         if self._upload_count >= self._max_upload_count:
             raise QueueFullError(
                 f"{self._upload_count} uploads are going on; accepted at a time: {self._max_upload_count}",
                 retry_delay_s=RETRY_DELAY_S,
             )
+        workspace = self._store.workspace()
+        folder = workspace.__enter__()
         self._upload_count += 1
         try:
-            yield
+            yield folder
         finally:
-            self._upload_count -= 1
+            try:
+                # Removing large files takes a while.
+                await finish(asyncio.to_thread(workspace.__exit__, None, None, None))
+            finally:
+                self._upload_count -= 1
 
     async def _receive(self, requests: AsyncIterator[pb.UploadRequest], path: Path) -> RawFormat | None:
         """Writes the bytes of an upload to the file `path`; returns what its header says."""

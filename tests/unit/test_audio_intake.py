@@ -1,4 +1,4 @@
-"""Files of every kind become 48 kHz stereo of the same frequency, level and length; what cannot is refused."""
+"""Files of every kind become 48 kHz stereo of the same frequency, level and length; others are refused."""
 
 from __future__ import annotations
 
@@ -162,11 +162,11 @@ WAV = encoded(tone(1.5, 48_000, 0.5, 0.5), 48_000)
     ("data", "expected"),
     [
         (b"", "data: is empty; accepted: WAV, FLAC"),
-        (b"Dear model, please play me a song. " * 999, "data: is no audio that can be read: Format not recognised"),
+        (b"Please play me a song. " * 999, "data: is no audio that can be read: Format not recognised;"),
         (b"\x89PNG\r\n\x1a\n" + bytes(9_999), "data: is no audio that can be read"),
         (b"\0\0\0 ftypM4A " + bytes(9_999), "(not MP4, M4A, AAC, WebM, WMA)"),
         (WAV[:44], "data: lasts 0 s"),
-        (WAV[:48], "data: lasts 2.08333e-05 s (its header promises 288036 bytes where 40 are); accepted: 1 to 600 s"),
+        (WAV[:48], "data: lasts 2.08333e-05 s (its header promises 288036 bytes where 40 are)"),
         (WAV[: len(WAV) // 2], "data: lasts 0.749"),
         (encoded(tone(1.5, 2_000, 0.5), 2_000), "data: has 2000 samples a second; accepted: 4000 to 384000"),
         (encoded(tone(0.1, 48_000, *[0.5] * 20), 48_000), "data: has 20 channels; accepted: 1 to 16"),
@@ -179,13 +179,13 @@ def test_a_file_that_cannot_be_used_is_refused(data: bytes, expected: str, tmp_p
 @pytest.mark.parametrize(
     ("raw", "byte_count", "expected"),
     [
-        (RawFormat(3_999, 2), 8, "header.raw.sample_rate_hz: has 3999 samples a second; accepted: 4000 to 384000"),
+        (RawFormat(3_999, 2), 8, "header.raw.sample_rate_hz: has 3999 samples a second; accepted: 4000"),
         (RawFormat(-1, 2), 8, "header.raw.sample_rate_hz: has -1 samples a second"),
         (RawFormat(48_000, 0), 8, "header.raw.channel_count: has 0 channels; accepted: 1 to 16"),
         (RawFormat(48_000, 17), 8, "header.raw.channel_count: has 17 channels; accepted: 1 to 16"),
-        (RawFormat(48_000, 2), 384_004, "data: has 384004 bytes; accepted: a multiple of 8, 4 for each of the 2"),
+        (RawFormat(48_000, 2), 384_004, "data: has 384004 bytes; accepted: a multiple of 8, 4 for each"),
         (RawFormat(48_000, 2), 383_992, "data: lasts 0.999979 s; accepted: 1 to 600 s"),
-        (RawFormat(4_000, 1), 600 * 4_000 * 4 + 4, "data: lasts 600.00025 s by its header; accepted: 1 to 600 s"),
+        (RawFormat(4_000, 1), 600 * 4_000 * 4 + 4, "data: lasts 600.00025 s by its header; accepted: 1 to"),
     ],
 )  # fmt: skip
 def test_raw_samples_that_cannot_be_used_are_refused(

@@ -48,6 +48,12 @@ def test_the_orchestrator_has_the_limits_of_who_starts_it() -> None:
     assert {name: getattr(started, name) for name in LIMITS} == LIMITS
 
 
+def test_the_orchestrator_keeps_audio_where_its_starter_says(folder: Path) -> None:
+    settings = Settings(tmp_dir=folder / "tmp", max_audio_bytes=1 << 20)
+    started = parsed(LocalStack(settings, settings.ports()), "orchestrator")
+    assert (started.tmp_dir, started.max_audio_bytes) == (folder / "tmp", 1 << 20)
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_service_reads_the_file_that_stands_in_for_env(service: str, folder: Path) -> None:
     (folder / ".env").write_text("PYTORCH_CUDA_ALLOC_CONF=not:this\nACESTEP_MAX_DURATION=50\n")

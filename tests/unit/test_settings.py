@@ -168,6 +168,7 @@ def test_a_switch_is_true_false_or_auto(
         ("ACESTEP_MAX_BATCH_SIZE", "0"),
         ("ACESTEP_INIT_LLM", "perhaps"),
         ("MAX_CUDA_VRAM", "0"),
+        ("ACESTAGE_MAX_AUDIO_BYTES", "1000"),
     ],
 )
 def test_a_limit_that_means_nothing_is_refused(
@@ -177,6 +178,14 @@ def test_a_limit_that_means_nothing_is_refused(
     (line,) = errors_of()
     assert line.startswith(f"{variable}: ")
     assert line.endswith(f"(given: {value!r})")
+
+
+def test_audio_lies_in_a_folder_of_the_users_own_unless_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().tmp_dir == Path(f"/tmp/acestage-{os.getuid()}")
+    monkeypatch.setenv("ACESTEP_TMPDIR", "/var/tmp/upstream")
+    assert Settings().tmp_dir == Path("/var/tmp/upstream")
+    monkeypatch.setenv("ACESTAGE_TMPDIR", "/var/tmp/ours")
+    assert Settings().tmp_dir == Path("/var/tmp/ours")
 
 
 def test_the_allocator_of_a_file_reaches_the_configuration_of_the_stages(
