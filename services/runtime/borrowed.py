@@ -27,7 +27,9 @@ def borrowed(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) 
         yield copied
     finally:
         # Whoever still holds the copy holds no memory with it.
-        copied.to_empty(device=torch.device("meta"))
+        for part in copied.modules():
+            part._parameters.clear()
+            part._buffers.clear()
 
 
 def _shared_tensors(module: torch.nn.Module) -> dict[int, Any]:
