@@ -51,7 +51,11 @@ class Stack:
 
 
 def placed_copy(
-    worker: Worker, dtype: torch.dtype, quantization: Quantization, stacks: Sequence[Stack] = ()
+    worker: Worker,
+    dtype: torch.dtype,
+    quantization: Quantization,
+    stacks: Sequence[Stack] = (),
+    others: Sequence[torch.nn.Module] = (),
 ) -> Worker:
     """Copies `worker` with fake tensors, and places the copy as a worker process places the real one.
 
@@ -63,8 +67,9 @@ def placed_copy(
         dtype: to place it in.
         quantization: of the copy's weights.
         stacks: of which the copy has as many layers as it takes.
+        others: modules of the worker that it does not place, such as those that a job borrows.
     """
-    memo = _fakes(worker)
+    memo = _fakes([*worker.modules(), *others])
     for stack in stacks:
         layers: Any = stack.module.layers
         memo[id(layers)] = copy.deepcopy(layers[: stack.kept_count], memo)
@@ -157,10 +162,10 @@ def _tensors(values: object) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _fakes(worker: StageWorker) -> dict[int, Any]:
-    """A fake tensor for each that the modules of `worker` hold, by the identity of the real one."""
+def _fakes(modules: Sequence[torch.nn.Module]) -> dict[int, Any]:
+    """A fake tensor for each that `modules` hold, by the identity of the real one."""
     fakes: dict[int, Any] = {}
-    for part in chain.from_iterable(module.modules() for module in worker.modules()):
+    for part in chain.from_iterable(module.modules() for module in modules):
         for tensor in chain(part._parameters.values(), part._buffers.values(), vars(part).values()):
             if isinstance(tensor, torch.Tensor):
                 fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
