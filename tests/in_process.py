@@ -23,6 +23,7 @@ from services.dit.parameters import DenoiseParameters
 from services.orchestrator import requests
 from services.orchestrator.audio_meter import AudioMeter
 from services.runtime.stage_server import model_to_pb
+from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import TextEncoderEngine
 from services.text_encoder.prompt import Prompt
 from services.vae.engine import VaeEngine
@@ -60,7 +61,7 @@ class InProcess:
             time_signature=settings.time_signature,
             instruction=settings.instruction,
         )
-        encoded = self.text_encoder.encode(prompt, settings.frame_count(self.model))
+        encoded = self.text_encoder.encode(EncodeJob(prompt, settings.frame_count(self.model)))
         conditioning = Conditioning(
             encoded.encoder_hidden_states, encoded.null_condition, encoded.context_latents
         )

@@ -45,7 +45,14 @@ def test_a_convolution_holds_copies_of_its_input_and_weight() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "mode"), [("text_encoder", "encode"), ("dit", "single"), ("dit", "guided"), ("vae", "tile")]
+    ("stage", "mode"),
+    [
+        ("text_encoder", "encode"),
+        ("text_encoder", "codes"),
+        ("dit", "single"),
+        ("dit", "guided"),
+        ("vae", "tile"),
+    ],
 )
 def test_every_mode_of_a_plan_has_work_that_it_is_for(stage: str, mode: str) -> None:
     worker = without_weights(stage, architecture("base", 2))
