@@ -18,7 +18,9 @@ from services.dit.engine import Conditioning
 from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime.request_limits import MAX_TOKEN_COUNT
 from services.runtime.stage_worker import StageWorker
+from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.prompt import Prompt
+from services.text_encoder.worker import TextEncoderWorker
 from services.vae.worker import VaeWorker
 
 # Keys that say how many layers a component has.
@@ -60,16 +62,12 @@ def with_random_weights(
     *,
     device: str = "cpu",
 ) -> Any:
-    """The worker of `stage`, placed on `device`."""
+    """The worker of `stage`, placed on `device`; what a job borrows is in float16, so that it is copied."""
     worker: StageWorker = without_weights(stage, checkpoint)
-    for module in [*worker.modules(), *_borrowed(worker)]:
-        for part in module.modules():
-            for tensors in (part._parameters, part._buffers):
-                for name, tensor in tensors.items():
-                    if tensor is not None and tensor.is_meta:
-                        values = torch.empty(tensor.shape, dtype=dtype).normal_(0, 0.02)
-                        is_parameter = isinstance(tensor, torch.nn.Parameter)
-                        tensors[name] = torch.nn.Parameter(values, False) if is_parameter else values  # type: ignore[assignment]
+    for module in worker.modules():
+        _randomize(module, dtype)
+    for module in _borrowed(worker):
+        _randomize(module, torch.float16)
     worker.place(torch.device(device), dtype, quantization)
     left = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in worker.modules())
     assert not any(tensor.is_meta for tensor in left)
@@ -78,12 +76,30 @@ def with_random_weights(
 
 def _borrowed(worker: Any) -> list[torch.nn.Module]:
     """The modules that only some jobs have on the device."""
-    return [worker.engine.encoder] if isinstance(worker, VaeWorker) else []
+    if isinstance(worker, VaeWorker):
+        return [worker.engine.encoder]
+    if isinstance(worker, TextEncoderWorker):
+        codec = worker.engine.audio_codec
+        return [] if codec is None else [codec.tokenizer, codec.detokenizer]
+    return []
 
 
-def encode(worker: Any, frame_count: int) -> Callable[[], object]:
-    """The longest prompt, for a song of `frame_count`."""
-    return lambda: worker.engine.encode(Prompt(caption="music"), frame_count)
+def _randomize(module: torch.nn.Module, dtype: torch.dtype) -> None:
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_meta:
+                    values = torch.empty(tensor.shape, dtype=dtype).normal_(0, 0.02)
+                    is_parameter = isinstance(tensor, torch.nn.Parameter)
+                    tensors[name] = torch.nn.Parameter(values, False) if is_parameter else values  # type: ignore[assignment]
+
+
+def encode(worker: Any, frame_count: int, *, with_codes: bool = False) -> Callable[[], object]:
+    """The longest prompt and its plain form, for a song of `frame_count`; the source as codes or silence."""
+    job = EncodeJob(Prompt(caption="music"), frame_count, through_codes=with_codes, with_plain=True)
+    channel_count = worker.engine.condition_encoder.silence_latent.shape[-1]
+    source = torch.zeros(1, frame_count, channel_count) if with_codes else None
+    return lambda: worker.engine.encode(job, source)
 
 
 def denoise(
@@ -149,6 +165,8 @@ def work_of(worker: Any, mode: str, frame_count: int, dtype: torch.dtype) -> Cal
     match mode:
         case "encode":
             return encode(worker, frame_count)
+        case "codes":
+            return encode(worker, frame_count, with_codes=True)
         case "tile":
             return decode(worker, frame_count)
         case "encode_tile":

@@ -3,6 +3,7 @@
 from acestage.planning.choices import (
     DEFAULT_TILE_FRAMES,
     Choice,
+    EncodeMode,
     choose_dit,
     choose_encode,
     choose_tile,
@@ -39,6 +40,7 @@ __all__ = [
     "RESERVE_BYTES",
     "ActivationCurve",
     "Choice",
+    "EncodeMode",
     "LanguageModelMemory",
     "Plan",
     "Quantization",

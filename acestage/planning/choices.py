@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from acestage.planning.stage_memory import Quantization, StageMemory
 from acestage.settings import QuantizationChoice
@@ -10,6 +11,9 @@ from acestage.settings import QuantizationChoice
 DEFAULT_TILE_FRAMES = 128
 """Latent frames of a tile of the VAE where there is room: larger ones are hardly faster."""
 SMALLEST_TILE_FRAMES = 8
+
+EncodeMode = Literal["encode", "codes"]
+"""Modes of the text encoder: without audio codes, and with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,16 @@ def dit_ways(
     ]
 
 
-def encode_ways(memory: StageMemory, frame_count: int, *, quantization: QuantizationChoice) -> list[Way]:
-    """All ways of encoding the longest prompt, the best first."""
+def encode_ways(
+    memory: StageMemory,
+    frame_count: int,
+    *,
+    mode: EncodeMode = "encode",
+    quantization: QuantizationChoice,
+) -> list[Way]:
+    """All ways of encoding the longest prompt, the best first; `mode` says whether audio codes take part."""
     return [
-        Way("encode", key, memory.total_bytes("encode", frame_count, key))
+        Way(mode, key, memory.total_bytes(mode, frame_count, key))
         for key in _quantizations(memory, quantization)
     ]
 

@@ -47,7 +47,8 @@ class StageMemory:
         context_bytes: what a process takes before the first tensor is on the device.
         reserve_bytes: margin for what the allocator rounds up and libraries take for themselves.
         weights_bytes: by quantization.
-        activations: by mode and quantization. Modes: "encode" (text encoder), "single" and "guided" (DiT;
+        activations: by mode and quantization. Modes: "encode" (text encoder), "codes" (text encoder, with
+            audio codes; has the weights in it that are there for them alone), "single" and "guided" (DiT;
             guided does both halves of guidance at once), "item" (DiT: what every item of a batch after the
             first adds), "tile" (VAE, decoding; frames with the halo), "encode_tile" (VAE, encoding; frames
             with the halo; has the encoder's weights in it, which are there for an encode alone).

@@ -1,12 +1,13 @@
-"""What an encoding job needs on the device, and how it can do with less."""
+"""What a job of the text encoder needs on the device, and how it can do with less."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from acestage.planning import encode_ways
+from acestage.planning import EncodeMode, encode_ways
 from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung, quantization_of
 from services.runtime.messages import Message
+from services.text_encoder.encode_job import EncodeJob
 
 
 class TextEncoderBudget:
@@ -16,6 +17,7 @@ class TextEncoderBudget:
         ways = encode_ways(
             resources.memories[dtype],
             request.fields["frame_count"],
+            mode=_mode(request),
             quantization=quantization_of(request, resources),
         )
         return [
@@ -29,5 +31,11 @@ class TextEncoderBudget:
         ]
 
     def remaining(self, request: Message, event: Message) -> Message:
-        """All of it: the conditioning comes at the end."""
+        """All of it: the conditioning, or the codes, come at the end."""
         return request
+
+
+def _mode(request: Message) -> EncodeMode:
+    if request.kind == "tokenize" or EncodeJob.from_fields(request.fields).needs_codes:
+        return "codes"
+    return "encode"

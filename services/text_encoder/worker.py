@@ -2,34 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 
 from acestage.checkpoints import Checkpoint
-from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER
-from acestage.checkpoints.loading import load_condition_encoder, load_text_encoder, load_tokenizer
+from acestage.checkpoints.component_names import (
+    AUDIO_TOKEN_DETOKENIZER,
+    AUDIO_TOKENIZER,
+    CONDITION_ENCODER,
+    TEXT_ENCODER,
+)
+from acestage.checkpoints.loading import (
+    load_audio_token_detokenizer,
+    load_audio_tokenizer,
+    load_condition_encoder,
+    load_text_encoder,
+    load_tokenizer,
+)
 from acestage.checkpoints.modules import build_module
+from acestage.errors import InvalidArgumentError
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
+from services.text_encoder.audio_codec import AudioCodec
+from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import TextEncoderEngine
 from services.text_encoder.memory import LongestPrompt, measure
-from services.text_encoder.prompt import Prompt
 
-COMPONENTS = (TEXT_ENCODER, CONDITION_ENCODER)
+COMPONENTS = (TEXT_ENCODER, CONDITION_ENCODER, AUDIO_TOKENIZER, AUDIO_TOKEN_DETOKENIZER)
 """What the stage uses of a checkpoint."""
 
-OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents")
+OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents", "plain_hidden_states")
 
 
 def load(checkpoint: Checkpoint) -> TextEncoderWorker:
-    """Maps the weights of Qwen3 and of the condition encoder."""
+    """Maps the weights of Qwen3, of the condition encoder and of the audio codec, if there is one."""
     engine = TextEncoderEngine(
         load_tokenizer(checkpoint),
         load_text_encoder(checkpoint),
         load_condition_encoder(checkpoint),
+        _codec(checkpoint, load_audio_tokenizer, load_audio_token_detokenizer),
         latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
     )
     return TextEncoderWorker(engine)
@@ -41,6 +56,11 @@ def without_weights(checkpoint: Checkpoint) -> TextEncoderWorker:
         LongestPrompt(),
         build_module(checkpoint.component(TEXT_ENCODER)),
         build_module(checkpoint.component(CONDITION_ENCODER)),
+        _codec(
+            checkpoint,
+            lambda checkpoint: build_module(checkpoint.component(AUDIO_TOKENIZER)),
+            lambda checkpoint: build_module(checkpoint.component(AUDIO_TOKEN_DETOKENIZER)),
+        ),
         latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
     )
     return TextEncoderWorker(engine)
@@ -57,10 +77,45 @@ class TextEncoderWorker:
         return measure(self, dtype, cpu_thread_count)
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        # The audio codec is there for the jobs that need it alone.
         for module in self.modules():
             place(module, device, dtype, quantization)
 
     def run(self, request: Message) -> Iterator[Message]:
-        encoded = self.engine.encode(Prompt(**request.fields["prompt"]), request.fields["frame_count"])
-        tensors = tuple(WireTensor.from_torch(name, getattr(encoded, name)) for name in OUTPUTS)
-        yield Message("conditioning", tensors=tensors)
+        latents = _latents(request)
+        if request.kind == "tokenize":
+            yield Message("codes", {"codes": self.engine.tokenize(latents["source_latents"])})
+            return
+        encoded = self.engine.encode(EncodeJob.from_fields(request.fields), **latents)
+        found = ((name, getattr(encoded, name)) for name in OUTPUTS)
+        yield Message(
+            "conditioning",
+            tensors=tuple(
+                WireTensor.from_torch(name, tensor) for name, tensor in found if tensor is not None
+            ),
+        )
+
+
+def _codec(
+    checkpoint: Checkpoint,
+    tokenizer: Callable[[Checkpoint], Any],
+    detokenizer: Callable[[Checkpoint], Any],
+) -> AudioCodec | None:
+    if not checkpoint.model.audio_code_count:
+        return None
+    return AudioCodec(tokenizer(checkpoint), detokenizer(checkpoint))
+
+
+def _latents(request: Message) -> dict[str, torch.Tensor]:
+    """The tensors of `request` by name.
+
+    Raises:
+        InvalidArgumentError: one of them has values that are infinite or not a number.
+    """
+    found = {name: tensor.to_torch() for name, tensor in request.tensor_map().items()}
+    for name, tensor in found.items():
+        if not torch.isfinite(tensor).all():
+            raise InvalidArgumentError.at(
+                f"tensor.{name}", "has values that are infinite or not a number; accepted: finite values"
+            )
+    return found

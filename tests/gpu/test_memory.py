@@ -88,6 +88,7 @@ def test_the_device_is_free_soon_after_its_lock(tmp_path: Path) -> None:
     ("stage", "mode", "frames", "quantization"),
     [
         ("text_encoder", "encode", 4500, "none"),
+        ("text_encoder", "codes", 4500, "none"),
         ("dit", "single", 750, "none"),
         ("dit", "single", 4500, "none"),
         ("dit", "single", 15000, "none"),

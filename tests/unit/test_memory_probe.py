@@ -48,6 +48,7 @@ def test_a_convolution_holds_copies_of_its_input_and_weight() -> None:
     ("stage", "mode"),
     [
         ("text_encoder", "encode"),
+        ("text_encoder", "codes"),
         ("dit", "single"),
         ("dit", "guided"),
         ("vae", "tile"),
