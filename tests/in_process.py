@@ -54,7 +54,7 @@ class InlineRunner:
         self.worker = worker
         self.host = SimpleNamespace(config=SimpleNamespace(adapters_dir=adapters_dir))
 
-    async def run(self, job: Message) -> AsyncIterator[Message]:
+    async def run(self, job: Message, feed: object = None) -> AsyncIterator[Message]:
         with torch.no_grad():
             for message in self.worker.run(job):
                 yield message
