@@ -46,7 +46,7 @@ class AudioMeter:
         Args:
             item_index: of the track in its batch.
             seed: that made it.
-            keeps_level: the track is not normalised, but made quieter where it is beyond full scale.
+            keeps_level: the track is not normalised.
         """
         count = max(self._sample_count * self._channel_count, 1)
         rms = math.sqrt(self._square_sum / count)
@@ -57,8 +57,10 @@ class AudioMeter:
         elif self._peak < SILENCE and rms < SILENCE:
             warnings.append("the audio is silent")
         elif keeps_level and self._peak > 1:
-            warnings.append(f"the audio was made quieter: its peak was {self._peak:.2f} times full scale")
-        gain = 1.0 / max(self._peak, 1.0) if keeps_level else TARGET_PEAK / max(self._peak, LEAST_PEAK)
+            warnings.append(
+                f"its peak is {self._peak:.2f} times full scale, which files of 16 and 24 bit cut off"
+            )
+        gain = 1.0 if keeps_level else TARGET_PEAK / max(self._peak, LEAST_PEAK)
         return pb.Track(
             item_index=item_index,
             seed=seed,

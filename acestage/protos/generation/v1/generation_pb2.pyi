@@ -775,8 +775,8 @@ class Track(_message.Message):
     channel_count: _builtins.int
     sample_rate_hz: _builtins.int
     gain: _builtins.float
-    """Multiply every sample by this: the peak becomes -1 dBFS. A repainted song keeps the source's level: 1,
-    or less where the peak would be above full scale.
+    """Multiply every sample by this: the peak becomes -1 dBFS. 1 for a repainted song, whose samples are the
+    source's own for the most part.
     """
     peak: _builtins.float
     """Of the samples as sent, before the gain."""
