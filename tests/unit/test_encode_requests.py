@@ -102,6 +102,7 @@ def test_codes_stand_in_for_a_source() -> None:
         ),
         ([], {"audio_codes": [1], "frame_count": 5, "through_codes": True}, "through_codes", "is of no use"),
         ([], {"through_codes": True}, "through_codes", "needs tensor.source_latents"),
+        ([], {"frame_count": 0}, "frame_count", "is 0; accepted: 1 to 15000"),
         ([SOURCE], {"frame_count": 99}, "frame_count", "is 99; accepted: 100, the frames of tensor.source"),
         (
             [tensor("source_latents", 1, FRAMES, 9)],
