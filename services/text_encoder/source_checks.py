@@ -32,10 +32,12 @@ def check_source(checks: Checks, job: EncodeJob, source_frame_count: int | None,
 def check_window(checks: Checks, job: EncodeJob) -> None:
     """Notes what is wrong with the window, which must lie within the song and hold a frame."""
     start, stop, frame_count = job.window_start_frame, job.window_stop_frame, job.frame_count
+    if frame_count < 1:
+        return  # a wrong length is noted elsewhere, and has no window
     checks.require(
         0 <= start < frame_count,
         "window_start_frame",
-        f"is {start}; accepted: 0 to {max(frame_count - 1, 0)}, for {frame_count} frames",
+        f"is {start}; accepted: 0 to {frame_count - 1}, for {frame_count} frames",
     )
     least = min(max(start, 0) + 1, frame_count)
     checks.require(

@@ -138,8 +138,10 @@ def test_the_longest_prompt_of_the_published_encoders(dtype: torch.dtype) -> Non
     memory = without_weights("text_encoder", checkpoint).memory(dtype, THREADS)
     worker = with_random_weights("text_encoder", checkpoint, dtype)
     assert_close(memory.activation_bytes("encode", 4500), peak_allocated_bytes(encode(worker, 4500)))
-    allocated = peak_allocated_bytes(encode(worker, 1500, with_codes=True))
-    assert_close(memory.activation_bytes("codes", 1500), allocated)
+    # In float32 the codec is slow: no more codes than go through it at once.
+    frames = 250 if dtype == torch.float32 else 1500
+    allocated = peak_allocated_bytes(encode(worker, frames, with_codes=True))
+    assert_close(memory.activation_bytes("codes", frames), allocated)
 
 
 def test_the_embedded_model() -> None:
@@ -165,5 +167,5 @@ def test_the_embedded_model() -> None:
         else:
             allocated = peak_allocated_bytes(encode(worker, 750))
             assert_close(memory.activation_bytes("encode", 750), allocated)
-            allocated = peak_allocated_bytes(encode(worker, 2000, with_codes=True))
-            assert_close(memory.activation_bytes("codes", 2000), allocated)
+            allocated = peak_allocated_bytes(encode(worker, 1500, with_codes=True))
+            assert_close(memory.activation_bytes("codes", 1500), allocated)
