@@ -3,11 +3,12 @@
     python -m bench.swaps        what batching under one lease and staying warm save
     python -m bench.wake         how long it takes to wake a worker
     python -m bench.memory       whether processes grow over many jobs
+    python -m bench.decode_start how soon a decode sounds, against diffusers
     python -m bench.host_memory  what the services take beside the device, and how long they take to start
 
-Each starts its own services on free ports, on the CPU, with the embedded model unless `--checkpoint` names
-another one. Each prints a table and writes all its figures to `out/bench-NAME.json`. A full-size checkpoint
-with random weights is written by
+Each but `decode_start`, which has none, starts its own services on free ports. All work on the CPU, with the
+embedded model unless `--checkpoint` names another one, print a table, and write all their figures to
+`out/bench-NAME.json`. A full-size checkpoint with random weights is written by
 
     python -m scripts.random_checkpoint DIR --size full --layout original --dtype bfloat16
 

@@ -77,6 +77,8 @@ def run(name: str, module: torch.nn.Module) -> torch.Tensor:
                 output = module(noise(2, 8, 3))
             case "audio_tokenizer":
                 output, _ = module(noise(2, 4, 5, 8))
+            case "encoder":
+                output = module(noise(1, 2, 2 * 1920))
             case _:
                 output = module(noise(2, 4, 64))
     assert isinstance(output, torch.Tensor)
@@ -123,10 +125,10 @@ def test_modules_are_ready_to_run(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_values_are_those_of_the_file(folder: Path, name: str) -> None:
-    files = {"decoder": "vae", "text_encoder": "text_encoder/model.safetensors"}
+    files = {"decoder": "vae", "encoder": "vae", "text_encoder": "text_encoder/model.safetensors"}
     path = folder / "pipeline" / files.get(name, name)
     stored = load_file(path if path.is_file() else path / "diffusion_pytorch_model.safetensors")
-    prefix = "decoder." if name == "decoder" else ""
+    prefix = f"{name}." if name in ("decoder", "encoder") else ""
 
     state = LOADERS[name](opened(folder, "pipeline")).state_dict()
 

@@ -52,10 +52,18 @@ def vae() -> tuple[StageWorker, torch.nn.Parameter, Message]:
     return worker, weight, Message("decode", fields, (noise("latents", 1, 20, 8),))
 
 
+def vae_encoder() -> tuple[StageWorker, torch.nn.Parameter, Message]:
+    worker = load_vae(TINY)
+    weight = worker.engine.encoder.get_parameter("conv1.weight_g")
+    fields = {"tile_frame_count": 8, "frame_count": 20, "start_frame": 0}
+    return worker, weight, Message("encode", fields, (noise("audio", 1, 20 * 1920, 2),))
+
+
 STAGES = {
     "text_encoder": (text_encoder, "the hidden states of the prompt"),
     "dit": (dit, "the latents after step 1 of 3"),
     "vae": (vae, "the samples of tile 1 of 3"),
+    "vae encoder": (vae_encoder, "the latents of tile 1 of 3"),
 }
 
 
@@ -74,8 +82,9 @@ def test_an_overflow_of_float16_is_an_error_that_says_where(stage: str) -> None:
     with pytest.raises(NonFiniteError) as caught:
         next(results(stage, torch.float16, OVERSIZED))
     where = STAGES[stage][1]
-    assert caught.value.metadata == {"stage": stage, "dtype": "float16", "where": where}
-    assert f"{stage}: {where} overflow float16" in caught.value.message
+    name = stage.split()[0]
+    assert caught.value.metadata == {"stage": name, "dtype": "float16", "where": where}
+    assert f"{name}: {where} overflow float16" in caught.value.message
 
 
 @pytest.mark.parametrize("stage", STAGES)
