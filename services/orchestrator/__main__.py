@@ -12,18 +12,18 @@ from acestage.protos.audio.v1 import audio_pb2_grpc
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.settings import Settings
-from services.orchestrator.audio_service import AudioService
-from services.orchestrator.audio_store import AudioStore
-from services.orchestrator.epoch import close_epoch, next_epoch, sole_ledger
-from services.orchestrator.job_history import JobHistory
-from services.orchestrator.job_queue import JobQueue
-from services.orchestrator.lease_service import LeaseService
-from services.orchestrator.lessor import Lessor
+from services.orchestrator.jobs.job_history import JobHistory
+from services.orchestrator.jobs.job_queue import JobQueue
+from services.orchestrator.ledger.epoch import close_epoch, next_epoch, sole_ledger
+from services.orchestrator.ledger.lease_service import LeaseService
+from services.orchestrator.ledger.lessor import Lessor
 from services.orchestrator.metrics import Metrics, StatusCollector
 from services.orchestrator.metrics_server import metrics_server
 from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.service import GenerationService
 from services.orchestrator.stage_clients import DitClient, TextEncoderClient, VaeClient
+from services.orchestrator.uploads.audio_service import AudioService
+from services.orchestrator.uploads.audio_store import AudioStore
 from services.runtime import flags, logs
 from services.runtime.channels import open_channel
 from services.runtime.device_lock import Fences

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from acestage.generation import STAGES
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
-from services.orchestrator.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob
+from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob
 
 log = logging.getLogger(__name__)
 

@@ -14,17 +14,17 @@ from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.settings import Settings
 from acestage.tensors import WireTensor
-from services.orchestrator import requests
-from services.orchestrator.audio_store import AudioStore
-from services.orchestrator.current_limits import CurrentLimits
-from services.orchestrator.generation_settings import GenerationSettings
+from services.orchestrator.limits.current_limits import CurrentLimits
 from services.orchestrator.models import find_model
-from services.orchestrator.preview import Preview
-from services.orchestrator.source_latents import SourceLatents
+from services.orchestrator.song import requests
+from services.orchestrator.song.generation_settings import GenerationSettings
+from services.orchestrator.song.preview import Preview
+from services.orchestrator.song.source_latents import SourceLatents
+from services.orchestrator.song.timeline import whole_song
+from services.orchestrator.song.track_writer import TrackWriter
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
 from services.orchestrator.stage_work import Emit, OnStageEvent, Stages, StageWork
-from services.orchestrator.timeline import whole_song
-from services.orchestrator.track_writer import TrackWriter
+from services.orchestrator.uploads.audio_store import AudioStore
 
 
 @dataclass(frozen=True, slots=True)

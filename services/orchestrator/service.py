@@ -12,12 +12,12 @@ from acestage import __version__, errors
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2
-from services.orchestrator import audio_codes
-from services.orchestrator.job_history import CANCELLED, FAILED, SUCCEEDED, JobHistory
-from services.orchestrator.job_queue import JobQueue
-from services.orchestrator.job_runner import JobRunner
-from services.orchestrator.lease_service import LeaseService
+from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED, JobHistory
+from services.orchestrator.jobs.job_queue import JobQueue
+from services.orchestrator.jobs.job_runner import JobRunner
+from services.orchestrator.ledger.lease_service import LeaseService
 from services.orchestrator.pipeline import Pipeline
+from services.orchestrator.song import audio_codes
 from services.orchestrator.stage_clients import Deadline, StageClient
 from services.runtime.process_memory import measure
 

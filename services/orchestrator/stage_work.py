@@ -15,11 +15,11 @@ from acestage.protos.text_encoder.v1 import text_encoder_pb2
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.tensors import WireTensor
-from services.orchestrator.generation_settings import DenoisedOn, GenerationSettings
-from services.orchestrator.source_latents import SourceLatents
+from services.orchestrator.song.generation_settings import DenoisedOn, GenerationSettings
+from services.orchestrator.song.source_latents import SourceLatents
+from services.orchestrator.song.timeline import Timeline
+from services.orchestrator.song.track_writer import TrackWriter
 from services.orchestrator.stage_clients import Deadline, DitClient, TextEncoderClient, VaeClient
-from services.orchestrator.timeline import Timeline
-from services.orchestrator.track_writer import TrackWriter
 
 Emit = Callable[[pb.GenerateResponse], None]
 OnStageEvent = Callable[[str, stage_pb2.StageStarted | stage_pb2.StageReport], None]

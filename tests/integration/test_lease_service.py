@@ -26,8 +26,8 @@ from acestage.errors import (
 )
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
-from services.orchestrator.lease_service import LeaseService
-from services.orchestrator.lessor import Lessor
+from services.orchestrator.ledger.lease_service import LeaseService
+from services.orchestrator.ledger.lessor import Lessor
 from services.runtime import lease_client
 from services.runtime.interceptors import ErrorInterceptor
 from services.runtime.lease_client import LeaseClient

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from acestage.protos.audio.v1 import audio_pb2_grpc
-from services.orchestrator.audio_facts import AudioFacts, RawFormat
-from services.orchestrator.audio_intake import take_in
-from services.orchestrator.audio_service import AudioService
-from services.orchestrator.audio_store import AudioStore
+from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
+from services.orchestrator.uploads.audio_intake import take_in
+from services.orchestrator.uploads.audio_service import AudioService
+from services.orchestrator.uploads.audio_store import AudioStore
 from services.runtime.server import Server
 
 NAME = "acestage.audio.v1.AudioService"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
-from services.orchestrator.assembly import Assembly, Samples
-from services.orchestrator.timeline import Timeline, whole_song, with_window
+from services.orchestrator.song.assembly import Assembly, Samples
+from services.orchestrator.song.timeline import Timeline, whole_song, with_window
 
 MODEL = Model(latent_frame_rate_hz=25, sample_rate_hz=48_000, hop_sample_count=1920)
 SOURCE = 3 * 48_000 + 7

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.orchestrator import audio_codes
+from services.orchestrator.song import audio_codes
 
 
 @given(st.lists(st.integers(0, 63_999)))

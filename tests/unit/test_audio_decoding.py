@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from acestage.errors import AcestageError, InternalError, InvalidArgumentError, ResourceExhaustedError
-from services.orchestrator.audio_decoding import decode
-from services.orchestrator.audio_facts import AudioFacts, RawFormat
+from services.orchestrator.uploads.audio_decoding import decode
+from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
 from tests.running_stack import wait_until
 from tests.unit.audio_files import encoded, tone
 

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from acestage.errors import InvalidArgumentError
-from services.orchestrator.audio_facts import RawFormat
-from services.orchestrator.audio_intake import MOST_PEAK, take_in
+from services.orchestrator.uploads.audio_facts import RawFormat
+from services.orchestrator.uploads.audio_intake import MOST_PEAK, take_in
 from tests.unit.audio_files import encoded, tone
 
 

@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from acestage.errors import InvalidArgumentError
-from services.orchestrator.audio_facts import AudioFacts, RawFormat
-from services.orchestrator.audio_intake import take_in
-from services.orchestrator.audio_mixing import weights
+from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
+from services.orchestrator.uploads.audio_intake import take_in
+from services.orchestrator.uploads.audio_mixing import weights
 from tests.unit.audio_files import Samples, encoded, tone
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from acestage.protos.generation.v1.generation_pb2 import Track
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
-from services.orchestrator.audio_meter import AudioMeter
+from services.orchestrator.song.audio_meter import AudioMeter
 
 
 def track(*chunks: np.ndarray[tuple[int, int], np.dtype[np.float32]]) -> Track:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from services.orchestrator.audio_mixing import weights
+from services.orchestrator.uploads.audio_mixing import weights
 
 SIDE = math.sqrt(0.5)
 

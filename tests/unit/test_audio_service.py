@@ -32,8 +32,8 @@ from acestage.errors import (
 from acestage.protos.audio.v1 import audio_pb2 as pb
 from acestage.protos.audio.v1 import audio_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
-from services.orchestrator.audio_decoding import decode
-from services.orchestrator.audio_facts import AudioFacts, RawFormat
+from services.orchestrator.uploads.audio_decoding import decode
+from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
 from tests.running_stack import wait_until
 from tests.unit.audio_files import encoded, tone
 from tests.unit.audio_server import Served

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from acestage.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
-from services.orchestrator import audio_store
-from services.orchestrator.audio_facts import AudioFacts
-from services.orchestrator.audio_store import AudioStore
+from services.orchestrator.uploads import audio_store
+from services.orchestrator.uploads.audio_facts import AudioFacts
+from services.orchestrator.uploads.audio_store import AudioStore
 
 SAMPLE_COUNT = 1_000
 ROOM_BYTES = 3 * (SAMPLE_COUNT * 8 + 400)
@@ -188,7 +188,8 @@ def test_what_a_killed_process_left_is_removed_at_the_start_and_nothing_of_a_liv
     tmp_path: Path,
 ) -> None:
     script = (
-        "import os, sys; from pathlib import Path; from services.orchestrator.audio_store import AudioStore\n"
+        "import os, sys; from pathlib import Path\n"
+        "from services.orchestrator.uploads.audio_store import AudioStore\n"
         "with AudioStore(Path(sys.argv[1]), 9_999).workspace() as folder:\n"
         "    (folder / 'upload').write_bytes(b'half'); os.kill(os.getpid(), 9)"
     )

@@ -16,7 +16,7 @@ from acestage.generation import STAGES
 from acestage.limits import Limits
 from acestage.planning import GIB, MIB, ActivationCurve, StageMemory
 from acestage.protos.stage.v1 import stage_pb2
-from services.orchestrator.current_limits import CurrentLimits
+from services.orchestrator.limits.current_limits import CurrentLimits
 from services.orchestrator.stage_clients import StageClient
 
 MEMORY = StageMemory(

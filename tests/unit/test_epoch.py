@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from acestage.errors import FailedPreconditionError
-from services.orchestrator import epoch
-from services.orchestrator.epoch import EPOCH_FILE, Epoch, close_epoch, next_epoch, sole_ledger
-from services.orchestrator.lease import MAX_EPOCH
+from services.orchestrator.ledger import epoch
+from services.orchestrator.ledger.epoch import EPOCH_FILE, Epoch, close_epoch, next_epoch, sole_ledger
+from services.orchestrator.ledger.lease import MAX_EPOCH
 
 
 def test_every_start_gets_a_greater_epoch(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.orchestrator.job_history import KEPT_COUNT, EndedJob, JobHistory
+from services.orchestrator.jobs.job_history import KEPT_COUNT, EndedJob, JobHistory
 
 NOW = datetime(2030, 1, 2, 12, 0, 0, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from acestage.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
-from services.orchestrator.job_log import JobEnd, JobLog
+from services.orchestrator.jobs.job_log import JobEnd, JobLog
 from tests.unit.job_events import EVENT_BYTES, Listener, event, run, until
 
 SUCCEEDED = JobEnd("succeeded", 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from acestage.errors import QueueFullError
-from services.orchestrator.job_queue import JobQueue
+from services.orchestrator.jobs.job_queue import JobQueue
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from acestage.errors import NotFoundError, ResourceExhaustedError
-from services.orchestrator.job_log import JobEnd, JobLog
-from services.orchestrator.job_registry import JobRegistry, LogBounds
+from services.orchestrator.jobs.job_log import JobEnd, JobLog
+from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds
 from tests.unit.job_events import EVENT_BYTES, Listener, event, run, until
 
 BOUNDS = LogBounds(

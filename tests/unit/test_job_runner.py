@@ -11,10 +11,10 @@ import pytest
 
 from acestage.errors import CancelledError, InternalError, NotFoundError, QueueFullError, WorkerCrashedError
 from acestage.protos.generation.v1 import generation_pb2 as pb
-from services.orchestrator.job_history import JobHistory
-from services.orchestrator.job_queue import JobQueue
-from services.orchestrator.job_registry import LogBounds
-from services.orchestrator.job_runner import JobRunner
+from services.orchestrator.jobs.job_history import JobHistory
+from services.orchestrator.jobs.job_queue import JobQueue
+from services.orchestrator.jobs.job_registry import LogBounds
+from services.orchestrator.jobs.job_runner import JobRunner
 from services.orchestrator.pipeline import Emit, Pipeline, Result
 from services.orchestrator.stage_clients import Deadline
 from tests.unit.job_events import run, until

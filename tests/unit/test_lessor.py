@@ -14,8 +14,8 @@ from acestage.errors import (
     StaleFencingTokenError,
     VramBudgetExceededError,
 )
-from services.orchestrator.lease import MAX_EPOCH, TRANSITIONS, USABLE, Lease, LeaseState, Ticket
-from services.orchestrator.lessor import KEPT_RELEASED_COUNT, Lessor
+from services.orchestrator.ledger.lease import MAX_EPOCH, TRANSITIONS, USABLE, Lease, LeaseState, Ticket
+from services.orchestrator.ledger.lessor import KEPT_RELEASED_COUNT, Lessor
 
 TTL_S = 10.0
 GIB = 1 << 30

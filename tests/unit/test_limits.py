@@ -14,8 +14,8 @@ from acestage.limits import Limit, Limits
 from acestage.planning import GIB, MIB, ActivationCurve, LanguageModelMemory, Quantization, StageMemory
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.settings import Settings
-from services.orchestrator import limits as limits_module
-from services.orchestrator.limits import MODEL_LIMITS, StageFacts
+from services.orchestrator.limits import limits as limits_module
+from services.orchestrator.limits.limits import MODEL_LIMITS, StageFacts
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE_HZ = 25.0

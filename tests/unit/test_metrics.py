@@ -17,7 +17,7 @@ from acestage.errors import FailedPreconditionError
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from services.orchestrator import metrics as module
-from services.orchestrator.job_history import EndedJob
+from services.orchestrator.jobs.job_history import EndedJob
 from services.orchestrator.metrics import Metrics, StatusCollector, gauges
 from services.orchestrator.metrics_server import metrics_server
 from services.runtime.durations import duration

@@ -9,7 +9,7 @@ from acestage.errors import InvalidArgumentError
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.text_encoder.v1.text_encoder_pb2 import EncodeParameters
-from services.orchestrator import requests
+from services.orchestrator.song import requests
 from services.runtime.request_limits import check_prompt
 
 TURBO = Model(name="t", is_turbo=True, latent_frame_rate_hz=25)

@@ -11,8 +11,8 @@ from acestage.errors import FieldViolation, InvalidArgumentError, VramBudgetExce
 from acestage.limits import Clamped, Limit
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from acestage.protos.stage.v1.stage_pb2 import Model
-from services.orchestrator import requests
-from services.orchestrator.limits import MODEL_LIMITS
+from services.orchestrator.limits.limits import MODEL_LIMITS
+from services.orchestrator.song import requests
 
 TURBO = Model(name="t", is_turbo=True, latent_frame_rate_hz=25)
 LONGEST, MOST = Limit(180, "ACESTEP_MAX_DURATION"), Limit(2, "tier 3 (6 to 8 GB)")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AceStepPipeline
 
-from services.orchestrator.source_latents import reference_clip
+from services.orchestrator.song.source_latents import reference_clip
 
 RATE_HZ = 100
 

@@ -11,10 +11,10 @@ from acestage.limits import Limit, Limits
 from acestage.protos.dit.v1.dit_pb2 import Adapter
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from acestage.protos.stage.v1.stage_pb2 import Model
-from services.orchestrator import requests
-from services.orchestrator.limits import MOST_ITEMS
-from services.orchestrator.tasks import TASKS, TRACK_NAMES
-from services.orchestrator.timeline import Span
+from services.orchestrator.limits.limits import MOST_ITEMS
+from services.orchestrator.song import requests
+from services.orchestrator.song.tasks import TASKS, TRACK_NAMES
+from services.orchestrator.song.timeline import Span
 
 _FACTS: dict[str, Any] = {
     "latent_frame_rate_hz": 25,

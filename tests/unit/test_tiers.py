@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from acestage.planning import GIB
-from services.orchestrator.tiers import tier_of
+from services.orchestrator.limits.tiers import tier_of
 
 # GB of the device; language models; longest song and takes: without, then with a language model.
 TABLE = [

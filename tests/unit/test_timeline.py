@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acestage.protos.stage.v1.stage_pb2 import Model
-from services.orchestrator.timeline import Span, Timeline, whole_song, with_window
+from services.orchestrator.song.timeline import Span, Timeline, whole_song, with_window
 
 MODEL = Model(latent_frame_rate_hz=25, sample_rate_hz=48_000, hop_sample_count=1920)
 SOURCE = 20 * 48_000

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.tensors import CHUNK_BYTES
-from services.orchestrator.timeline import Span, Timeline
+from services.orchestrator.song.timeline import Span, Timeline
 
 CROSSFADE_S = 0.01
 """Long enough that no step can be heard at the edge of a window, short enough not to be heard itself."""

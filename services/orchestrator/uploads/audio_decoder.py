@@ -1,4 +1,4 @@
-"""The process in which uploaded audio is decoded: `python -m services.orchestrator.audio_decoder JOB`.
+"""The process that decodes uploaded audio: `python -m services.orchestrator.uploads.audio_decoder JOB`.
 
 Its answer is one line of JSON on stdout. Decoders print as they please, on stdout too, so both standard
 streams lead nowhere while they work.
@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 from acestage.errors import InvalidArgumentError
-from services.orchestrator.audio_facts import RawFormat
-from services.orchestrator.audio_intake import take_in
+from services.orchestrator.uploads.audio_facts import RawFormat
+from services.orchestrator.uploads.audio_intake import take_in
 from services.runtime.parent_death import die_with_parent
 
 MEMORY_BYTES = 1 << 30

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acestage.errors import FailedPreconditionError, UnavailableError
-from services.orchestrator.lease import MAX_EPOCH
+from services.orchestrator.ledger.lease import MAX_EPOCH
 from services.runtime.device_lock import lock_within
 
 EPOCH_FILE = "ledger-epoch"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import soundfile
 
 from acestage.errors import InvalidArgumentError
-from services.orchestrator.audio_facts import RawFormat
+from services.orchestrator.uploads.audio_facts import RawFormat
 
 ACCEPTED = "WAV, FLAC, Ogg (Vorbis or Opus), MP3, AIFF and whatever else libsndfile reads, or raw samples"
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.tensors import ITEM_BYTES, WireTensor
-from services.orchestrator.generation_settings import GenerationSettings
-from services.orchestrator.timeline import Span
+from services.orchestrator.song.generation_settings import GenerationSettings
+from services.orchestrator.song.timeline import Span
 
 PREVIEW_S = 10.0
 STEP_SHARE = 4

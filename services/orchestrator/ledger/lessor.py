@@ -37,8 +37,8 @@ from acestage.errors import (
     StaleFencingTokenError,
     VramBudgetExceededError,
 )
-from services.orchestrator.device_ledger import DeviceLedger, DeviceSummary
-from services.orchestrator.lease import (
+from services.orchestrator.ledger.device_ledger import DeviceLedger, DeviceSummary
+from services.orchestrator.ledger.lease import (
     COUNTER_BITS,
     MAX_EPOCH,
     TRANSITIONS,

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 
 from acestage import errors
 from acestage.protos.generation.v1 import generation_pb2 as pb
-from services.orchestrator import requests
-from services.orchestrator.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob, JobHistory
-from services.orchestrator.job_log import JobEnd, JobLog, Write
-from services.orchestrator.job_queue import JobQueue
-from services.orchestrator.job_registry import JobRegistry, LogBounds
+from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob, JobHistory
+from services.orchestrator.jobs.job_log import JobEnd, JobLog, Write
+from services.orchestrator.jobs.job_queue import JobQueue
+from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds
 from services.orchestrator.pipeline import Pipeline, Result
+from services.orchestrator.song import requests
 from services.orchestrator.stage_clients import Deadline
 from services.runtime.durations import duration
 from services.runtime.finishing import finish

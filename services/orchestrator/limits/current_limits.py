@@ -11,7 +11,7 @@ from acestage.limits import Limits
 from acestage.planning import LanguageModelMemory
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.settings import Settings
-from services.orchestrator.limits import StageFacts, resolve
+from services.orchestrator.limits.limits import StageFacts, resolve
 from services.orchestrator.models import find_model
 from services.orchestrator.stage_clients import StageClient
 

@@ -12,10 +12,10 @@ import grpc.aio
 from acestage.errors import DeadlineExceededError, InvalidArgumentError, QueueFullError
 from acestage.protos.audio.v1 import audio_pb2 as pb
 from acestage.protos.audio.v1 import audio_pb2_grpc
-from services.orchestrator.audio_decoding import decode
-from services.orchestrator.audio_facts import AudioFacts, RawFormat
-from services.orchestrator.audio_intake import MOST_DURATION_S, check_raw, most_raw_bytes
-from services.orchestrator.audio_store import AudioStore, disk_error
+from services.orchestrator.uploads.audio_decoding import decode
+from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
+from services.orchestrator.uploads.audio_intake import MOST_DURATION_S, check_raw, most_raw_bytes
+from services.orchestrator.uploads.audio_store import AudioStore, disk_error
 from services.runtime.finishing import finish
 
 MAX_UPLOAD_BYTES = 512 << 20

@@ -11,10 +11,10 @@ from acestage.errors import VramBudgetExceededError
 from acestage.limits import Clamped, Limits
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
-from services.orchestrator import audio_codes, source_requests
-from services.orchestrator.generation_settings import Adapter, GenerationSettings
-from services.orchestrator.limits import MIN_DURATION_S, MODEL_DURATION, MODEL_LIMITS
-from services.orchestrator.tasks import COVER, TEXT_TO_MUSIC
+from services.orchestrator.limits.limits import MIN_DURATION_S, MODEL_DURATION, MODEL_LIMITS
+from services.orchestrator.song import audio_codes, source_requests
+from services.orchestrator.song.generation_settings import Adapter, GenerationSettings
+from services.orchestrator.song.tasks import COVER, TEXT_TO_MUSIC
 from services.runtime.request_limits import MAX_ITEM_COUNT, check_prompt, check_quantization
 
 DEFAULT_DURATION_S = 60.0

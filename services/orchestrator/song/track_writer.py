@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk, TileCompleted
-from services.orchestrator.assembly import Assembly, Samples
-from services.orchestrator.audio_meter import AudioMeter
-from services.orchestrator.generation_settings import GenerationSettings
-from services.orchestrator.timeline import Span
+from services.orchestrator.song.assembly import Assembly, Samples
+from services.orchestrator.song.audio_meter import AudioMeter
+from services.orchestrator.song.generation_settings import GenerationSettings
+from services.orchestrator.song.timeline import Span
 
 
 class TrackWriter:

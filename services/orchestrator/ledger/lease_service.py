@@ -15,8 +15,8 @@ from google.protobuf import timestamp_pb2
 from acestage.errors import FieldViolation, InvalidArgumentError
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
-from services.orchestrator.lease import Lease, LeaseState
-from services.orchestrator.lessor import Lessor
+from services.orchestrator.ledger.lease import Lease, LeaseState
+from services.orchestrator.ledger.lessor import Lessor
 from services.runtime.durations import duration
 from services.runtime.finishing import end
 

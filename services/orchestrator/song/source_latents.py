@@ -15,9 +15,9 @@ import numpy.typing as npt
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
-from services.orchestrator.audio_store import AudioStore
+from services.orchestrator.song.timeline import Timeline
 from services.orchestrator.stage_clients import Deadline, VaeClient
-from services.orchestrator.timeline import Timeline
+from services.orchestrator.uploads.audio_store import AudioStore
 
 Samples = npt.NDArray[np.float32]
 OnEvent = Callable[[vae_pb2.EncodeResponse], Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from services.orchestrator.lease import USABLE, Lease, Ticket
+from services.orchestrator.ledger.lease import USABLE, Lease, Ticket
 
 EXCLUSIVE_UP_TO_BYTES = 4 << 30
 """A device of up to 4 GiB has one holder at a time: two contexts and two sets of weights do not fit."""

@@ -17,10 +17,10 @@ import soxr
 
 from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
-from services.orchestrator.audio_facts import CHANNEL_COUNT, SAMPLE_RATE_HZ, AudioFacts, RawFormat
-from services.orchestrator.audio_meter import SILENCE
-from services.orchestrator.audio_mixing import weights
-from services.orchestrator.audio_sources import Block, Source, open_source
+from services.orchestrator.song.audio_meter import SILENCE
+from services.orchestrator.uploads.audio_facts import CHANNEL_COUNT, SAMPLE_RATE_HZ, AudioFacts, RawFormat
+from services.orchestrator.uploads.audio_mixing import weights
+from services.orchestrator.uploads.audio_sources import Block, Source, open_source
 
 LEAST_DURATION_S = 1
 MOST_DURATION_S = 600

@@ -10,8 +10,8 @@ from acestage.checks import Checks
 from acestage.limits import Limits
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
-from services.orchestrator import audio_codes
-from services.orchestrator.tasks import (
+from services.orchestrator.song import audio_codes
+from services.orchestrator.song.tasks import (
     COMPLETE,
     COVERS,
     EXTRACT,
@@ -22,7 +22,7 @@ from services.orchestrator.tasks import (
     TRACK_NAMES,
     Task,
 )
-from services.orchestrator.timeline import Span, Timeline, whole_song, with_window
+from services.orchestrator.song.timeline import Span, Timeline, whole_song, with_window
 from services.runtime.request_limits import MAX_FRAME_COUNT
 
 FURTHEST_S = 3600

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
-from services.orchestrator import audio_codes
-from services.orchestrator.tasks import COVER, REPAINT, instruction
-from services.orchestrator.timeline import Span, Timeline
+from services.orchestrator.song import audio_codes
+from services.orchestrator.song.tasks import COVER, REPAINT, instruction
+from services.orchestrator.song.timeline import Span, Timeline
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from acestage.errors import NotFoundError, ResourceExhaustedError
-from services.orchestrator.job_log import JobEnd, JobLog
+from services.orchestrator.jobs.job_log import JobEnd, JobLog
 
 _MIB = 2**20
 

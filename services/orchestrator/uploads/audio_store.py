@@ -23,8 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from acestage.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
-from services.orchestrator.audio_facts import AudioFacts
-from services.orchestrator.work_folder import WorkFolder
+from services.orchestrator.uploads.audio_facts import AudioFacts
+from services.orchestrator.uploads.work_folder import WorkFolder
 
 log = logging.getLogger(__name__)
 

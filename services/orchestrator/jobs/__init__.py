@@ -1,0 +1,1 @@
+"""Jobs: their line, their work, their logs, their history."""

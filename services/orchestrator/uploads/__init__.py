@@ -1,0 +1,1 @@
+"""Audio on its way in, and kept for requests."""
