@@ -148,7 +148,8 @@ class InProcess:
         events: list[pb.GenerateResponse] = []
         async with self.pipeline(store) as pipeline:
             await pipeline.check(request)
-            result = await pipeline.run(request, events.append, Deadline.after(600))
+            with pipeline.hold(request.source_id, request.reference_id) as audio:
+                result = await pipeline.run(request, audio, events.append, Deadline.after(600))
         items: list[list[bytes]] = [[] for _ in result.tracks]
         for event in events:
             if event.HasField("audio"):

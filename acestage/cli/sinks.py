@@ -78,6 +78,8 @@ class PlayerSink:
         assert process.stdin is not None
         try:
             _write_all(process.stdin.fileno(), samples)
+        except ValueError:  # abandoned meanwhile, and closed
+            raise BrokenPipeError from None
         except BrokenPipeError:
             self._check_end(process)
             raise
@@ -100,6 +102,8 @@ class PlayerSink:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
 
     def _check_end(self, process: subprocess.Popen[bytes]) -> None:
         if (status := process.wait()) != 0:

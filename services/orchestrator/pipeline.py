@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from acestage.errors import InvalidArgumentError
@@ -19,7 +19,7 @@ from services.orchestrator.models import find_model
 from services.orchestrator.song import requests
 from services.orchestrator.song.generation_settings import GenerationSettings
 from services.orchestrator.song.preview import Preview
-from services.orchestrator.song.source_latents import SourceLatents
+from services.orchestrator.song.source_latents import HeldAudio, SourceLatents
 from services.orchestrator.song.timeline import whole_song
 from services.orchestrator.song.track_writer import TrackWriter
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
@@ -63,8 +63,22 @@ class Pipeline:
         self.stages: tuple[StageClient, ...] = (text_encoder, dit, vae)
         self.limits = CurrentLimits(self.stages, settings)
         self._store = store
-        sources = SourceLatents(store, vae)
+        sources = SourceLatents(vae)
         self._stages = Stages(text_encoder, dit, vae, sources, on_stage_event)
+
+    @contextmanager
+    def hold(self, source_id: str, reference_id: str = "") -> Iterator[HeldAudio]:
+        """Uploaded audio by id, for as long as a job may need it; "" is none.
+
+        Raises:
+            NotFoundError: it is not there.
+        """
+        with ExitStack() as uses:
+            source, reference = (
+                uses.enter_context(self._store.use(audio_id)) if audio_id else None
+                for audio_id in (source_id, reference_id)
+            )
+            yield HeldAudio(source, reference)
 
     async def check(self, request: pb.GenerateRequest) -> None:
         """Checks a request as far as is possible before its turn comes.
@@ -77,11 +91,19 @@ class Pipeline:
         limits = await self.limits.ask(requests.item_count(request), request.model)
         model = self.limits.model(request.model)
         lowered, _ = requests.lower(request, limits)
-        sample_count = self._source_sample_count(request)
-        requests.check(lowered, limits, model=model, source_sample_count=sample_count)
+        with self.hold(request.source_id, request.reference_id) as audio:
+            requests.check(lowered, limits, model=model, source_sample_count=audio.source_sample_count)
 
-    async def run(self, request: pb.GenerateRequest, emit: Emit, deadline: Deadline) -> Result:
+    async def run(
+        self, request: pb.GenerateRequest, audio: HeldAudio, emit: Emit, deadline: Deadline
+    ) -> Result:
         """Generates what a checked `request` asks for; audio and progress go to `emit` as they come.
+
+        Args:
+            request: what is wanted.
+            audio: its source and reference, held.
+            emit: takes the events.
+            deadline: of the caller.
 
         Raises:
             AcestageError: a stage failed, the stages do not all serve the model, or what the check found has
@@ -92,42 +114,38 @@ class Pipeline:
         work = self._work(infos, model, emit, deadline)
         limits = self.limits.after(infos, requests.item_count(request), model.name)
         request, clamped = requests.lower(request, limits)
-        sample_count = self._source_sample_count(request)
-        requests.check(request, limits, model=model, source_sample_count=sample_count)
-        settings = requests.resolve(request, model, limits, source_sample_count=sample_count)
-        with ExitStack() as uses:  # so that nothing that the job needs is dropped meanwhile
-            samples, _ = (
-                uses.enter_context(self._store.use(audio_id)) if audio_id else None
-                for audio_id in (settings.source_id, settings.reference_id)
-            )
-            inputs = await self._inputs(settings, work)
-            if request.preview:
-                await self._preview(settings, inputs, work, emit)
-            latents, denoised = await work.denoise(settings, inputs)
-            writer = TrackWriter(settings, samples, model.sample_rate_hz)
-            await work.decode(latents, writer, lambda chunk: emit(pb.GenerateResponse(audio=chunk)))
+        requests.check(request, limits, model=model, source_sample_count=audio.source_sample_count)
+        settings = requests.resolve(request, model, limits, source_sample_count=audio.source_sample_count)
+        inputs = await self._inputs(settings, audio, work)
+        if request.preview:
+            await self._preview(settings, inputs, work, emit)
+        latents, denoised = await work.denoise(settings, inputs)
+        writer = TrackWriter(settings, audio.source, model.sample_rate_hz)
+        await work.decode(latents, writer, lambda chunk: emit(pb.GenerateResponse(audio=chunk)))
         return Result(settings.to_pb(model, denoised), writer.tracks(), clamped, writer.cost())
 
-    async def audio_codes(self, request: pb.GetAudioCodesRequest, deadline: Deadline) -> tuple[int, ...]:
+    async def check_codes(self, request: pb.GetAudioCodesRequest) -> None:
+        """Checks a request for audio codes, but for its source, before its turn comes.
+
+        Raises:
+            InvalidArgumentError: there is no such model, or it has no audio tokenizer.
+        """
+        _codes_model(await self._infos(), request)
+
+    async def audio_codes(
+        self, request: pb.GetAudioCodesRequest, audio: HeldAudio, deadline: Deadline
+    ) -> tuple[int, ...]:
         """The audio codes of an uploaded audio.
 
         Raises:
-            AcestageError: the audio is not there, the model has no audio tokenizer, or a stage failed.
+            AcestageError: as of `check_codes`, or a stage failed.
         """
         infos = await self._infos()
-        model = find_model(infos, request.model)
+        model = _codes_model(infos, request)
         work = self._work(infos, model, lambda event: None, deadline)
-        if not model.audio_code_count:
-            raise InvalidArgumentError.at("model", f"is {model.name}, which has no audio tokenizer")
-        with self._store.use(request.source_id) as samples:
-            timeline = whole_song(len(samples), model)
-            return await work.tokenize(await work.source_latents(request.source_id, timeline))
-
-    def _source_sample_count(self, request: pb.GenerateRequest) -> int | None:
-        """Samples of the source; raises `NotFoundError` where source or reference is not there."""
-        if request.reference_id:
-            self._store.facts(request.reference_id)
-        return self._store.facts(request.source_id).sample_count if request.source_id else None
+        assert audio.source is not None
+        timeline = whole_song(len(audio.source), model)
+        return await work.tokenize(await work.source_latents(request.source_id, audio.source, timeline))
 
     async def _infos(self) -> list[stage_pb2.GetStageInfoResponse]:
         return await asyncio.gather(*(stage.info() for stage in self.stages))
@@ -143,13 +161,15 @@ class Pipeline:
         dtype = next(hosted.dtype for hosted in vae.models if hosted.model.name == model.name)
         return StageWork(self._stages, model, dtype, emit, deadline)
 
-    async def _inputs(self, settings: GenerationSettings, work: StageWork) -> list[WireTensor]:
+    async def _inputs(
+        self, settings: GenerationSettings, audio: HeldAudio, work: StageWork
+    ) -> list[WireTensor]:
         """All that the DiT needs but the noise."""
         source = reference = None
-        if settings.timeline is not None:
-            source = await work.source_latents(settings.source_id, settings.timeline)
-        if settings.reference_id:
-            reference = await work.reference_latents(settings.reference_id)
+        if settings.timeline is not None and audio.source is not None:
+            source = await work.source_latents(settings.source_id, audio.source, settings.timeline)
+        if audio.reference is not None:
+            reference = await work.reference_latents(settings.reference_id, audio.reference)
         latents = [tensor for tensor in (source, reference) if tensor is not None]
         conditioning = await work.encode(settings, latents)
         if source is not None and settings.cover_noise_strength > 0:
@@ -170,3 +190,12 @@ class Pipeline:
         await work.decode(latents, writer, send)
         completed = pb.PreviewCompleted(tracks=writer.tracks(), step_count=preview.settings.step_count)
         emit(pb.GenerateResponse(preview_completed=completed))
+
+
+def _codes_model(
+    infos: Sequence[stage_pb2.GetStageInfoResponse], request: pb.GetAudioCodesRequest
+) -> stage_pb2.Model:
+    model = find_model(infos, request.model)
+    if not model.audio_code_count:
+        raise InvalidArgumentError.at("model", f"is {model.name}, which has no audio tokenizer")
+    return model

@@ -66,8 +66,12 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self, request: pb.GetAudioCodesRequest, context: CodesContext
     ) -> pb.GetAudioCodesResponse:
         deadline = Deadline.after(context.time_remaining())
-        async with self._queue.turn(lambda position: None):
-            codes = await self._pipeline.audio_codes(request, deadline)
+        with self._pipeline.hold(request.source_id) as audio:
+            if audio.source is None:
+                raise errors.InvalidArgumentError.at("source_id", "is empty; accepted: the id of an upload")
+            await self._pipeline.check_codes(request)
+            async with self._queue.turn(lambda position: None):
+                codes = await self._pipeline.audio_codes(request, audio, deadline)
         return pb.GetAudioCodesResponse(audio_codes=audio_codes.join(codes), code_count=len(codes))
 
     async def close(self) -> None:

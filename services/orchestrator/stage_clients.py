@@ -169,8 +169,8 @@ class DitClient(StageClient):
 class VaeClient(StageClient):
     async def encode(
         self,
-        audio: WireTensor,
         parameters: vae_pb2.EncodeParameters,
+        audio: WireTensor,
         on_event: Callable[[vae_pb2.EncodeResponse], Any],
         deadline: Deadline,
     ) -> WireTensor:
@@ -186,7 +186,7 @@ class VaeClient(StageClient):
         return tensors.require(await self.tensors(call, on_event), "latents", 1, None, None)
 
     async def decode(
-        self, latents: WireTensor, parameters: vae_pb2.DecodeParameters, deadline: Deadline
+        self, parameters: vae_pb2.DecodeParameters, latents: WireTensor, deadline: Deadline
     ) -> AsyncGenerator[vae_pb2.DecodeResponse, None]:
         """The responses of the decode, audio and progress."""
         stub = vae_pb2_grpc.VaeServiceStub(self._channel)

@@ -16,7 +16,7 @@ from acestage.protos.vae.v1 import vae_pb2
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.tensors import WireTensor
 from services.orchestrator.song.generation_settings import DenoisedOn, GenerationSettings
-from services.orchestrator.song.source_latents import SourceLatents
+from services.orchestrator.song.source_latents import Audio, Samples, SourceLatents
 from services.orchestrator.song.timeline import Timeline
 from services.orchestrator.song.track_writer import TrackWriter
 from services.orchestrator.stage_clients import Deadline, DitClient, TextEncoderClient, VaeClient
@@ -67,17 +67,15 @@ class StageWork:
         self._emit = emit
         self._deadline = deadline
 
-    async def source_latents(self, audio_id: str, timeline: Timeline) -> WireTensor:
+    async def source_latents(self, audio_id: str, samples: Samples, timeline: Timeline) -> WireTensor:
         """ "source_latents" [1, frames, channels] of an uploaded audio in its place."""
-        return await self._stages.sources.of_source(
-            *(audio_id, timeline, self.model, self._vae_dtype), self._relay_vae, self._deadline
-        )
+        audio = Audio(audio_id, samples, self.model, self._vae_dtype)
+        return await self._stages.sources.of_source(audio, timeline, self._relay_vae, self._deadline)
 
-    async def reference_latents(self, audio_id: str) -> WireTensor:
+    async def reference_latents(self, audio_id: str, samples: Samples) -> WireTensor:
         """ "reference_latents" [1, frames, channels] of an uploaded audio."""
-        return await self._stages.sources.of_reference(
-            *(audio_id, self.model, self._vae_dtype), self._relay_vae, self._deadline
-        )
+        audio = Audio(audio_id, samples, self.model, self._vae_dtype)
+        return await self._stages.sources.of_reference(audio, self._relay_vae, self._deadline)
 
     async def tokenize(self, source: WireTensor) -> tuple[int, ...]:
         """The audio codes of "source_latents"."""
@@ -168,7 +166,7 @@ class StageWork:
             start_frame=wanted.start if wanted else 0,
             stop_frame=wanted.stop if wanted else 0,
         )
-        decoding = self._stages.vae.decode(latents, parameters, self._deadline)
+        decoding = self._stages.vae.decode(parameters, latents, self._deadline)
         async with aclosing(decoding) as responses:
             async for response in responses:
                 if response.WhichOneof("event") == "audio":

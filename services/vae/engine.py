@@ -96,7 +96,7 @@ class VaeEngine:
         Tiles have a halo as wide as the decoder's receptive field, so every sample is computed from the same
         latents as in an untiled decode. What differs is rounding: a tile's convolutions may add up in another
         order. So a decode that was cut short can be taken up again, in tiles of any size. The first tiles of
-        a decode are small, so that sound starts early.
+        an item are small, so that sound starts early; those of every item, so that none depends on its place.
 
         Args:
             latents: to decode; frames on their way are waited for.
@@ -120,7 +120,7 @@ class VaeEngine:
                 tile_frame_count or DEFAULT_TILE_FRAMES,
                 self.halo_frame_count,
                 latents.frame_count,
-                begins_small=item_index == 0 and start.frame <= wanted.start,
+                begins_small=item_index != start.item_index or start.frame <= wanted.start,
             )
         ]
         for number, (item_index, tile) in enumerate(plan, start=1):

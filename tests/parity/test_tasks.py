@@ -81,7 +81,7 @@ def requests_with_audio(draw: st.DrawFn) -> tuple[dict[str, Any], float, float |
     source_s = 0.0 if task == "text2music" else draw(st.sampled_from([1.0, 2.345, 4.2]))
     if task == "text2music" and draw(st.booleans()):
         fields["audio_codes"] = draw(
-            st.lists(st.integers(0, 63_999), min_size=1, max_size=12).map(
+            st.lists(st.integers(0, 63_999), min_size=5, max_size=12).map(
                 lambda codes: "".join(f"<|audio_code_{code}|>" for code in codes)
             )
         )

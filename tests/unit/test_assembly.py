@@ -57,7 +57,7 @@ def test_edges_are_faded_within_the_window() -> None:
     assert 0 < track[95_999] < 0.01
 
 
-def test_where_the_song_goes_beyond_its_source_nothing_is_faded() -> None:
+def test_a_song_that_goes_beyond_both_ends_of_its_source_is_all_new() -> None:
     timeline = with_window(SOURCE, -0.5, 4.0, MODEL)
     source, decoded = noise(SOURCE, 1), noise(timeline.frame_count * 1920, 2)
     assert np.array_equal(assemble(timeline, source, decoded, 7_777), decoded)
@@ -68,7 +68,26 @@ def test_a_continuation_begins_where_the_source_ends() -> None:
     source, decoded = noise(SOURCE, 1), noise(timeline.frame_count * 1920, 2)
     track = assemble(timeline, source, decoded, 7_777)
     assert np.array_equal(track[:SOURCE], source)
-    assert np.array_equal(track[SOURCE:], decoded[SOURCE:])
+    assert np.array_equal(track[SOURCE + FADE :], decoded[SOURCE + FADE :])
+
+
+@pytest.mark.parametrize("chunk", [100, 1920, 48_000, 500_000])
+@pytest.mark.parametrize(
+    ("start_s", "end_s"), [(SOURCE / 48_000, 4.0), (SOURCE / 48_000 - 0.005, 4.0), (-1.0, 0.0), (-1.0, 0.005)]
+)
+def test_there_is_no_step_where_the_song_goes_on_beyond_its_source(
+    start_s: float, end_s: float, chunk: int
+) -> None:
+    timeline = with_window(SOURCE, start_s, end_s, MODEL)
+    source = np.full((SOURCE, 2), 0.5, np.float32)
+    decoded = np.zeros((timeline.frame_count * 1920, 2), np.float32)
+    track = assemble(timeline, source, decoded, chunk)
+    inside = track[timeline.source.start : timeline.source.stop]
+    assert len(track) == timeline.sample_count
+    assert np.abs(np.diff(track[:, 0])).max() < 0.55 / FADE
+    assert np.array_equal(np.unique(inside[: FADE // 3]), [0.5]) or start_s < 0
+    assert not track[-FADE:].any() or start_s < 0
+    assert track[:FADE].any() == (start_s > 0)
 
 
 def test_a_song_that_is_all_new_is_cut_to_the_length_of_its_source() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import pytest
@@ -15,8 +16,10 @@ from services.orchestrator.jobs.job_history import JobHistory
 from services.orchestrator.jobs.job_queue import JobQueue
 from services.orchestrator.jobs.job_registry import LogBounds
 from services.orchestrator.jobs.job_runner import JobRunner
-from services.orchestrator.pipeline import Emit, Pipeline, Result
+from services.orchestrator.pipeline import Pipeline, Result
+from services.orchestrator.song.source_latents import HeldAudio
 from services.orchestrator.stage_clients import Deadline
+from services.orchestrator.stage_work import Emit
 from tests.unit.job_events import run, until
 
 REQUEST = pb.GenerateRequest(caption="piano", duration_s=10)
@@ -36,7 +39,13 @@ class FakePipeline:
         self.error: Exception | None = None
         self.cleanups = 0
 
-    async def run(self, request: pb.GenerateRequest, emit: Emit, deadline: Deadline) -> Result:
+    @contextmanager
+    def hold(self, source_id: str, reference_id: str) -> Iterator[HeldAudio]:
+        yield HeldAudio()
+
+    async def run(
+        self, request: pb.GenerateRequest, audio: HeldAudio, emit: Emit, deadline: Deadline
+    ) -> Result:
         emit(pb.GenerateResponse(progress=pb.StageProgress(stage="dit", done_count=1, total_count=1)))
         try:
             await self.finish.wait()
@@ -46,7 +55,7 @@ class FakePipeline:
             raise
         if self.error is not None:
             raise self.error
-        return Result(pb.Settings(duration_s=10, batch_size=1), (), ())
+        return Result(pb.Settings(duration_s=10, batch_size=1), (), (), pb.DecodeCost())
 
 
 class Jobs:

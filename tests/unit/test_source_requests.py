@@ -54,20 +54,21 @@ def violations(fields: dict[str, Any], model: Model | None = BASE, limits: Limit
         ("source_id", {"task": "text2music", "source_id": "a"}),
         ("duration_s", {"task": "cover", "source_id": "a", "duration_s": 20}),
         ("duration_s", {"audio_codes": CODE * 50, "duration_s": 10}),
-        ("audio_codes", {"task": "cover", "source_id": "a", "audio_codes": CODE}),
-        ("audio_codes", {"task": "repaint", "source_id": "a", "audio_codes": CODE}),
+        ("audio_codes", {"task": "cover", "source_id": "a", "audio_codes": CODE * 5}),
+        ("audio_codes", {"task": "repaint", "source_id": "a", "audio_codes": CODE * 5}),
         ("audio_codes", {"audio_codes": "7, 8, 9"}),
+        ("audio_codes", {"audio_codes": CODE * 4}),
         ("audio_codes", {"audio_codes": CODE + "x" + CODE}),
         ("audio_codes", {"audio_codes": "<|audio_code_-1|>"}),
         ("audio_codes", {"audio_codes": "<|audio_code_99999999999999|>"}),
-        ("audio_codes[1]", {"audio_codes": CODE + "<|audio_code_64000|>"}),
+        ("audio_codes[4]", {"audio_codes": CODE * 4 + "<|audio_code_64000|>"}),
         ("audio_codes", {"audio_codes": CODE * 3001}),
         ("audio_cover_strength", {"task": "cover", "source_id": "a", "audio_cover_strength": 1.01}),
         ("audio_cover_strength", {"task": "cover", "source_id": "a", "audio_cover_strength": float("nan")}),
         ("audio_cover_strength", {"audio_cover_strength": 0.5}),
         ("cover_noise_strength", {"task": "cover", "source_id": "a", "cover_noise_strength": -0.1}),
         ("cover_noise_strength", {"task": "repaint", "source_id": "a", "cover_noise_strength": 0.1}),
-        ("cover_noise_strength", {"audio_codes": CODE, "cover_noise_strength": 0.1}),
+        ("cover_noise_strength", {"audio_codes": CODE * 5, "cover_noise_strength": 0.1}),
         ("repaint_start_s", {"repaint_start_s": 1}),
         ("repaint_end_s", {"task": "cover", "source_id": "a", "repaint_end_s": 1}),
         ("repaint_start_s", {"task": "repaint", "source_id": "a", "repaint_start_s": float("nan")}),
@@ -76,9 +77,12 @@ def violations(fields: dict[str, Any], model: Model | None = BASE, limits: Limit
         ("repaint_start_s", {"task": "repaint", "source_id": "a", "repaint_start_s": 9, "repaint_end_s": 5}),
         ("repaint_start_s", {"task": "repaint", "source_id": "a", "repaint_start_s": 20}),
         (
-            "repaint_start_s",
+            "repaint_end_s",
             {"task": "repaint", "source_id": "a", "repaint_start_s": -1e-9, "repaint_end_s": 1e-9},
         ),
+        ("repaint_end_s", {"task": "repaint", "source_id": "a", "repaint_end_s": 0}),
+        ("repaint_end_s", {"task": "lego", "source_id": "a", "repaint_end_s": 0}),
+        ("audio_codes", {"audio_codes": "<" * 500_001}),
         (
             "repaint_start_s",
             {"task": "repaint", "source_id": "a", "repaint_start_s": 21, "repaint_end_s": 25},
@@ -113,8 +117,8 @@ def test_what_does_not_go_together_is_refused_and_named(field: str, fields: dict
     "fields",
     [
         {"audio_cover_strength": 1.0, "cover_noise_strength": 0.0},  # as clients send them with every task
-        {"audio_codes": f" {CODE}\n{CODE} "},
-        {"task": "cover", "audio_codes": CODE, "audio_cover_strength": 0.3},
+        {"audio_codes": f" {CODE}\n{CODE * 4} "},
+        {"task": "cover", "audio_codes": CODE * 5, "audio_cover_strength": 0.3},
         {"task": "cover", "source_id": "a", "cover_noise_strength": 1.0},
         {"task": "cover-nofsq", "source_id": "a", "audio_cover_strength": 0.0},
         {"task": "repaint", "source_id": "a"},
@@ -129,6 +133,20 @@ def test_what_does_not_go_together_is_refused_and_named(field: str, fields: dict
 )
 def test_what_goes_together_is_accepted(fields: dict[str, Any]) -> None:
     assert violations(fields) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "fields"),
+    [
+        ("track_classes", {"task": "complete", "source_id": "a", "track_classes": ["x" * 40] * 50_000}),
+        ("seeds", {"seeds": [-1] * 500_000}),
+        ("adapters", {"adapters": [Adapter()] * 100_000}),
+    ],
+)
+def test_no_more_is_looked_at_than_could_be_accepted(field: str, fields: dict[str, Any]) -> None:
+    """The loop that checks requests also renews leases."""
+    assert violations(fields)[0] == field
+    assert len(violations(fields)) <= 1 + 2 * len(TRACK_NAMES)
 
 
 @pytest.mark.parametrize("task", [name for name, task in TASKS.items() if task.needs_tracks_model])

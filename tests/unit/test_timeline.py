@@ -30,10 +30,10 @@ def test_a_window_on_frames() -> None:
     assert (found.sample_count, found.frame_count, found.source) == (SOURCE, 500, Span(0, SOURCE))
 
 
-def test_a_window_between_frames_changes_no_sample_outside_of_it() -> None:
+def test_a_window_between_frames_is_new_from_end_to_end_and_nothing_else_is() -> None:
     found = timeline(4.01, 8.03)
-    assert found.window_frames == Span(100, 200)
-    assert found.window == Span(round(4.01 * 48_000), 200 * 1920)
+    assert found.window_frames == Span(100, 201)
+    assert found.window == Span(round(4.01 * 48_000), round(8.03 * 48_000))
 
 
 def test_times_that_floats_cannot_hold_mean_the_frame_that_is_meant() -> None:

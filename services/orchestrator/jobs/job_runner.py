@@ -123,10 +123,12 @@ class JobRunner:
             queued = pb.JobQueued(job_id=job_log.job_id, position=position)
             job_log.append(pb.GenerateResponse(queued=queued))
 
-        async with self._queue.turn(on_position):
-            begun_s = self._clock()
-            result = await self._pipeline.run(request, job_log.append, deadline)
-            return _Done(result, self._clock() - begun_s)
+        # Held while it waits, too: nothing that was there when it was accepted is dropped before its turn.
+        with self._pipeline.hold(request.source_id, request.reference_id) as audio:
+            async with self._queue.turn(on_position):
+                begun_s = self._clock()
+                result = await self._pipeline.run(request, audio, job_log.append, deadline)
+                return _Done(result, self._clock() - begun_s)
 
     def _conclude(
         self, job_log: JobLog, request: pb.GenerateRequest, asked_s: float, task: asyncio.Task[_Done]

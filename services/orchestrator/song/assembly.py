@@ -11,7 +11,7 @@ from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.tensors import CHUNK_BYTES
 from services.orchestrator.song.timeline import Span, Timeline
 
-CROSSFADE_S = 0.01
+FADE_S = 0.01
 """Long enough that no step can be heard at the edge of a window, short enough not to be heard itself."""
 
 Samples = npt.NDArray[np.float32]
@@ -20,8 +20,10 @@ Samples = npt.NDArray[np.float32]
 class Assembly:
     """One track of a song with a source. Feed it the decoded chunks in order.
 
-    At an edge where the source goes on, decoded audio fades in or out against it within the window, so that
-    outside of the window every sample is the source's own.
+    Outside of the window every sample is the source's own, so edges are made smooth within. Where the source
+    goes on into the window, decoded audio fades in or out against it. Where it does not, because the song
+    goes on beyond its source, the step from the one to the other is added to the decoded audio and fades
+    away. For that the samples on both sides of the window should be decoded as well.
     """
 
     def __init__(self, timeline: Timeline, source: Samples, item_index: int, sample_rate_hz: int) -> None:
@@ -38,25 +40,56 @@ class Assembly:
         self._item_index = item_index
         self._sample_rate_hz = sample_rate_hz
         self._done = 0
+        self._waiting: Samples = np.empty((0, source.shape[1]), np.float32)
+        self._length = min(round(FADE_S * sample_rate_hz), len(timeline.window) // 2)
+        self._steps: dict[int, Samples] = {}
+        """By the sample beside the window: what the source has more there than the decoded audio."""
 
     def add(self, chunk: AudioChunk) -> Iterator[AudioChunk]:
         """The chunks of the track that can be sent once `chunk` is decoded."""
         window = self._timeline.window
         decoded = np.frombuffer(chunk.samples, dtype="<f4").reshape(-1, chunk.channel_count)
-        start = max(chunk.start_sample, window.start)
-        stop = min(chunk.start_sample + len(decoded), window.stop)
-        if start >= stop:
+        here = Span(chunk.start_sample, chunk.start_sample + len(decoded))
+        for beside in (window.start - 1, window.stop):
+            if here.start <= beside < here.stop and self._has_source(beside, beside + 1):
+                step = self._source[beside - self._timeline.source.start] - decoded[beside - here.start]
+                self._steps[beside] = step
+        start, stop = max(here.start, window.start), min(here.stop, window.stop)
+        if start < stop:
+            new = decoded[start - here.start : stop - here.start]
+            self._waiting = np.concatenate([self._waiting, new])
+        if not len(self._waiting):
             return
-        yield from self._from_source(start)
-        samples = decoded[start - chunk.start_sample : stop - chunk.start_sample]
-        yield from self._chunks(self._blended(Span(start, stop), samples))
-        if stop == window.stop:
+        yield from self._from_source(window.start)
+        # The end of the window waits for the sample behind it, where the step to that one matters.
+        is_end_known = here.stop > window.stop or not self._joins_after()
+        ready = window.stop if is_end_known else window.stop - self._length
+        count = max(0, min(len(self._waiting), ready - self._done))
+        span = Span(self._done, self._done + count)
+        samples, self._waiting = self._waiting[:count], self._waiting[count:]
+        yield from self._chunks(self._blended(span, samples))
+        if self._done == window.stop:
             yield from self._from_source(self._timeline.sample_count)
+
+    def _has_source(self, start: int, stop: int) -> bool:
+        source = self._timeline.source
+        return source.start <= start and stop <= source.stop
+
+    def _fades_after(self) -> bool:
+        """Whether the source goes on through the end of the window, so that there is something to fade to."""
+        stop = self._timeline.window.stop
+        return self._has_source(stop - self._length, stop + 1)
+
+    def _joins_after(self) -> bool:
+        """Whether the source begins right behind the window."""
+        stop = self._timeline.window.stop
+        return self._has_source(stop, stop + 1) and not self._fades_after()
 
     def _from_source(self, stop: int) -> Iterator[AudioChunk]:
         """The source's samples from where the track is up to `stop`."""
-        first, last = self._done - self._timeline.source.start, stop - self._timeline.source.start
-        yield from self._chunks(self._source[first:last])
+        if self._done < stop:
+            first, last = self._done - self._timeline.source.start, stop - self._timeline.source.start
+            yield from self._chunks(self._source[first:last])
 
     def _chunks(self, samples: Samples) -> Iterator[AudioChunk]:
         step = CHUNK_BYTES // (samples.shape[1] * samples.itemsize)
@@ -72,20 +105,28 @@ class Assembly:
             self._done += len(part)
 
     def _blended(self, span: Span, decoded: Samples) -> Samples:
-        """`decoded` samples of `span`, faded against the source near the edges of the window."""
-        timeline, source = self._timeline, self._timeline.source
-        length = min(round(CROSSFADE_S * self._sample_rate_hz), len(timeline.window) // 2)
-        positions = np.arange(span.start, span.stop)
-        share = np.ones(len(positions), np.float32)  # of the decoded audio
-        if timeline.window.start > source.start:
-            share = np.minimum(share, (positions - timeline.window.start + 1) / (length + 1))
-        if timeline.window.stop < source.stop:
-            share = np.minimum(share, (timeline.window.stop - positions) / (length + 1))
-        # Beyond the source's end there is nothing to fade against.
-        fades = (share < 1) & (positions >= source.start) & (positions < source.stop)
-        if not fades.any():
-            return decoded
-        blended = decoded.copy()
-        share = share[fades, None].astype(np.float32)
-        blended[fades] = share * decoded[fades] + (1 - share) * self._source[positions[fades] - source.start]
+        """`decoded` samples of `span`, made smooth near the edges of the window."""
+        window, length = self._timeline.window, self._length
+        blended = decoded
+        for beside, is_faded, inside in (
+            (
+                window.start - 1,
+                self._has_source(window.start - 1, window.start + length),
+                Span(window.start, window.start + length),
+            ),
+            (window.stop, self._fades_after(), Span(window.stop - length, window.stop)),
+        ):
+            start, stop = max(span.start, inside.start), min(span.stop, inside.stop)
+            if start >= stop or not (is_faded or beside in self._steps):
+                continue
+            positions = np.arange(start, stop)
+            share = (np.abs(positions - beside) / (length + 1)).astype(np.float32)[:, None]  # of the new
+            part = decoded[start - span.start : stop - span.start]
+            if is_faded:
+                there = self._source[positions - self._timeline.source.start]
+                smooth = share * part + (1 - share) * there
+            else:
+                smooth = part + (1 - share) * self._steps[beside]
+            blended = blended.copy() if blended is decoded else blended
+            blended[start - span.start : stop - span.start] = smooth
         return blended

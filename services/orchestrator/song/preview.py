@@ -33,12 +33,15 @@ class Preview:
         first = settings.window_frames.start if settings.window_frames else 0
         stop = min(frame_count, first + round(PREVIEW_S * model.latent_frame_rate_hz))
         self.frames = Span(first, stop)
-        timesteps = settings.timesteps[::STEP_SHARE]
-        fewer = max(LEAST_STEPS, settings.step_count // STEP_SHARE)
+        step_count = min(settings.step_count, max(LEAST_STEPS, settings.step_count // STEP_SHARE))
+        given = settings.timesteps
         self.settings = replace(
             settings,
-            step_count=len(timesteps) or min(settings.step_count, fewer),
-            timesteps=timesteps,
+            step_count=step_count,
+            # The first one of each of so many equal parts.
+            timesteps=tuple(
+                given[index * len(given) // step_count] for index in range(step_count if given else 0)
+            ),
             # The part is sent as it is, also where it lies between parts of a source.
             timeline=None,
             source_id="",

@@ -106,7 +106,7 @@ def _check_amounts(checks: Checks, request: pb.GenerateRequest, limits: Limits) 
             is_given = request.HasField(field)
             checks.require(not is_given, field, "is set beside seeds; accepted: one or the other")
         checks.within(len(request.seeds), "seeds", 1, most_items.value, most_items.source)
-        for index, seed in enumerate(request.seeds):
+        for index, seed in enumerate(request.seeds[:MAX_ITEM_COUNT]):
             checks.within(seed, f"seeds[{index}]", 0, MAX_SEED)
 
 

@@ -15,9 +15,8 @@ import numpy.typing as npt
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
-from services.orchestrator.song.timeline import Timeline
+from services.orchestrator.song.timeline import Span, Timeline
 from services.orchestrator.stage_clients import Deadline, VaeClient
-from services.orchestrator.uploads.audio_store import AudioStore
 
 Samples = npt.NDArray[np.float32]
 OnEvent = Callable[[vae_pb2.EncodeResponse], Any]
@@ -31,81 +30,105 @@ MAX_CACHED_COUNT = 32
 
 
 @dataclass(frozen=True, slots=True)
-class _Key:
+class HeldAudio:
+    """Samples [samples, channels] that a job works on; they stay there even when their ids are dropped."""
+
+    source: Samples | None = None
+    reference: Samples | None = None
+
+    @property
+    def source_sample_count(self) -> int | None:
+        return None if self.source is None else len(self.source)
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Audio to encode.
+
+    Attributes:
+        audio_id: stands for the samples.
+        samples: [samples, channels].
+        model: whose VAE is to be used.
+        dtype: in which that computes.
+    """
+
     audio_id: str
-    timeline: Timeline | None
-    model: str
+    samples: Samples
+    model: Model
     dtype: str
 
 
-class SourceLatents:
-    """Encodes audio of the store, and remembers the latents: who edits a song asks again and again."""
+@dataclass(frozen=True, slots=True)
+class _Key:
+    """What latents depend on; `place` is that of a source in its song."""
 
-    def __init__(self, store: AudioStore, vae: VaeClient) -> None:
-        self._store = store
+    audio_id: str
+    model: str
+    dtype: str
+    place: tuple[Span, int] | None
+
+
+class SourceLatents:
+    """Encodes audio, and remembers the latents: who edits a song asks again and again."""
+
+    def __init__(self, vae: VaeClient) -> None:
         self._vae = vae
         self._cache: OrderedDict[_Key, WireTensor] = OrderedDict()
 
     async def of_source(
-        self,
-        audio_id: str,
-        timeline: Timeline,
-        model: Model,
-        dtype: str,
-        on_event: OnEvent,
-        deadline: Deadline,
+        self, audio: Audio, timeline: Timeline, on_event: OnEvent, deadline: Deadline
     ) -> WireTensor:
         """ "source_latents" [1, frames of the song, channels], with silence where the source is not.
 
         Args:
-            audio_id: of the source.
+            audio: the source.
             timeline: where it lies.
-            model: whose VAE is to be used.
-            dtype: in which that computes.
             on_event: hears of the stage's progress.
             deadline: of the caller.
 
         Raises:
-            NotFoundError: the audio is not there any more.
             AcestageError: the stage failed.
         """
-        key = _Key(audio_id, timeline, model.name, dtype)
-        return await self._encoded("source_latents", key, timeline.source_audio, on_event, deadline)
+        # The window is no part of it: it is moved again and again over the same source.
+        key = _Key(audio.audio_id, audio.model.name, audio.dtype, (timeline.source, timeline.frame_count))
+        return await self._encoded(
+            "source_latents", key, lambda: timeline.source_audio(audio.samples), on_event, deadline
+        )
 
-    async def of_reference(
-        self, audio_id: str, model: Model, dtype: str, on_event: OnEvent, deadline: Deadline
-    ) -> WireTensor:
+    async def of_reference(self, audio: Audio, on_event: OnEvent, deadline: Deadline) -> WireTensor:
         """ "reference_latents" [1, frames of 30 s, channels]; arguments and errors as in `of_source`."""
-        key = _Key(audio_id, None, model.name, dtype)
-
-        def clip(samples: Samples) -> Samples:
-            return reference_clip(samples, model.sample_rate_hz)
-
-        return await self._encoded("reference_latents", key, clip, on_event, deadline)
+        key = _Key(audio.audio_id, audio.model.name, audio.dtype, None)
+        return await self._encoded(
+            "reference_latents",
+            key,
+            lambda: reference_clip(audio.samples, audio.model.sample_rate_hz),
+            on_event,
+            deadline,
+        )
 
     async def _encoded(
         self,
         name: str,
         key: _Key,
-        prepare: Callable[[Samples], Samples],
+        prepare: Callable[[], Samples],
         on_event: OnEvent,
         deadline: Deadline,
     ) -> WireTensor:
         found = self._cache.pop(key, None)
         if found is None:
-            audio = await asyncio.to_thread(self._audio, key.audio_id, prepare)
+            audio = await asyncio.to_thread(_to_wire, prepare)
             parameters = vae_pb2.EncodeParameters(model=key.model)
-            latents = await self._vae.encode(audio, parameters, on_event, deadline)
+            latents = await self._vae.encode(parameters, audio, on_event, deadline)
             found = replace(latents, name=name)
         self._cache[key] = found
         if len(self._cache) > MAX_CACHED_COUNT:
             self._cache.popitem(last=False)
         return found
 
-    def _audio(self, audio_id: str, prepare: Callable[[Samples], Samples]) -> WireTensor:
-        with self._store.use(audio_id) as samples:
-            audio = np.ascontiguousarray(prepare(samples), dtype="<f4")
-        return WireTensor("audio", "float32", (1, *audio.shape), audio.data.cast("B"))
+
+def _to_wire(prepare: Callable[[], Samples]) -> WireTensor:
+    audio = np.ascontiguousarray(prepare(), dtype="<f4")
+    return WireTensor("audio", "float32", (1, *audio.shape), audio.data.cast("B"))
 
 
 def reference_clip(samples: Samples, sample_rate_hz: int) -> Samples:

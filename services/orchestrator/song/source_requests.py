@@ -25,6 +25,12 @@ from services.orchestrator.song.tasks import (
 from services.orchestrator.song.timeline import Span, Timeline, whole_song, with_window
 from services.runtime.request_limits import MAX_FRAME_COUNT
 
+LEAST_SONG_S = 1
+"""As of uploads."""
+
+MAX_CODES_CHARACTERS = 500_000
+"""Ten minutes of codes are 66,000."""
+
 FURTHEST_S = 3600
 """A window that reaches further is a slip; one that reaches as far makes the song too long all the same."""
 
@@ -66,6 +72,8 @@ def check(
         _check_song(checks, request, limits, model, source_sample_count)
     if codes and model.frames_per_audio_code:
         duration_s = len(codes) * model.frames_per_audio_code / model.latent_frame_rate_hz
+        least = f"accepted: {LEAST_SONG_S} s or more"
+        checks.require(duration_s >= LEAST_SONG_S, "audio_codes", f"make a song of {duration_s:g} s; {least}")
         _check_length(checks, "audio_codes", duration_s, limits)
 
 
@@ -107,6 +115,9 @@ def _check_codes(
         checks.require(False, field, f"are set for the task {request.task!r}; accepted for {accepted}")
     elif request.source_id:
         checks.require(False, field, "are set beside source_id; accepted: one or the other")
+    checks.at_most(len(request.audio_codes), "characters", field, MAX_CODES_CHARACTERS)
+    if len(request.audio_codes) > MAX_CODES_CHARACTERS:
+        return ()
     try:
         codes = audio_codes.parse(request.audio_codes)
     except ValueError as error:
@@ -157,11 +168,13 @@ def _check_tracks(checks: Checks, request: pb.GenerateRequest) -> None:
         )
     if request.track_classes:
         checks.require(request.task == COMPLETE, "track_classes", f"are set; accepted for {COMPLETE} alone")
-    for index, track in enumerate(request.track_classes):
+    checks.at_most(len(request.track_classes), "tracks", "track_classes", len(TRACK_NAMES))
+    seen: set[str] = set()
+    for index, track in enumerate(request.track_classes[: len(TRACK_NAMES)]):
         field = f"track_classes[{index}]"
         checks.require(track in TRACK_NAMES, field, f"is {track[:50]!r}; accepted: {accepted}")
-        is_new = track not in request.track_classes[:index]
-        checks.require(is_new, field, f"is {track[:50]!r} again; accepted: each track once")
+        checks.require(track not in seen, field, f"is {track[:50]!r} again; accepted: each track once")
+        seen.add(track)
 
 
 def _check_window(checks: Checks, request: pb.GenerateRequest, task: Task) -> bool:
@@ -182,7 +195,10 @@ def _check_window(checks: Checks, request: pb.GenerateRequest, task: Task) -> bo
         checks.require(
             False, "repaint_start_s", f"is {start_s:g}; accepted: less than repaint_end_s, {end_s:g}"
         )
-        is_fine = False
+        return False
+    if is_fine and start_s is None and end_s is not None and end_s <= 0:
+        checks.require(False, "repaint_end_s", f"is {end_s:g}; accepted without repaint_start_s: above 0")
+        return False
     return is_fine
 
 
@@ -194,11 +210,10 @@ def _check_song(
         return
     song = timeline(request, model, source_sample_count)
     assert song is not None
-    least_s = 1 / model.latent_frame_rate_hz
     checks.require(
         len(song.window) > 0,
-        "repaint_start_s",
-        f"leaves nothing to generate; accepted: a window of a latent frame, {least_s:g} s, or more",
+        "repaint_end_s" if request.HasField("repaint_end_s") else "repaint_start_s",
+        "leaves nothing to generate; accepted: a window of a sample or more",
     )
     _check_length(checks, "source_id", song.sample_count / model.sample_rate_hz, limits)
 

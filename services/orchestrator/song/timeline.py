@@ -35,8 +35,7 @@ class Timeline:
         hop_sample_count: samples of a frame.
         source: where the source's samples lie.
         window_frames: the frames to be generated; all where no window was asked for.
-        window: the samples that are new. Within `window_frames`, so that a time between two frames never
-            changes a sample outside of what was asked for.
+        window: the samples that are new, no more than were asked for. They lie within `window_frames`.
     """
 
     sample_count: int
@@ -67,8 +66,8 @@ def with_window(
     """The timeline where [start_s, end_s) of the source is new.
 
     None is the source's start or end. A start below 0 puts silence before the source, in whole frames, and
-    an end beyond the source's end puts some behind it. Frames of the window are rounded down, as in
-    `AceStepPipeline._build_chunk_mask` of diffusers.
+    an end beyond the source's end puts some behind it. All frames that the window touches are generated, so
+    that none of it is left old (`AceStepPipeline._build_chunk_mask` of diffusers leaves the last one out).
 
     The window must touch the source, and must not be empty; `requests.check` sees to that.
     """
@@ -78,9 +77,11 @@ def with_window(
     start = 0 if start_s is None or start_s < 0 else before + round(start_s * rate_hz)
     stop = source.stop if end_s is None else before + round(end_s * rate_hz)
     frame_count = math.ceil(max(source.stop, stop) / hop)
-    first_frame = min(_frame_at(start_s, before, model) if start else 0, frame_count - 1)
+    started = before // hop + math.floor(_frames(start_s or 0.0, model) + _ROUNDING)
+    first_frame = min(started, frame_count - 1) if start else 0
     if stop < source.stop and end_s is not None:
-        last_frame = max(_frame_at(end_s, before, model), first_frame + 1)
+        touched = before // hop + math.ceil(_frames(end_s, model) - _ROUNDING)
+        last_frame = min(max(touched, first_frame + 1), frame_count)
         sample_count, stop = source.stop, min(stop, last_frame * hop)
     else:
         last_frame = frame_count
@@ -89,10 +90,6 @@ def with_window(
     return Timeline(
         sample_count, frame_count, hop, source, Span(first_frame, last_frame), Span(min(start, stop), stop)
     )
-
-
-def _frame_at(time_s: float | None, before: int, model: Model) -> int:
-    return before // model.hop_sample_count + math.floor(_frames(time_s or 0.0, model) + _ROUNDING)
 
 
 def _frames(time_s: float, model: Model) -> float:

@@ -35,12 +35,13 @@ class TrackWriter:
 
     @property
     def wanted_frames(self) -> Span | None:
-        """The latent frames whose audio is of use; None for all of them."""
+        """The latent frames whose audio is of use, a sample on each side of a window included; None: all."""
         timeline = self._settings.timeline
         if timeline is None or not self._settings.keeps_source:
             return None
-        hop = timeline.hop_sample_count
-        return Span(timeline.window.start // hop, -(-timeline.window.stop // hop))
+        hop, window = timeline.hop_sample_count, timeline.window
+        first = max(window.start - 1, 0) // hop
+        return Span(first, min(window.stop // hop + 1, timeline.frame_count))
 
     def add(self, decoded: AudioChunk) -> list[AudioChunk]:
         """The chunks that can be sent once `decoded` is there; chunks of an item must come in order."""

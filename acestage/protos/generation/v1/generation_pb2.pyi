@@ -122,8 +122,8 @@ class GenerateRequest(_message.Message):
     """
     repaint_start_s: _builtins.float
     """The window to generate, in seconds of the source; the whole source when unset. For "repaint" a start
-    below 0 or an end past the source's end makes the song longer, and outside the window the samples are
-    the source's. "lego" accepts it within the source.
+    below 0 or an end past the source's end makes the song longer, by whole latent frames, and outside the
+    window the samples are the source's. "lego" accepts it within the source.
     """
     repaint_end_s: _builtins.float
     track_name: _builtins.str
