@@ -47,9 +47,10 @@ class JobRegistry:
         return sum(_held_bytes(log) for log in self._logs.values())
 
     def begin(self, log: JobLog, expected_bytes: int) -> bool:
-        """Whether the job of `log`, of which so much is expected, may begin now; where it may, it has the room.
+        """Whether the job of `log`, which is expected to grow so large, may begin now.
 
-        Kept logs make room, those first that were read. A job larger than all room has to be alone.
+        Where it may, the room is its own. Kept logs make room, those first that were read. A job larger than
+        all room has to be alone.
         """
         held_bytes = self.held_bytes
         if held_bytes and held_bytes + expected_bytes > self._bounds.held_bytes:
