@@ -12,7 +12,7 @@ import pytest
 
 from acestage.generation import StageProgress
 from acestage.generation_options import Adapter
-from acestage.generation_stream import request_to_pb
+from acestage.generation_request import request_to_pb
 from scripts.random_adapter import write_adapter
 from tests.in_process import InProcess
 from tests.running_stack import RunningStack, wait_until
