@@ -10,9 +10,11 @@ with Client() as client:
 from importlib.metadata import version
 
 from acestage import errors
+from acestage.async_client import AsyncClient
 from acestage.audio import Audio
-from acestage.client import AsyncClient, Client
-from acestage.generation import Generation, GenerationOptions, Settings, Track
+from acestage.client import Client
+from acestage.generation import Generation, Track
+from acestage.generation_options import GenerationOptions, Settings
 from acestage.limits import Clamped, LanguageModelLimit, Limit, Limits
 from acestage.status import Status
 

@@ -74,7 +74,8 @@ class Upload:
     """The messages that carry audio to an orchestrator. Use it with `with`, and iterate over it once.
 
     An error on the way, be it of the file or of `on_progress`, must not look like the end of the file. It is
-    kept in `error`, and the last message is an empty one, which every orchestrator refuses.
+    kept in `error`, and the last message is an empty one, which every orchestrator refuses. The block then
+    ends with that error in the place of the call's own.
 
     Args:
         source: what to send.
@@ -114,6 +115,8 @@ class Upload:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+        if self.error is not None and isinstance(error, Exception):
+            raise self.error from error  # it is why the call failed
 
     def __iter__(self) -> Iterator[pb.UploadRequest]:
         yield pb.UploadRequest(header=self._header)

@@ -1,26 +1,25 @@
-"""Clients of the orchestrator: `Client` and, for asyncio, `AsyncClient`."""
+"""The blocking client of the orchestrator."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from contextlib import aclosing, closing
+from collections.abc import Callable, Generator
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
-import grpc.aio
 
 from acestage.audio import Audio, AudioSource, Upload, UploadProgress
-from acestage.errors import InternalError
-from acestage.generation import Generation, GenerationEvent, GenerationOptions, JobQueued
-from acestage.generation_stream import GenerationStream, request_to_pb
+from acestage.generation import Generation, GenerationEvent, JobQueued
+from acestage.generation_options import GenerationOptions
+from acestage.generation_request import request_to_pb
+from acestage.generation_stream import GenerationStream
 from acestage.keepalive import CLIENT_KEEPALIVE
 from acestage.limits import Limits
+from acestage.orchestrator_errors import ended_early, rpc_errors_of
 from acestage.protos.audio.v1 import audio_pb2, audio_pb2_grpc
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
-from acestage.rpc_errors import from_rpc_error
 from acestage.status import Status, status_from_pb
 
 DEFAULT_TARGET = "127.0.0.1:50050"
@@ -62,7 +61,7 @@ class Client:
                 on_event(event)
                 if isinstance(event, Generation):
                     return event
-        raise _ended_early(self.target)
+        raise ended_early(self.target)
 
     def stream(
         self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
@@ -74,10 +73,9 @@ class Client:
         stream = GenerationStream()
         call = self._stub.Generate(request_to_pb(caption, options), timeout=timeout_s)
         try:
-            for response in call:
-                yield stream.read(response)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
+            with rpc_errors_of(self.target):
+                for response in call:
+                    yield stream.read(response)
         finally:
             call.cancel()
 
@@ -89,7 +87,7 @@ class Client:
             for event in events:
                 if isinstance(event, JobQueued):
                     return event.job_id
-        raise _ended_early(self.target)
+        raise ended_early(self.target)
 
     def attach(
         self, job_id: str, *, timeout_s: float | None = None
@@ -101,10 +99,9 @@ class Client:
         stream = GenerationStream()
         call = self._stub.AttachJob(pb.AttachJobRequest(job_id=job_id), timeout=timeout_s)
         try:
-            for response in call:
-                yield stream.read(response.event)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
+            with rpc_errors_of(self.target):
+                for response in call:
+                    yield stream.read(response.event)
         finally:
             call.cancel()
 
@@ -114,10 +111,8 @@ class Client:
         Returns:
             "succeeded", "cancelled", or the reason of its error; an ended job stays as it is.
         """
-        try:
+        with rpc_errors_of(self.target):
             return self._stub.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=timeout_s).outcome
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
 
     def audio_codes(self, source_id: str, *, model: str = "", timeout_s: float | None = None) -> str:
         """The audio codes of an uploaded audio, as the option `audio_codes` takes them.
@@ -128,25 +123,19 @@ class Client:
             timeout_s: give up after this long; None never does.
         """
         request = pb.GetAudioCodesRequest(source_id=source_id, model=model)
-        try:
+        with rpc_errors_of(self.target):
             return self._stub.GetAudioCodes(request, timeout=timeout_s).audio_codes
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
 
     def status(self, timeout_s: float = 10.0) -> Status:
         """Services, models, device, lease holder and queue."""
-        try:
+        with rpc_errors_of(self.target):
             return status_from_pb(self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
 
     def limits(self, timeout_s: float = 10.0, *, model: str = "") -> Limits:
         """What a request for `model` (empty: the first) may ask for here, and what set each limit."""
         request = pb.GetLimitsRequest(model=model)
-        try:
+        with rpc_errors_of(self.target):
             return Limits.from_pb(self._stub.GetLimits(request, timeout=timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
 
     def upload(
         self,
@@ -169,9 +158,8 @@ class Client:
         with Upload(source, sample_rate_hz, on_progress) as upload:
             call = self._audio_stub.Upload.future(iter(upload), timeout=timeout_s)
             try:
-                response = call.result()
-            except grpc.RpcError as error:
-                raise upload.error or from_rpc_error(error, target=_name(self.target)) from error
+                with rpc_errors_of(self.target):
+                    response = call.result()
             finally:
                 call.cancel()
         return Audio.from_pb(response.audio)
@@ -179,18 +167,14 @@ class Client:
     def audio(self, audio_id: str, timeout_s: float = 10.0) -> Audio:
         """What was uploaded under an id."""
         request = audio_pb2.GetAudioRequest(audio_id=audio_id)
-        try:
+        with rpc_errors_of(self.target):
             return Audio.from_pb(self._audio_stub.GetAudio(request, timeout=timeout_s).audio)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
 
     def delete_audio(self, audio_id: str, timeout_s: float = 10.0) -> None:
         """Drops uploaded audio; jobs that use it now may go on."""
         request = audio_pb2.DeleteAudioRequest(audio_id=audio_id)
-        try:
+        with rpc_errors_of(self.target):
             self._audio_stub.DeleteAudio(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
 
     def close(self) -> None:
         self._channel.close()
@@ -202,159 +186,3 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class AsyncClient:
-    """The asyncio client; the same methods as `Client`. Use it with `async with`, or await `close`."""
-
-    def __init__(self, target: str = DEFAULT_TARGET) -> None:
-        self.target = target
-        self._channel = grpc.aio.insecure_channel(target, options=CLIENT_KEEPALIVE)
-        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        self._audio_stub = audio_pb2_grpc.AudioServiceStub(self._channel)
-
-    async def generate(
-        self,
-        caption: str,
-        *,
-        on_event: Callable[[GenerationEvent], Any] = lambda event: None,
-        timeout_s: float | None = None,
-        **options: Unpack[GenerationOptions],
-    ) -> Generation:
-        """See `Client.generate`. Cancelling the task cancels the work."""
-        async with aclosing(self.stream(caption, timeout_s=timeout_s, **options)) as events:
-            async for event in events:
-                on_event(event)
-                if isinstance(event, Generation):
-                    return event
-        raise _ended_early(self.target)
-
-    async def stream(
-        self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """See `Client.stream`."""
-        stream = GenerationStream()
-        call = self._stub.Generate(request_to_pb(caption, options), timeout=timeout_s)
-        try:
-            async for response in call:
-                yield stream.read(response)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
-        finally:
-            call.cancel()
-
-    async def submit(
-        self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
-    ) -> str:
-        """See `Client.submit`."""
-        events = self.stream(caption, timeout_s=timeout_s, **options | {"detached": True})
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, JobQueued):
-                    return event.job_id
-        raise _ended_early(self.target)
-
-    async def attach(
-        self, job_id: str, *, timeout_s: float | None = None
-    ) -> AsyncGenerator[GenerationEvent, None]:
-        """See `Client.attach`."""
-        stream = GenerationStream()
-        call = self._stub.AttachJob(pb.AttachJobRequest(job_id=job_id), timeout=timeout_s)
-        try:
-            async for response in call:
-                yield stream.read(response.event)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
-        finally:
-            call.cancel()
-
-    async def cancel(self, job_id: str, timeout_s: float = 60.0) -> str:
-        """See `Client.cancel`."""
-        request = pb.CancelJobRequest(job_id=job_id)
-        try:
-            return (await self._stub.CancelJob(request, timeout=timeout_s)).outcome
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
-
-    async def audio_codes(self, source_id: str, *, model: str = "", timeout_s: float | None = None) -> str:
-        """See `Client.audio_codes`."""
-        request = pb.GetAudioCodesRequest(source_id=source_id, model=model)
-        try:
-            return (await self._stub.GetAudioCodes(request, timeout=timeout_s)).audio_codes
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
-
-    async def status(self, timeout_s: float = 10.0) -> Status:
-        """See `Client.status`."""
-        try:
-            return status_from_pb(await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
-
-    async def limits(self, timeout_s: float = 10.0, *, model: str = "") -> Limits:
-        """See `Client.limits`."""
-        request = pb.GetLimitsRequest(model=model)
-        try:
-            return Limits.from_pb(await self._stub.GetLimits(request, timeout=timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
-
-    async def upload(
-        self,
-        source: AudioSource,
-        *,
-        sample_rate_hz: int | None = None,
-        on_progress: UploadProgress | None = None,
-        timeout_s: float | None = None,
-    ) -> Audio:
-        """See `Client.upload`. Cancelling the task ends the upload."""
-        with Upload(source, sample_rate_hz, on_progress) as upload:
-            call = self._audio_stub.Upload(_in_thread(iter(upload)), timeout=timeout_s)
-            try:
-                response = await call
-            except grpc.RpcError as error:
-                raise upload.error or from_rpc_error(error, target=_name(self.target)) from error
-            finally:
-                call.cancel()
-        return Audio.from_pb(response.audio)
-
-    async def audio(self, audio_id: str, timeout_s: float = 10.0) -> Audio:
-        """See `Client.audio`."""
-        request = audio_pb2.GetAudioRequest(audio_id=audio_id)
-        try:
-            return Audio.from_pb((await self._audio_stub.GetAudio(request, timeout=timeout_s)).audio)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
-
-    async def delete_audio(self, audio_id: str, timeout_s: float = 10.0) -> None:
-        """See `Client.delete_audio`."""
-        request = audio_pb2.DeleteAudioRequest(audio_id=audio_id)
-        try:
-            await self._audio_stub.DeleteAudio(request, timeout=timeout_s)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, target=_name(self.target)) from error
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-async def _in_thread(requests: Iterator[audio_pb2.UploadRequest]) -> AsyncGenerator[audio_pb2.UploadRequest]:
-    """The same requests, made off the event loop."""
-    while (request := await asyncio.to_thread(next, requests, None)) is not None:
-        yield request
-
-
-def _name(target: str) -> str:
-    return f"orchestrator at {target}"
-
-
-def _ended_early(target: str) -> InternalError:
-    return InternalError(f"{_name(target)} ended the stream before the generation was complete")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,41 +14,31 @@ from google.protobuf import duration_pb2
 from acestage.errors import DataLossError, InternalError
 from acestage.generation import (
     Adaptation,
-    Adapter,
     AudioChunk,
     DecodeCost,
     Generation,
     GenerationEvent,
-    GenerationOptions,
     JobQueued,
-    Model,
     PreviewAudio,
     PreviewCompleted,
     ProcessMemory,
-    Settings,
     StageCompleted,
     StageProgress,
     StageStarted,
     StageWaiting,
     Track,
 )
+from acestage.generation_options import Adapter, Model, Settings
 from acestage.limits import Clamped
-from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.status import memory_from_pb
 
 
-def request_to_pb(caption: str, options: GenerationOptions) -> pb.GenerateRequest:
-    """The request message; the orchestrator checks its values."""
-    fields: dict[str, Any] = dict(options)
-    fields["adapters"] = [
-        dit_pb2.Adapter(name=adapter.name, scale=adapter.scale) for adapter in options.get("adapters") or ()
-    ]
-    return pb.GenerateRequest(
-        caption=caption, **{key: value for key, value in fields.items() if value is not None}
-    )
+def makes_tracks(response: pb.GenerateResponse) -> bool:
+    """Whether reading `response` puts tracks together, which for long ones takes a good part of a second."""
+    return response.WhichOneof("event") in ("completed", "preview_completed")
 
 
 class GenerationStream:
@@ -113,38 +103,52 @@ class GenerationStream:
         )
 
 
+class _Item:
+    """Samples of one item as they come."""
+
+    def __init__(self) -> None:
+        self.chunks: list[npt.NDArray[np.float32]] = []
+        self.sample_count = 0
+        self.digest = hashlib.sha256()
+
+
 class _Audio:
     """Samples as they come, until the message that tells their tracks."""
 
     def __init__(self) -> None:
-        self._chunks: dict[int, list[npt.NDArray[np.float32]]] = {}
+        self._items: defaultdict[int, _Item] = defaultdict(_Item)
 
     def add(self, chunk: vae_pb2.AudioChunk) -> npt.NDArray[np.float32]:
         """Keeps the samples of `chunk` and returns them: [n, channels]."""
-        samples = np.frombuffer(chunk.samples, dtype="<f4").reshape(-1, chunk.channel_count)
-        self._chunks.setdefault(chunk.item_index, []).append(samples)
+        data = chunk.samples
+        samples = np.frombuffer(data, dtype="<f4").reshape(-1, chunk.channel_count)
+        item = self._items[chunk.item_index]
+        item.chunks.append(samples)
+        item.sample_count += len(samples)
+        item.digest.update(data)
         return samples
 
     def tracks(self, tracks: Iterable[pb.Track]) -> tuple[Track, ...]:
         return tuple(self._track(track) for track in tracks)
 
     def _track(self, track: pb.Track) -> Track:
-        raw = np.concatenate(self._chunks.pop(track.item_index))
-        digest = hashlib.sha256(raw.tobytes())
-        if len(raw) != track.sample_count or digest.digest() != track.samples_sha256:
+        item = self._items.pop(track.item_index, _Item())
+        if (item.sample_count, item.digest.digest()) != (track.sample_count, track.samples_sha256):
             raise DataLossError(
-                f"track {track.item_index}: {len(raw)} samples arrived with checksum {digest.hexdigest()}; "
-                f"{track.sample_count} were sent with {track.samples_sha256.hex()}"
+                f"track {track.item_index}: {item.sample_count} samples arrived with checksum "
+                f"{item.digest.hexdigest()}; {track.sample_count} were sent with {track.samples_sha256.hex()}"
             )
+        audio = np.concatenate(item.chunks)
+        audio *= np.float32(track.gain)
         return Track(
             item_index=track.item_index,
             seed=track.seed,
-            audio=raw * np.float32(track.gain),
+            audio=audio,
             sample_rate_hz=track.sample_rate_hz,
             gain=track.gain,
             peak=track.peak,
             rms=track.rms,
-            samples_sha256=digest.hexdigest(),
+            samples_sha256=item.digest.hexdigest(),
             warnings=tuple(track.warnings),
         )
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from acestage.generation import GenerationOptions
+from acestage.generation_options import GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import mib, print_table, write_json
 from bench.songs import sing

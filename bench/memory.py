@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass
 
 from acestage import AsyncClient
 from acestage.errors import InvalidArgumentError
-from acestage.generation import GenerationOptions, StageProgress
+from acestage.generation import StageProgress
+from acestage.generation_options import GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import mib, print_table, write_json
 from bench.songs import CAPTION, SONG_TIMEOUT_S, sing

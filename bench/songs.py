@@ -9,7 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from acestage import AsyncClient
-from acestage.generation import AudioChunk, Generation, GenerationOptions, StageCompleted, StageStarted
+from acestage.generation import AudioChunk, Generation, StageCompleted, StageStarted
+from acestage.generation_options import GenerationOptions
 
 CAPTION = "warm lo-fi piano, rain"
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from acestage.generation import GenerationOptions
+from acestage.generation_options import GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import print_table, spread, write_json
 from bench.songs import Song, Wake, sing_in_turn, sing_together

@@ -15,7 +15,8 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from acestage.generation import STAGES, GenerationOptions
+from acestage.generation import STAGES
+from acestage.generation_options import GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import print_table, spread, write_json
 from bench.songs import Wake, sing_in_turn

@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
+from acestage.async_client import AsyncClient
 from acestage.cli.flags import Target, load_settings
 from acestage.cli.job_run import run_job
 from acestage.cli.option_groups import with_groups
 from acestage.cli.output_options import OutputFlags
 from acestage.cli.terminal import open_console
-from acestage.client import AsyncClient
 
 
 @with_groups

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import signal
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
@@ -12,14 +13,14 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from acestage.async_client import AsyncClient
 from acestage.cli.output import SavedTrack, save, save_preview
 from acestage.cli.output_options import OutputOptions
 from acestage.cli.progress import ProgressView
 from acestage.cli.result import print_result, print_saved
 from acestage.cli.streaming import AudioStream, StreamClosed
 from acestage.cli.terminal import print_json, print_label
-from acestage.client import AsyncClient
-from acestage.errors import AcestageError, InternalError
+from acestage.errors import AcestageError, FailedPreconditionError, InternalError
 from acestage.generation import Generation, GenerationEvent, JobQueued, PreviewCompleted
 
 EXIT_NOT_WRITTEN = 1
@@ -30,8 +31,17 @@ Begin = Callable[[AsyncClient], Events]
 OpenClient = AbstractAsyncContextManager[AsyncClient]
 
 
-def submit_job(console: Console, opened: OpenClient, begin: Begin, *, as_json: bool) -> None:
+def submit_job(
+    console: Console, opened: OpenClient, begin: Begin, *, target: str | None, as_json: bool
+) -> None:
     """Starts a detached job and prints its id on stdout.
+
+    Args:
+        console: for the note that tells how to go on.
+        opened: the client to use.
+        begin: starts the job.
+        target: of the services as it was given, which the note repeats.
+        as_json: print an object.
 
     Raises:
         AcestageError: it was refused.
@@ -49,7 +59,9 @@ def submit_job(console: Console, opened: OpenClient, begin: Begin, *, as_json: b
         print_json({"job_id": job_id})
     else:
         typer.echo(job_id)
-        print_label(console, "Note:", f"the job goes on by itself; for its music: acestage attach {job_id}")
+        command = ["acestage", "attach", job_id, *(["--target", target] if target else [])]
+        note = f"the job goes on by itself; for its music: {shlex.join(command)}"
+        print_label(console, "Note:", note)
 
 
 def run_job(
@@ -100,10 +112,16 @@ async def _run(console: Console, opened: OpenClient, begin: Begin, output: Outpu
 
 
 def _hear_preview(console: Console, output: OutputOptions, event: GenerationEvent) -> None:
-    """Writes the preview as soon as it is there; the song does not wait for a full disk."""
-    if isinstance(event, PreviewCompleted):
-        for file in save_preview(event, output.file, output.file_format, output.bit_depth):
-            print_saved(console, file)
+    """Writes the preview as soon as it is there; where it cannot be written, the song goes on."""
+    if not isinstance(event, PreviewCompleted):
+        return
+    try:
+        files = save_preview(event, output.file, output.file_format, output.bit_depth)
+    except FailedPreconditionError as error:
+        print_label(console, "Error:", f"the preview is lost: {error.message}", "red")
+        return
+    for file in files:
+        print_saved(console, file)
 
 
 async def _listen(

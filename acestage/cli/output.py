@@ -76,7 +76,7 @@ def save(
 def save_preview(
     preview: PreviewCompleted, output: Path | None, audio_format: AudioFormat, bit_depth: BitDepth
 ) -> list[SavedTrack]:
-    """Writes a preview as `save` does a song, with "preview" before the suffix."""
+    """Writes a preview as `save` does a song, with "preview" before the suffix; raises as `save` does."""
     beside = None if output is None else output.with_name(f"{output.stem}.preview{output.suffix}")
     name = f"acestage-{preview.tracks[0].seed}.preview"
     return _save(preview.tracks, beside, name, audio_format, bit_depth)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from acestage.cli.output import SavedTrack
 from acestage.cli.progress import print_summary
 from acestage.cli.terminal import print_json, print_label
-from acestage.generation import Generation, Track
+from acestage.generation import Generation, ProcessMemory, Track
 
 
 def print_result(
@@ -77,8 +77,16 @@ def _to_json(
         "first_audio_s": first_audio_s,
         "decode_cost": asdict(generation.decode_cost) if generation.decode_cost else None,
         "stages": stages,
-        "peak_rss_bytes": {process.name: process.peak_rss_bytes for process in generation.processes},
+        "peak_rss_bytes": _peak_rss_bytes(generation.processes),
     }
+
+
+def _peak_rss_bytes(processes: Iterable[ProcessMemory]) -> dict[str, int]:
+    """By the name of the process; of several, such as the workers of a stage that worked twice, the most."""
+    peaks: dict[str, int] = {}
+    for process in processes:
+        peaks[process.name] = max(process.peak_rss_bytes, peaks.get(process.name, 0))
+    return peaks
 
 
 def _track(track: Track, path: str | None) -> dict[str, Any]:

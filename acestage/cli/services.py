@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from rich.console import Console
 
+from acestage.async_client import AsyncClient
 from acestage.cli.flags import load_settings
-from acestage.client import AsyncClient
 from acestage.errors import CancelledError, FailedPreconditionError, InvalidArgumentError
 from acestage.local_stack import LocalStack, free_ports
 from acestage.settings import Settings

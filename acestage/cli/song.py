@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -10,13 +11,15 @@ from typing import Any, cast
 
 import typer
 
+from acestage.async_client import AsyncClient
 from acestage.cli.job_run import Events, run_job, submit_job
 from acestage.cli.output_options import OutputFlags
 from acestage.cli.services import open_client
 from acestage.cli.song_options import PromptOptions, SamplingOptions, ServiceOptions
 from acestage.cli.terminal import open_console
-from acestage.client import AsyncClient
-from acestage.generation import GenerationEvent, GenerationOptions
+from acestage.generation import GenerationEvent
+from acestage.generation_options import GenerationOptions
+from acestage.generation_request import request_to_pb
 
 _AUDIO_ID = re.compile(r"a[0-9a-f]{32}")
 
@@ -45,6 +48,7 @@ def make_song(
         detach: only start the job, and print its id.
 
     Raises:
+        typer.BadParameter: flags that do not go together, or a file that cannot be read or written.
         typer.Exit: it was cancelled, or something could not be written.
         AcestageError: it failed.
     """
@@ -53,19 +57,41 @@ def make_song(
         raise typer.BadParameter(
             "writes nothing; give --stream, --play or --output to acestage attach", param_hint="--detach"
         )
+    destination = None if detach else output.options(sampling.take_count)
+    if destination is not None and sampling.preview and not destination.has_file:
+        raise typer.BadParameter(
+            "is written to a file; give --output beside --stream or --play", param_hint="--preview"
+        )
     given = {**prompt.request(), **sampling.request(), **task}
     options = cast(GenerationOptions, {name: value for name, value in given.items() if value is not None})
+    request_to_pb(caption, options)  # what no message can hold is refused before anything is started
     uploads = {"source_id": source, "reference_id": prompt.reference}
+    for audio, flag in ((source, "SOURCE"), (prompt.reference, "--reference")):
+        if audio is not None:
+            check_audio(audio, flag)
 
     def begin(client: AsyncClient) -> Events:
         return _events(client, caption, options, uploads)
 
     opened = open_client(console, services.target, services.own(), may_start=not detach)
-    if detach:
+    if destination is None:
         options["detached"] = True
-        submit_job(console, opened, begin, as_json=output.as_json)
+        submit_job(console, opened, begin, target=services.target, as_json=output.as_json)
     else:
-        run_job(console, opened, begin, output.options(sampling.take_count))
+        run_job(console, opened, begin, destination)
+
+
+def check_audio(source: str, flag: str) -> None:
+    """Raises `typer.BadParameter` where `source`, which `flag` gave, is no id and no readable file."""
+    if _AUDIO_ID.fullmatch(source):
+        return
+    if os.path.isdir(source):
+        raise typer.BadParameter(f"{source} is a folder, not a file", param_hint=flag)
+    if not os.access(source, os.R_OK):
+        problem = "cannot be read" if os.path.exists(source) else "does not exist"
+        raise typer.BadParameter(
+            f"{source} {problem}; accepted: an audio file, or the id of an uploaded one", param_hint=flag
+        )
 
 
 async def audio_id(client: AsyncClient, source: str) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from acestage.cli.flags import Target
-from acestage.generation import Adapter
+from acestage.generation_options import Adapter
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from acestage.cli.flags import Target
 from acestage.cli.option_groups import with_groups
 from acestage.cli.output_options import JsonFlag, OutputFlags
 from acestage.cli.services import open_client
-from acestage.cli.song import audio_id, make_song
+from acestage.cli.song import audio_id, check_audio, make_song
 from acestage.cli.song_options import PromptOptions, SamplingOptions, ServiceOptions
 from acestage.cli.terminal import open_console, print_json
 
@@ -123,6 +123,7 @@ def codes(
 ) -> None:
     """Print the audio codes of a song, for generate --codes."""
     console = open_console(stderr=True)
+    check_audio(source, "SOURCE")
 
     async def ask() -> str:
         async with open_client(console, target, {}) as client:

@@ -14,6 +14,7 @@ from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.settings import Settings
 from acestage.tensors import WireTensor
+from services.orchestrator.jobs.job_size import JobSize
 from services.orchestrator.limits.current_limits import CurrentLimits
 from services.orchestrator.models import find_model
 from services.orchestrator.song import requests
@@ -80,8 +81,11 @@ class Pipeline:
             )
             yield HeldAudio(source, reference)
 
-    async def check(self, request: pb.GenerateRequest) -> None:
+    async def check(self, request: pb.GenerateRequest) -> JobSize:
         """Checks a request as far as is possible before its turn comes.
+
+        Returns:
+            What it will make.
 
         Raises:
             InvalidArgumentError: with every wrong field.
@@ -92,7 +96,13 @@ class Pipeline:
         model = self.limits.model(request.model)
         lowered, _ = requests.lower(request, limits)
         with self.hold(request.source_id, request.reference_id) as audio:
-            requests.check(lowered, limits, model=model, source_sample_count=audio.source_sample_count)
+            sample_count = audio.source_sample_count
+        requests.check(lowered, limits, model=model, source_sample_count=sample_count)
+        takes = requests.item_count(lowered)
+        if model is None:  # no stage has answered yet; it alone could say how long codes are
+            return JobSize(0.0 if lowered.source_id or lowered.audio_codes else lowered.duration_s, takes)
+        settings = requests.resolve(lowered, model, limits, source_sample_count=sample_count)
+        return JobSize(settings.duration_s, takes)
 
     async def run(
         self, request: pb.GenerateRequest, audio: HeldAudio, emit: Emit, deadline: Deadline

@@ -45,8 +45,8 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._started_at = datetime.now(UTC)
 
     async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]
-        await self._pipeline.check(request)
-        job_id = self._jobs.start(request, None if request.detached else context.time_remaining())
+        size = await self._pipeline.check(request)
+        job_id = self._jobs.start(request, size, None if request.detached else context.time_remaining())
         try:
             await self._jobs.listen(job_id, context.write)
         finally:

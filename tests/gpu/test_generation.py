@@ -10,8 +10,9 @@ import numpy as np
 import pynvml
 import pytest
 
-from acestage.generation import Adapter, StageProgress
-from acestage.generation_stream import request_to_pb
+from acestage.generation import StageProgress
+from acestage.generation_options import Adapter
+from acestage.generation_request import request_to_pb
 from scripts.random_adapter import write_adapter
 from tests.in_process import InProcess
 from tests.running_stack import RunningStack, wait_until

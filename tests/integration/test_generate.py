@@ -21,7 +21,7 @@ from acestage.generation import (
     StageProgress,
     StageStarted,
 )
-from acestage.generation_stream import request_to_pb
+from acestage.generation_request import request_to_pb
 from tests.in_process import InProcess
 from tests.parity.reference import assert_same_audio, load_reference, reference_audio
 from tests.running_stack import RunningStack

@@ -17,7 +17,7 @@ from acestage import AsyncClient, Generation
 from acestage.cli import app
 from acestage.errors import InvalidArgumentError
 from acestage.generation import StageStarted
-from acestage.generation_stream import request_to_pb
+from acestage.generation_request import request_to_pb
 from acestage.planning import StageMemory
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from tests.chaos.stage_calls import denoise

@@ -25,7 +25,7 @@ from acestage.generation import (
     StageCompleted,
     StageStarted,
 )
-from acestage.generation_stream import request_to_pb
+from acestage.generation_request import request_to_pb
 from tests.in_process import InProcess, Samples
 from tests.running_stack import RunningStack
 

@@ -14,6 +14,7 @@ import pytest
 from acestage import AsyncClient, Client
 from acestage.errors import InternalError
 from acestage.generation import GenerationEvent, JobQueued
+from acestage.generation_stream import GenerationStream
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 
@@ -21,7 +22,7 @@ TIMEOUT_S = 10.0
 
 
 class EndlessGeneration(generation_pb2_grpc.GenerationServiceServicer):
-    """Says that the job is queued, then nothing until the call ends.
+    """Says that the job is queued, then nothing until the call ends, unless "a song" is asked for.
 
     Attributes:
         address: where it answers.
@@ -38,6 +39,8 @@ class EndlessGeneration(generation_pb2_grpc.GenerationServiceServicer):
     ) -> Iterator[pb.GenerateResponse]:
         context.add_callback(self.call_ended.set)
         yield pb.GenerateResponse(queued=pb.JobQueued(job_id="1", position=1))
+        if request.caption == "a song":
+            yield pb.GenerateResponse(completed=pb.JobCompleted(job_id="1"))
         if request.caption != "nothing more":
             self.call_ended.wait()
 
@@ -104,6 +107,26 @@ def test_cancelling_the_task_ends_the_call(service: EndlessGeneration) -> None:
             return await asyncio.to_thread(service.call_ended.wait, TIMEOUT_S)
 
     assert asyncio.run(scenario())
+
+
+def test_the_asyncio_client_puts_tracks_together_off_the_event_loop(
+    service: EndlessGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: dict[str | None, int] = {}
+    read = GenerationStream.read
+
+    def record(stream: GenerationStream, response: pb.GenerateResponse) -> GenerationEvent:
+        readers[response.WhichOneof("event")] = threading.get_ident()
+        return read(stream, response)
+
+    async def scenario() -> None:
+        async with AsyncClient(service.address) as client:
+            await client.generate("a song", timeout_s=60)
+
+    monkeypatch.setattr(GenerationStream, "read", record)
+    asyncio.run(scenario())
+    assert readers["queued"] == threading.get_ident()
+    assert readers["completed"] != threading.get_ident()
 
 
 def test_a_stream_that_ends_early_is_an_error_that_names_the_orchestrator(service: EndlessGeneration) -> None:

@@ -87,6 +87,40 @@ def test_samples_that_are_not_those_that_were_sent_are_refused() -> None:
         stream.read(completed(noise(10, 2)))
 
 
+def test_a_track_of_which_nothing_arrived_is_refused() -> None:
+    with pytest.raises(DataLossError, match="track 0: 0 samples"):
+        GenerationStream().read(completed(noise(10, 1)))
+
+
+def test_samples_are_hashed_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted:
+        """A hash that knows how much it was given."""
+
+        def __init__(self) -> None:
+            self._digest, self.byte_count = sha256(), 0
+            hashes.append(self)
+
+        def update(self, data: bytes) -> None:
+            self._digest.update(data)
+            self.byte_count += len(data)
+
+        def digest(self) -> bytes:
+            return self._digest.digest()
+
+        def hexdigest(self) -> str:
+            return self._digest.hexdigest()
+
+    sha256, hashes = hashlib.sha256, list[Counted]()
+    samples, stream = noise(300, 1), GenerationStream()
+    end = completed(samples)
+    monkeypatch.setattr(hashlib, "sha256", Counted)
+    for start in (0, 100, 200):
+        stream.read(pb.GenerateResponse(audio=chunk(samples[start : start + 100], start)))
+    assert hashes[0].byte_count == samples.nbytes
+    stream.read(end)
+    assert hashes[0].byte_count == samples.nbytes
+
+
 def test_the_cost_of_the_decode_is_told_where_it_is_known() -> None:
     samples = noise(10, 1)
     costs = []

@@ -21,12 +21,13 @@ class Job:
 
     def __init__(self, queue: JobQueue) -> None:
         self.positions: list[int] = []
+        self.may_begin = True
         self._finish = asyncio.Event()
         self._queue = queue
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        async with self._queue.turn(self.positions.append):
+        async with self._queue.turn(self.positions.append, lambda: self.may_begin):
             await self._finish.wait()
 
     async def finish(self) -> None:
@@ -140,5 +141,37 @@ def test_a_cancellation_just_before_the_slot_is_free_does_not_break_it() -> None
         assert third.positions[-1] == 0
         await third.finish()
         assert queue.running_count == 0
+
+    run(scenario())
+
+
+def test_a_job_that_may_not_begin_waits_at_the_head_of_the_line_and_hears_each_place_once() -> None:
+    async def scenario() -> None:
+        queue = JobQueue(max_count=10, slot_count=2)
+        first, second = Job(queue), Job(queue)
+        first.may_begin = False
+        await settle()
+        queue.admit()
+        assert (first.positions, second.positions) == ([1], [2])
+        first.may_begin = True
+        queue.admit()
+        await settle()
+        assert (first.positions, second.positions) == ([1, 0], [2, 0])
+        for job in (first, second):
+            await job.finish()
+
+    run(scenario())
+
+
+def test_when_a_job_that_may_not_begin_gives_up_the_next_one_begins() -> None:
+    async def scenario() -> None:
+        queue = JobQueue(max_count=10, slot_count=1)
+        first, second = Job(queue), Job(queue)
+        first.may_begin = False
+        await settle()
+        first.task.cancel()
+        await settle()
+        assert second.positions[-1] == 0
+        await second.finish()
 
     run(scenario())

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from acestage.errors import NotFoundError, ResourceExhaustedError
+from acestage.errors import NotFoundError
 from services.orchestrator.jobs.job_log import JobEnd, JobLog
 from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds
 from tests.unit.job_events import EVENT_BYTES, Listener, event, run, until
@@ -110,19 +110,58 @@ def test_a_job_of_which_nobody_heard_is_not_kept() -> None:
     assert known(registry, "refused", "new") == ["new"]
 
 
-def test_what_runs_and_what_is_read_counts_against_new_jobs_and_what_is_kept_does_not() -> None:
+def test_jobs_begin_while_what_runs_and_what_is_read_leaves_them_room() -> None:
     async def scenario() -> None:
-        read, listener = log_of("read", 3, 0.0), Listener()
+        read, listener = log_of("read", 2, 0.0), Listener()
         listener.reads.clear()
-        registry = registry_of(log_of("running", 3), read, log_of("kept", 100, 0.0))
-        assert registry.held_bytes == 3 * EVENT_BYTES
-        registry.check()
+        first, second, third = (log_of(name, 1) for name in ("first", "second", "third"))
+        registry = registry_of(read, first, second, third)
         reading = asyncio.create_task(read.send(listener.write, timeout_s=5))
         await until(lambda: read.listener_count)
-        with pytest.raises(ResourceExhaustedError, match=f"take {6 * EVENT_BYTES} bytes.*{5 * EVENT_BYTES}"):
-            registry.check()
+        assert registry.begin(first, 2 * EVENT_BYTES)
+        assert not registry.begin(second, 2 * EVENT_BYTES)
+        assert registry.begin(second, 1 * EVENT_BYTES)
+        assert registry.held_bytes == 5 * EVENT_BYTES
         listener.reads.set()
         await reading
-        registry.check()
+        assert registry.begin(third, 2 * EVENT_BYTES)
+
+    run(scenario())
+
+
+def test_a_job_counts_with_all_that_it_will_write_and_then_with_what_it_wrote() -> None:
+    log, waiting = log_of("a", 0), log_of("b", 0)
+    registry = registry_of(log, waiting)
+    assert registry.held_bytes == 0
+    assert registry.begin(log, 4 * EVENT_BYTES)
+    assert not registry.begin(waiting, 2 * EVENT_BYTES)
+    log.append(event(1))
+    assert registry.held_bytes == 4 * EVENT_BYTES
+    log.end(JobEnd("succeeded", 1.0))
+    assert registry.held_bytes == 0
+    assert registry.begin(waiting, 2 * EVENT_BYTES)
+
+
+def test_a_job_larger_than_all_room_runs_alone() -> None:
+    large, small = log_of("large", 1), log_of("small", 1)
+    registry = registry_of(large, small)
+    assert registry.begin(small, EVENT_BYTES)
+    assert not registry.begin(large, 50 * EVENT_BYTES)
+    small.end(JobEnd("succeeded", 1.0))
+    assert registry.begin(large, 50 * EVENT_BYTES)
+
+
+def test_kept_logs_make_room_for_a_job_those_first_that_were_read_and_then_the_oldest() -> None:
+    async def scenario() -> None:
+        logs = {name: log_of(name, 1, end) for name, end in {"a": 1.0, "b": 2.0, "c": 3.0, "d": 4.0}.items()}
+        await logs["b"].send(Listener().write, timeout_s=5)
+        jobs = [log_of(name, 1) for name in ("first", "second", "third")]
+        registry = registry_of(*logs.values(), *jobs)
+        assert registry.begin(jobs[0], EVENT_BYTES)
+        assert known(registry, *logs) == ["a", "b", "c", "d"]
+        assert registry.begin(jobs[1], EVENT_BYTES)
+        assert known(registry, *logs) == ["a", "c", "d"]
+        assert registry.begin(jobs[2], 2 * EVENT_BYTES)
+        assert known(registry, *logs) == ["d"]
 
     run(scenario())

@@ -16,6 +16,7 @@ from services.orchestrator.jobs.job_history import JobHistory
 from services.orchestrator.jobs.job_queue import JobQueue
 from services.orchestrator.jobs.job_registry import LogBounds
 from services.orchestrator.jobs.job_runner import JobRunner
+from services.orchestrator.jobs.job_size import JobSize
 from services.orchestrator.pipeline import Pipeline, Result
 from services.orchestrator.song.source_latents import HeldAudio
 from services.orchestrator.stage_clients import Deadline
@@ -23,6 +24,7 @@ from services.orchestrator.stage_work import Emit
 from tests.unit.job_events import run, until
 
 REQUEST = pb.GenerateRequest(caption="piano", duration_s=10)
+SIZE = JobSize(duration_s=10.0, take_count=1)
 
 
 class FakePipeline:
@@ -61,7 +63,7 @@ class FakePipeline:
 class Jobs:
     """A runner over a fake pipeline and a fake clock."""
 
-    def __init__(self, *, slot_count: int = 1, queue_max_count: int = 1) -> None:
+    def __init__(self, *, slot_count: int = 1, queue_max_count: int = 1, held_bytes: int = 2**30) -> None:
         self.pipeline = FakePipeline()
         self.history = JobHistory()
         self.now = 0.0
@@ -69,7 +71,11 @@ class Jobs:
         clock: Callable[[], float] = lambda: self.now  # noqa: E731
         pipeline = cast(Pipeline, self.pipeline)
         self.runner = JobRunner(
-            pipeline, self.queue, self.history, bounds=LogBounds(kept_s=60.0), clock=clock
+            pipeline,
+            self.queue,
+            self.history,
+            bounds=LogBounds(held_bytes=held_bytes, kept_s=60.0),
+            clock=clock,
         )
         self.heard: list[str | None] = []
 
@@ -83,7 +89,7 @@ class Jobs:
 def test_a_job_goes_on_without_listeners_and_is_there_afterwards() -> None:
     async def scenario() -> None:
         jobs = Jobs()
-        job_id = jobs.runner.start(REQUEST, None)
+        job_id = jobs.runner.start(REQUEST, SIZE, None)
         listening = jobs.listen(job_id)
         await until(lambda: jobs.heard == ["queued", "progress"])
         listening.cancel()
@@ -101,7 +107,7 @@ def test_a_job_goes_on_without_listeners_and_is_there_afterwards() -> None:
 def test_stopping_a_job_tells_its_listeners_and_answers_once_it_has_ended() -> None:
     async def scenario() -> None:
         jobs = Jobs()
-        job_id = jobs.runner.start(REQUEST, None)
+        job_id = jobs.runner.start(REQUEST, SIZE, None)
         listening = jobs.listen(job_id)
         await until(lambda: len(jobs.heard) == 2)
         outcomes = await asyncio.gather(*(jobs.runner.stop(job_id) for _ in range(3)))
@@ -120,7 +126,7 @@ def test_stopping_a_job_tells_its_listeners_and_answers_once_it_has_ended() -> N
 def test_a_job_that_is_stopped_before_it_began_ends_as_well() -> None:
     async def scenario() -> None:
         jobs = Jobs()
-        job_id = jobs.runner.start(REQUEST, None)
+        job_id = jobs.runner.start(REQUEST, SIZE, None)
         listening = jobs.listen(job_id)
         assert await jobs.runner.stop(job_id) == "cancelled"
         with pytest.raises(CancelledError):
@@ -132,7 +138,7 @@ def test_a_job_that_is_stopped_before_it_began_ends_as_well() -> None:
 def test_the_outcome_of_an_ended_job_stays_as_it_is() -> None:
     async def scenario() -> None:
         jobs = Jobs()
-        job_id = jobs.runner.start(REQUEST, None)
+        job_id = jobs.runner.start(REQUEST, SIZE, None)
         jobs.pipeline.finish.set()
         await jobs.listen(job_id)
         assert await jobs.runner.stop(job_id) == "succeeded"
@@ -147,7 +153,7 @@ def test_a_failure_reaches_those_who_listen_and_those_who_come_later() -> None:
     async def scenario() -> None:
         jobs = Jobs()
         jobs.pipeline.error = WorkerCrashedError("dit died", metadata={"stage": "dit"})
-        job_id = jobs.runner.start(REQUEST, None)
+        job_id = jobs.runner.start(REQUEST, SIZE, None)
         listening = jobs.listen(job_id)
         await until(lambda: len(jobs.heard) == 2)
         jobs.pipeline.finish.set()
@@ -168,7 +174,7 @@ def test_a_defect_is_logged_once_and_its_listeners_learn_where_to_look(
         jobs = Jobs()
         jobs.pipeline.error = ZeroDivisionError("secret")
         jobs.pipeline.finish.set()
-        job_id = jobs.runner.start(REQUEST, None)
+        job_id = jobs.runner.start(REQUEST, SIZE, None)
         for _ in range(2):
             with pytest.raises(InternalError, match=f"log of orchestrator.*{job_id}") as caught:
                 await jobs.listen(job_id)
@@ -185,9 +191,9 @@ def test_a_defect_is_logged_once_and_its_listeners_learn_where_to_look(
 def test_a_job_that_the_queue_refuses_says_so_and_is_not_kept() -> None:
     async def scenario() -> None:
         jobs = Jobs(queue_max_count=0)
-        running = jobs.runner.start(REQUEST, None)
+        running = jobs.runner.start(REQUEST, SIZE, None)
         await until(lambda: jobs.queue.running_count)
-        refused = jobs.runner.start(REQUEST, None)
+        refused = jobs.runner.start(REQUEST, SIZE, None)
         with pytest.raises(QueueFullError):
             await jobs.listen(refused)
         with pytest.raises(NotFoundError):
@@ -214,7 +220,7 @@ def test_an_ended_job_is_dropped_when_its_time_is_over_though_nothing_else_happe
             return call_later(3600, callback, *arguments)
 
         jobs.pipeline.finish.set()
-        job_id = jobs.runner.start(REQUEST, None)
+        job_id = jobs.runner.start(REQUEST, SIZE, None)
         with monkeypatch.context() as patched:
             patched.setattr(loop, "call_later", record)
             await jobs.listen(job_id)
@@ -233,9 +239,62 @@ def test_closing_ends_every_job() -> None:
     async def scenario() -> None:
         jobs = Jobs(slot_count=2)
         for _ in range(3):
-            jobs.runner.start(REQUEST, None)
+            jobs.runner.start(REQUEST, SIZE, None)
         await until(lambda: jobs.queue.running_count == 2 and jobs.queue.queued_count == 1)
         await jobs.runner.close()
         assert jobs.history.counts["cancelled"] == 3
+
+    run(scenario())
+
+
+def test_jobs_run_side_by_side_only_as_far_as_their_logs_have_room_together() -> None:
+    async def scenario() -> None:
+        jobs = Jobs(slot_count=4, queue_max_count=4, held_bytes=2 * SIZE.audio_bytes)
+        ids = [jobs.runner.start(REQUEST, SIZE, None) for _ in range(4)]
+        await until(lambda: jobs.queue.queued_count == 2)
+        assert jobs.queue.running_count == 2
+        await jobs.runner.stop(ids[0])
+        await until(lambda: jobs.queue.queued_count == 1)
+        assert jobs.queue.running_count == 2
+        jobs.pipeline.finish.set()
+        await until(lambda: jobs.history.counts["succeeded"] == 3)
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_a_queued_job_begins_when_a_slow_reader_has_left_room() -> None:
+    async def scenario() -> None:
+        jobs = Jobs(held_bytes=SIZE.audio_bytes)
+        reads = asyncio.Event()
+
+        async def read_slowly(response: pb.GenerateResponse) -> None:
+            await reads.wait()
+
+        jobs.pipeline.finish.set()
+        first = jobs.runner.start(REQUEST, SIZE, None)
+        reading = asyncio.create_task(jobs.runner.listen(first, read_slowly))
+        await until(lambda: jobs.history.counts["succeeded"])
+        jobs.runner.start(REQUEST, SIZE, None)
+        await until(lambda: jobs.queue.queued_count)
+        reads.set()
+        await reading
+        await until(lambda: jobs.history.counts["succeeded"] == 2)
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_the_history_of_a_failed_job_tells_the_size_that_it_would_have_had() -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        jobs.pipeline.error = WorkerCrashedError("dit died")
+        jobs.pipeline.finish.set()
+        request = pb.GenerateRequest(caption="piano", task="cover", source_id="a")
+        jobs.runner.start(request, JobSize(duration_s=12.5, take_count=3), None)
+        await until(lambda: jobs.history.recent())
+        (ended,) = jobs.history.recent()
+        assert (ended.duration_s, ended.batch_size) == (12.5, 3)
+        await jobs.runner.close()
 
     run(scenario())

@@ -26,7 +26,7 @@ class EndedJob:
     Attributes:
         total_s: from the request to the end.
         outcome: "succeeded", "cancelled", or the reason of the error, such as "WORKER_CRASHED".
-        duration_s: of the music that was asked for.
+        duration_s: of the music that was asked for; 0 where a job failed before that was known.
     """
 
     job_id: str

@@ -36,6 +36,7 @@ class JobLog:
         size_bytes: of all events.
         listener_count: listeners that read it now.
         was_read: a listener got everything up to the end.
+        room_bytes: what it is expected to take in the end; None until its job begins.
     """
 
     def __init__(self, job_id: str) -> None:
@@ -43,6 +44,7 @@ class JobLog:
         self.size_bytes = 0
         self.listener_count = 0
         self.was_read = False
+        self.room_bytes: int | None = None
         self._ended: JobEnd | None = None
         self._events: list[GenerateResponse] = []
         self._news = asyncio.Event()

@@ -15,6 +15,13 @@ from acestage.errors import QueueFullError
 class _Waiter:
     turn: asyncio.Future[None]
     on_position: Callable[[int], None]
+    may_begin: Callable[[], bool]
+    told_position: int = 0
+
+    def tell(self, position: int) -> None:
+        if position != self.told_position:
+            self.told_position = position
+            self.on_position(position)
 
 
 class JobQueue:
@@ -35,24 +42,41 @@ class JobQueue:
         return len(self._waiters)
 
     @contextlib.asynccontextmanager
-    async def turn(self, on_position: Callable[[int], None]) -> AsyncIterator[None]:
+    async def turn(
+        self, on_position: Callable[[int], None], may_begin: Callable[[], bool] = lambda: True
+    ) -> AsyncIterator[None]:
         """Waits for a slot and holds it for the body.
 
-        `on_position` hears the place in line (1 is next) at once and at every change, and 0 at the start.
+        Args:
+            on_position: hears the place in line (1 is next) at once and at every change, and 0 at the start.
+            may_begin: is asked when a slot is free and nobody is before; while it says no, the job waits at
+                the head of the line, and is asked again at every `admit`. Its yes is asked for once.
 
         Raises:
             QueueFullError: too many jobs wait already.
         """
-        await self._wait(on_position)
+        await self._wait(on_position, may_begin)
         try:
             on_position(0)
             yield
         finally:
             self._free_slot_count += 1
-            self._admit()
+            self.admit()
 
-    async def _wait(self, on_position: Callable[[int], None]) -> None:
-        if self._free_slot_count and not self._waiters:
+    def admit(self) -> None:
+        """Gives free slots to those who may begin. Others call it where `may_begin` may have changed."""
+        while self._free_slot_count and self._waiters:
+            waiter = self._waiters[0]
+            if not waiter.turn.done():  # a cancelled waiter may not have left the line yet
+                if not waiter.may_begin():
+                    break
+                self._free_slot_count -= 1
+                waiter.turn.set_result(None)
+            self._waiters.popleft()
+        self._tell_positions()
+
+    async def _wait(self, on_position: Callable[[int], None], may_begin: Callable[[], bool]) -> None:
+        if self._free_slot_count and not self._waiters and may_begin():
             self._free_slot_count -= 1
             return
         if len(self._waiters) >= self.max_count:
@@ -61,28 +85,19 @@ class JobQueue:
                 metadata={"queue_max_count": str(self.max_count)},
                 retry_delay_s=10.0,
             )
-        waiter = _Waiter(asyncio.get_running_loop().create_future(), on_position)
+        waiter = _Waiter(asyncio.get_running_loop().create_future(), on_position, may_begin)
         self._waiters.append(waiter)
-        on_position(len(self._waiters))
+        waiter.tell(len(self._waiters))
         try:
             await waiter.turn
         except asyncio.CancelledError:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
-                self._tell_positions()
             elif not waiter.turn.cancelled():  # cancelled just after its turn came
                 self._free_slot_count += 1
-                self._admit()
+            self.admit()
             raise
-
-    def _admit(self) -> None:
-        while self._free_slot_count and self._waiters:
-            turn = self._waiters.popleft().turn
-            if not turn.done():  # a cancelled waiter may not have left the line yet
-                self._free_slot_count -= 1
-                turn.set_result(None)
-        self._tell_positions()
 
     def _tell_positions(self) -> None:
         for position, waiter in enumerate(self._waiters, start=1):
-            waiter.on_position(position)
+            waiter.tell(position)

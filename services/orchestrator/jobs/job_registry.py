@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from acestage.errors import NotFoundError, ResourceExhaustedError
+from acestage.errors import NotFoundError
 from services.orchestrator.jobs.job_log import JobEnd, JobLog
 
 _MIB = 2**20
@@ -15,7 +15,7 @@ class LogBounds:
     """How much is kept. Ten minutes of music are 230 MB.
 
     Attributes:
-        held_bytes: no job is accepted while logs that cannot be dropped take more than this.
+        held_bytes: what all logs take together at most, unless a single job is larger.
         kept_s: for so long the log of an ended job is kept.
         kept_count: ended jobs that are kept at most.
         kept_bytes: of their logs together.
@@ -30,10 +30,12 @@ class LogBounds:
 class JobRegistry:
     """The logs of the jobs that run, and of those that ended not long ago.
 
-    A log is *held* while its job has not ended or somebody reads it: all its bytes count, read or not, and
-    nothing drops it. The others are *kept* within bounds, and the job that ended first is dropped first. A
-    log beyond `kept_bytes` is kept all the same while its job is the last that ended and nobody has read it.
-    A job that ended before its first event is not kept, because nobody knows its id.
+    A log is *held* while its job runs or somebody reads it after the end: all its bytes count, read or not,
+    and nothing drops it. A job that runs counts with all that it is expected to write, so that it begins only
+    where its log will have room. The others are *kept* within bounds, and the job that ended first is dropped
+    first. A log beyond `kept_bytes` is kept all the same while its job is the last that ended and nobody has
+    read it, and no job that is to begin needs the room. A job that ended before its first event is not kept,
+    because nobody knows its id.
     """
 
     def __init__(self, bounds: LogBounds) -> None:
@@ -42,18 +44,25 @@ class JobRegistry:
 
     @property
     def held_bytes(self) -> int:
-        return sum(log.size_bytes for log in self._logs.values() if _is_held(log))
+        return sum(_held_bytes(log) for log in self._logs.values())
 
-    def check(self) -> None:
-        """Raises `ResourceExhaustedError` where too much is held for more work to be accepted."""
+    def begin(self, log: JobLog, expected_bytes: int) -> bool:
+        """Whether the job of `log`, which is expected to grow so large, may begin now.
+
+        Where it may, the room is its own. Kept logs make room, those first that were read. A job larger than
+        all room has to be alone.
+        """
         held_bytes = self.held_bytes
-        if held_bytes > self._bounds.held_bytes:
-            raise ResourceExhaustedError(
-                f"the events of jobs that run, and of those that clients still read, take {held_bytes} bytes;"
-                f" new jobs are accepted up to {self._bounds.held_bytes}",
-                metadata={"max_held_bytes": str(self._bounds.held_bytes)},
-                retry_delay_s=10.0,
-            )
+        if held_bytes and held_bytes + expected_bytes > self._bounds.held_bytes:
+            return False
+        log.room_bytes = expected_bytes
+        kept = sorted(self._kept(), key=lambda entry: (entry[1].was_read, -entry[0].at_s))
+        kept_bytes = sum(log.size_bytes for _, log in kept)
+        while kept and held_bytes + expected_bytes + kept_bytes > self._bounds.held_bytes:
+            _, dropped = kept.pop()
+            del self._logs[dropped.job_id]
+            kept_bytes -= dropped.size_bytes
+        return True
 
     def add(self, log: JobLog) -> None:
         self._logs[log.job_id] = log
@@ -79,10 +88,7 @@ class JobRegistry:
         Returns:
             Seconds until the next log is due; None where none waits for that.
         """
-        kept = sorted(
-            ((log.ended, log) for log in self._logs.values() if log.ended and not log.listener_count),
-            key=lambda entry: entry[0].at_s,
-        )
+        kept = sorted(self._kept(), key=lambda entry: entry[0].at_s)
         count = len(kept)
         size_bytes = sum(log.size_bytes for _, log in kept)
         left: list[JobEnd] = []
@@ -101,6 +107,11 @@ class JobRegistry:
                 left.append(ended)
         return left[0].at_s + self._bounds.kept_s - now if left else None
 
+    def _kept(self) -> list[tuple[JobEnd, JobLog]]:
+        return [(log.ended, log) for log in self._logs.values() if log.ended and not log.listener_count]
 
-def _is_held(log: JobLog) -> bool:
-    return log.ended is None or log.listener_count > 0
+
+def _held_bytes(log: JobLog) -> int:
+    if log.ended is not None:
+        return log.size_bytes if log.listener_count else 0
+    return 0 if log.room_bytes is None else max(log.room_bytes, log.size_bytes)

@@ -17,8 +17,8 @@ from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED,
 from services.orchestrator.jobs.job_log import JobEnd, JobLog, Write
 from services.orchestrator.jobs.job_queue import JobQueue
 from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds
+from services.orchestrator.jobs.job_size import JobSize
 from services.orchestrator.pipeline import Pipeline, Result
-from services.orchestrator.song import requests
 from services.orchestrator.stage_clients import Deadline
 from services.runtime.durations import duration
 from services.runtime.finishing import finish
@@ -64,19 +64,17 @@ class JobRunner:
         self._stopping: set[str] = set()
         self._next_pruning: asyncio.TimerHandle | None = None
 
-    def start(self, request: pb.GenerateRequest, timeout_s: float | None) -> str:
+    def start(self, request: pb.GenerateRequest, size: JobSize, timeout_s: float | None) -> str:
         """Queues a checked `request` as a job and returns its id; it fails after `timeout_s`.
 
-        Raises:
-            ResourceExhaustedError: too much waits for listeners already.
+        It begins when it is its turn and its log has room for what `size` says.
         """
-        self._registry.check()
         job_log = JobLog(uuid.uuid4().hex[:12])
         self._registry.add(job_log)
         asked_s = self._clock()
-        task = asyncio.create_task(self._run(job_log, request, Deadline.after(timeout_s)))
+        task = asyncio.create_task(self._run(job_log, request, size, Deadline.after(timeout_s)))
         self._tasks[job_log.job_id] = task
-        task.add_done_callback(lambda task: self._conclude(job_log, request, asked_s, task))
+        task.add_done_callback(lambda task: self._conclude(job_log, size, asked_s, task))
         return job_log.job_id
 
     async def listen(self, job_id: str, write: Write) -> None:
@@ -118,21 +116,24 @@ class JobRunner:
         if self._next_pruning is not None:
             self._next_pruning.cancel()
 
-    async def _run(self, job_log: JobLog, request: pb.GenerateRequest, deadline: Deadline) -> _Done:
+    async def _run(
+        self, job_log: JobLog, request: pb.GenerateRequest, size: JobSize, deadline: Deadline
+    ) -> _Done:
         def on_position(position: int) -> None:
             queued = pb.JobQueued(job_id=job_log.job_id, position=position)
             job_log.append(pb.GenerateResponse(queued=queued))
 
+        def may_begin() -> bool:
+            return self._registry.begin(job_log, size.audio_bytes)
+
         # Held while it waits, too: nothing that was there when it was accepted is dropped before its turn.
         with self._pipeline.hold(request.source_id, request.reference_id) as audio:
-            async with self._queue.turn(on_position):
+            async with self._queue.turn(on_position, may_begin):
                 begun_s = self._clock()
                 result = await self._pipeline.run(request, audio, job_log.append, deadline)
                 return _Done(result, self._clock() - begun_s)
 
-    def _conclude(
-        self, job_log: JobLog, request: pb.GenerateRequest, asked_s: float, task: asyncio.Task[_Done]
-    ) -> None:
+    def _conclude(self, job_log: JobLog, size: JobSize, asked_s: float, task: asyncio.Task[_Done]) -> None:
         """Writes the job's end into the history and, last of all, into its log."""
         del self._tasks[job_log.job_id]
         self._stopping.discard(job_log.job_id)
@@ -140,7 +141,7 @@ class JobRunner:
         error = _error(job_log.job_id, task)
         done = None if error else task.result()
         outcome = _outcome(error)
-        ended = _ended_job(job_log.job_id, request, done.result if done else None, outcome, total_s)
+        ended = _ended_job(job_log.job_id, size, done.result if done else None, outcome, total_s)
         self._history.add(ended)
         fields = {"job_id": ended.job_id} | ({"reason": outcome} if ended.kind == FAILED else {})
         log.info("job %s after %.1f s", ended.kind, ended.total_s, extra=fields)
@@ -150,12 +151,13 @@ class JobRunner:
         self._prune()
 
     def _prune(self) -> None:
-        """Drops logs that are due, now and again when the next one is."""
+        """Drops logs that are due, now and again when the next one is; their room may be another job's."""
         if self._next_pruning is not None:
             self._next_pruning.cancel()
         next_s = self._registry.prune(self._clock())
         loop = asyncio.get_running_loop()
         self._next_pruning = None if next_s is None else loop.call_later(next_s, self._prune)
+        self._queue.admit()
 
 
 async def _settled(task: asyncio.Task[_Done]) -> None:
@@ -203,16 +205,13 @@ def _completed(job_id: str, done: _Done, total_s: float) -> pb.JobCompleted:
     )
 
 
-def _ended_job(
-    job_id: str, request: pb.GenerateRequest, result: Result | None, outcome: str, total_s: float
-) -> EndedJob:
-    """What to remember of a job; a job without a result is described by what was asked for."""
-    asked_s = request.duration_s if request.HasField("duration_s") else requests.DEFAULT_DURATION_S
+def _ended_job(job_id: str, size: JobSize, result: Result | None, outcome: str, total_s: float) -> EndedJob:
+    """What to remember of a job; a job without a result is described by what it would have made."""
     return EndedJob(
         job_id=job_id,
         ended_at=datetime.now(UTC),
         total_s=total_s,
         outcome=outcome,
-        duration_s=result.settings.duration_s if result else asked_s,
-        batch_size=result.settings.batch_size if result else requests.item_count(request),
+        duration_s=result.settings.duration_s if result else size.duration_s,
+        batch_size=result.settings.batch_size if result else size.take_count,
     )

@@ -71,7 +71,7 @@ class GenerateRequest(_message.Message):
     language: _builtins.str
     """Language code of the lyrics; "en" when unset."""
     duration_s: _builtins.float
-    """Seconds of music, 10 to 600; 60 when unset."""
+    """Seconds of music, 10 to 600; 60 when unset. Refused with a source or codes, which set the length."""
     bpm: _builtins.int
     """Beats a minute, 30 to 300."""
     key_scale: _builtins.str
@@ -81,9 +81,9 @@ class GenerateRequest(_message.Message):
     seed: _builtins.int
     """Item i of the batch uses seed + i. Drawn at random when unset or -1."""
     step_count: _builtins.int
-    """Denoising steps, 1 to 200; 8 when unset."""
+    """Denoising steps, 1 to 200; 8 for turbo models, 32 for others when unset."""
     shift: _builtins.float
-    """Shift of the timestep schedule, above 0 up to 10; 3 when unset."""
+    """Shift of the timestep schedule, 0.1 to 10; 3 when unset."""
     guidance_scale: _builtins.float
     """0 to 30; 7 when unset. Guidance is on above 1. Turbo models run without guidance."""
     cfg_interval_start: _builtins.float
@@ -118,7 +118,7 @@ class GenerateRequest(_message.Message):
     """
     cover_noise_strength: _builtins.float
     """For "cover" and "cover-nofsq", 0 to 1; 0 when unset. Above 0 the work starts from the noised source
-    rather than from noise alone, the closer to the source the higher.
+    rather than from noise alone, the closer to the source the higher; it needs a source_id.
     """
     repaint_start_s: _builtins.float
     """The window to generate, in seconds of the source; the whole source when unset. For "repaint" a start

@@ -1,0 +1,29 @@
+"""How a call to the orchestrator ends that does not end well, for every client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from acestage.errors import InternalError
+from acestage.rpc_errors import from_rpc_error
+
+
+@contextmanager
+def rpc_errors_of(target: str) -> Iterator[None]:
+    """Turns the errors of calls to the orchestrator at `target` into those of `acestage.errors`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error, target=_name(target)) from error
+
+
+def ended_early(target: str) -> InternalError:
+    """The error of a stream of events that ended without a result."""
+    return InternalError(f"{_name(target)} ended the stream before the generation was complete")
+
+
+def _name(target: str) -> str:
+    return f"orchestrator at {target}"

@@ -1,0 +1,27 @@
+"""How large a job will be, as far as that is known before it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SAMPLE_RATE_HZ = 48_000
+_FRAME_BYTES = 8
+"""Two channels of float32."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSize:
+    """What a job makes.
+
+    Attributes:
+        duration_s: of each take; 0 where it is not known.
+        take_count: takes of the song.
+    """
+
+    duration_s: float
+    take_count: int
+
+    @property
+    def audio_bytes(self) -> int:
+        """Of the samples of all takes, which are nearly all of a job's log; a preview comes on top."""
+        return round(self.take_count * self.duration_s * SAMPLE_RATE_HZ) * _FRAME_BYTES

@@ -1,0 +1,72 @@
+"""What is wrong with a command is said before anything is started or sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from acestage.cli import app
+from acestage.errors import InvalidArgumentError, ServiceUnreachableError
+
+AUDIO_ID = "a" + "0" * 32
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder with one file; nothing is opened by accident."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.wav").write_bytes(b"")
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner(env={"COLUMNS": "300"}).invoke(app, [*arguments, "--target", "127.0.0.1:1"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["cover", "none.wav", "x"], ["SOURCE", "none.wav does not exist", "uploaded"]),
+        (["cover", ".", "x"], ["SOURCE", "is a folder"]),
+        (["cover", "here.wav", "x", "--reference", "none.wav"], ["--reference", "none.wav does not exist"]),
+        (["generate", "x", "--reference", "a123"], ["--reference", "a123 does not exist"]),
+        (["codes", "none.wav"], ["SOURCE", "none.wav does not exist"]),
+        (["generate", "x", "--preview", "--stream", "here.wav"], ["--preview", "--output"]),
+    ],
+)
+def test_files_that_cannot_be_read_and_flags_without_use_are_named(
+    arguments: Sequence[str], words: Sequence[str]
+) -> None:
+    ended = invoke(*arguments)
+    assert ended.exit_code == 2, ended.output
+    for word in words:
+        assert word in ended.output
+
+
+@pytest.mark.parametrize("arguments", [["cover", AUDIO_ID, "x"], ["codes", AUDIO_ID], ["codes", "here.wav"]])
+def test_an_id_needs_no_file_and_a_file_that_is_there_is_sent(arguments: Sequence[str]) -> None:
+    assert isinstance(invoke(*arguments).exception, ServiceUnreachableError)
+
+
+def test_a_preview_beside_a_stream_has_its_file_with_an_output() -> None:
+    ended = invoke("generate", "x", "--preview", "--stream", "here.wav", "-o", "song.wav")
+    assert isinstance(ended.exception, ServiceUnreachableError)
+
+
+@pytest.mark.parametrize(
+    ("flags", "field"),
+    [
+        (["--seed", "99999999999999999999"], "seed"),
+        (["--batch", "3000000000"], "batch_size"),
+        (["--bpm", "3000000000"], "bpm"),
+        (["--lyrics", "caf\udce9"], "lyrics"),
+    ],
+)
+def test_what_no_request_can_hold_is_refused_before_files_are_sent(flags: Sequence[str], field: str) -> None:
+    ended: Any = invoke("generate", "x", "--reference", "here.wav", *flags)
+    assert isinstance(ended.exception, InvalidArgumentError)
+    assert [violation.field for violation in ended.exception.violations] == [field]
