@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
 
 from acestage import tensors
-from acestage.errors import DeadlineExceededError, ServiceUnreachableError
+from acestage.errors import (
+    AcestageError,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    ServiceUnreachableError,
+)
 from acestage.protos.dit.v1 import dit_pb2, dit_pb2_grpc
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
@@ -81,7 +86,7 @@ class StageClient:
         try:
             yield aiter(call)
         except grpc.RpcError as error:
-            raise from_rpc_error(error, target=self._name) from error
+            raise _as_of_the_request(from_rpc_error(error, target=self._name)) from error
         finally:
             call.cancel()
 
@@ -200,6 +205,16 @@ class VaeClient(StageClient):
         async with self.responses(call) as responses:
             async for response in responses:
                 yield response
+
+
+def _as_of_the_request(error: AcestageError) -> AcestageError:
+    """`error` with its fields named as in a client's request, which has those of a stage's parameters."""
+    if not isinstance(error, InvalidArgumentError) or not error.violations:
+        return error
+    return InvalidArgumentError.of(
+        replace(violation, field=violation.field.removeprefix("parameters."))
+        for violation in error.violations
+    )
 
 
 def _chunks(items: Iterable[WireTensor]) -> Iterator[TensorChunk]:

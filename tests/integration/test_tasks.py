@@ -25,6 +25,7 @@ from acestage.generation import (
     StageCompleted,
     StageStarted,
 )
+from acestage.generation_options import Adapter
 from acestage.generation_request import request_to_pb
 from tests.in_process import InProcess, Samples
 from tests.running_stack import RunningStack
@@ -256,6 +257,12 @@ def test_audio_that_is_not_there_is_named(client: Client, field: str) -> None:
         client.submit("piano", **task, **unknown)
     with pytest.raises(NotFoundError):
         client.audio_codes("../../etc/passwd")
+
+
+def test_what_a_stage_refuses_is_named_as_in_the_request(client: Client) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        client.generate("piano", duration_s=10, step_count=1, adapters=[Adapter("no-such-voice")])
+    assert [violation.field for violation in caught.value.violations] == ["adapters[0].name"]
 
 
 def run(stack: RunningStack, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
