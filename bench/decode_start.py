@@ -4,7 +4,8 @@ From latents that are ready to the first audio, and from there chunk by chunk, i
 services: the engine with its tiles, and `AutoencoderOobleck.decode` of diffusers on the same weights, once
 untiled and once with its own tiling, which begins above 512 frames. Both of the latter have nothing before
 they have everything. "margin" is how much earlier than needed a chunk is there, if playing starts with the
-first one: the least over all chunks, in seconds; below zero the music would have paused. Ratios are taken
+first one: the least over all others, in seconds; below zero the music would have paused, and "-" where there
+is no other. Ratios are taken
 within a round, one pass after the other. "distance" is from the untiled decode, in parts of its largest
 magnitude: in bfloat16 it is the rounding of that type, which weight norm in diffusers adds to.
 """
@@ -15,7 +16,7 @@ import argparse
 import itertools
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,19 +41,28 @@ class Start:
         way: what decoded.
         first_s: seconds until the first audio.
         total_s: until the last.
-        margin_s: the least that a chunk is early, if playing starts with the first one.
+        margin_s: the least that a chunk after the first is early, if playing starts with the first one; None
+            where there is no other.
         distance: from the untiled decode of diffusers, relative to its largest magnitude.
     """
 
     way: str
     first_s: float
     total_s: float
-    margin_s: float
+    margin_s: float | None
     distance: float
 
 
+Timed = tuple[tuple[str, float, float, float | None], torch.Tensor]
+"""Way, first and last arrival, and margin, as in `Start`; and the audio."""
+
+
 class Contest:
-    """The same weights in our engine and in the class of diffusers."""
+    """The same weights in our engine and in the class of diffusers.
+
+    Attributes:
+        seconds: of the audio.
+    """
 
     def __init__(self, checkpoint: str, dtype: torch.dtype, frame_count: int) -> None:
         opened = open_checkpoint(checkpoint, checkpoints_dir=Path("checkpoints"))
@@ -62,6 +72,7 @@ class Contest:
         theirs.decoder = load_decoder(opened).to(dtype)
         self._theirs = theirs
         self._sample_rate_hz = opened.model.sample_rate_hz
+        self.seconds = frame_count / opened.model.latent_frame_rate_hz
         generator = torch.Generator().manual_seed(1)
         channels = opened.model.latent_channel_count
         self._latents = torch.randn(1, frame_count, channels, generator=generator).to(dtype)
@@ -77,11 +88,11 @@ class Contest:
             for (way, first_s, total_s, margin_s), audio in (untiled, *theirs, *ours)
         ]
 
-    def _ours_once(self, tile_frame_count: int) -> tuple[tuple[str, float, float, float], torch.Tensor]:
+    def _ours_once(self, tile_frame_count: int) -> Timed:
         tiles = self._engine.decode(self._latents, tile_frame_count)
         return self._timed(f"tiles of {tile_frame_count}", (tile.audio for tile in tiles))
 
-    def _theirs_once(self, way: str) -> tuple[tuple[str, float, float, float], torch.Tensor]:
+    def _theirs_once(self, way: str) -> Timed:
         def decode() -> Iterator[torch.Tensor]:
             self._theirs.use_tiling = way.endswith(" tiled")
             sample = self._theirs.decode(self._latents.transpose(1, 2)).sample
@@ -89,18 +100,34 @@ class Contest:
 
         return self._timed(way, decode())
 
-    def _timed(
-        self, way: str, chunks: Iterator[torch.Tensor]
-    ) -> tuple[tuple[str, float, float, float], torch.Tensor]:
+    def _timed(self, way: str, chunks: Iterator[torch.Tensor]) -> Timed:
         begun = time.monotonic()
         arrivals, audio = [], []
         for chunk in chunks:
             arrivals.append(time.monotonic() - begun)
             audio.append(chunk)
-        played = itertools.accumulate((len(chunk) for chunk in audio[:-1]), initial=0)
-        due = (arrivals[0] + samples / self._sample_rate_hz for samples in played)
-        margins = [when - arrival for when, arrival in zip(due, arrivals, strict=True)]
-        return (way, arrivals[0], arrivals[-1], min(margins)), torch.cat(audio)
+        margin_s = least_margin_s(arrivals, [len(chunk) / self._sample_rate_hz for chunk in audio])
+        return (way, arrivals[0], arrivals[-1], margin_s), torch.cat(audio)
+
+
+def least_margin_s(arrivals_s: Sequence[float], lengths_s: Sequence[float]) -> float | None:
+    """The least that a chunk after the first is early, if playing starts with the first one.
+
+    Args:
+        arrivals_s: when each chunk was there.
+        lengths_s: for how long each plays.
+
+    Returns:
+        None where there is one chunk alone: when it comes, everything starts.
+    """
+    played_s = itertools.accumulate(lengths_s[:-1])
+    due_s = [arrivals_s[0] + seconds for seconds in played_s]
+    return min((due - there for due, there in zip(due_s, arrivals_s[1:], strict=True)), default=None)
+
+
+def _margin(found: list[float | None]) -> str:
+    margins = [margin for margin in found if margin is not None]
+    return spread(margins, 2) if margins else "-"
 
 
 def show(rounds: list[list[Start]], seconds: float) -> None:
@@ -117,7 +144,7 @@ def show(rounds: list[list[Start]], seconds: float) -> None:
                 spread([one.total_s for one in same], 2),
                 spread([one.total_s / other.total_s for one, other in zip(same, base, strict=True)], 2),
                 spread([seconds / one.total_s for one in same], 2),
-                spread([one.margin_s for one in same], 2),
+                _margin([one.margin_s for one in same]),
                 f"{max(one.distance for one in same):.1e}",
             ]
         )
@@ -130,7 +157,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.decode_start", description=__doc__)
     parser.add_argument("--checkpoint", default=EMBEDDED_CHECKPOINT)
-    parser.add_argument("--frames", type=int, default=500, help="latent frames; 25 are a second")
+    parser.add_argument("--frames", type=int, default=520, help="latent frames")
     parser.add_argument("--rounds", type=int, default=5, help="after one to warm up")
     parser.add_argument("--tiles", type=int, nargs="+", default=[64, 128], help="latent frames of ours")
     parser.add_argument("--dtype", default="bfloat16", choices=("float32", "bfloat16"))
@@ -143,7 +170,7 @@ def main() -> None:
     rounds = [contest.round(given.tiles) for _ in range(1 + given.rounds)][1:]
     results = [[asdict(start) for start in of_round] for of_round in rounds]
     write_json(given.name, {"load_average": os.getloadavg()[0], "rounds": results})
-    show(rounds, given.frames / 25)
+    show(rounds, contest.seconds)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -67,6 +69,13 @@ class Adapter:
     def ranks(self) -> tuple[int, ...]:
         """All ranks that its layers have, the smallest first."""
         return tuple(sorted({layer.rank for layer in self.layers}))
+
+    @property
+    def config_digest(self) -> str:
+        """SHA-256 of the settings, in hexadecimal digits; empty where there are none."""
+        if self.config is None:
+            return ""
+        return hashlib.sha256(json.dumps(self.config.values, sort_keys=True).encode()).hexdigest()
 
     @property
     def parameter_count(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from acestage.adapters import AdapterFolder
+from acestage.adapters import Adapter, AdapterFolder
 from acestage.checks import Checks
 from acestage.errors import CheckpointError, NotFoundError
 from services.dit.parameters import AdapterUse
@@ -56,10 +56,17 @@ def resolve_adapters(
                 scale=scale,
                 file=str(adapter.file),
                 config_file=None if adapter.config is None else str(adapter.config.path),
+                config_digest=adapter.config_digest,
                 file_bytes=adapter.file_bytes,
                 modified_ns=adapter.modified_ns,
                 parameter_count=adapter.parameter_count,
+                widest=_widest(adapter),
             )
         )
     checks.done()
     return tuple(uses)
+
+
+def _widest(adapter: Adapter) -> int:
+    """Of the layers that see every token; others see a few."""
+    return max((part.up.shape[0] for part in adapter.layers if part.module.startswith("layers.")), default=0)

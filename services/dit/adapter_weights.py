@@ -24,11 +24,13 @@ def read_again(use: AdapterUse) -> Adapter:
     """The adapter that `use` is about.
 
     Raises:
-        CheckpointError: its file is no longer what it was as the job was planned.
+        CheckpointError: its file is no longer what it was as the job was planned, or its settings are not.
     """
     adapter = read_adapter(Path(use.file), None if use.config_file is None else Path(use.config_file))
     if (adapter.file_bytes, adapter.modified_ns) != (use.file_bytes, use.modified_ns):
         raise CheckpointError(f"{use.file}: has changed since the job was planned; ask again")
+    if adapter.config_digest != use.config_digest:
+        raise CheckpointError(f"{use.config_file}: has changed since the job was planned; ask again")
     return adapter
 
 

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from torch.nn.functional import scaled_dot_product_attention
 
-from services.dit.token_chunks import CHUNK_TOKENS
+from services.dit.tokens import CHUNK_TOKENS
 
 BLOCK_TOKENS = 256
 """Queries of one block. It reads `BLOCK_TOKENS` + 2 * window keys, so small blocks read keys more often and
@@ -46,8 +46,7 @@ class WindowedAttentionProcessor:
             attended = _attended(attn, hidden_states, encoder_hidden_states, None)
         else:
             attended = _attended(attn, hidden_states, hidden_states, image_rotary_emb)
-        output: torch.Tensor = attn.to_out[0](attended.flatten(2))
-        return output
+        return _project_out(attn.to_out[0], attended.flatten(2))
 
 
 def _attended(
@@ -148,3 +147,20 @@ def _project(
             )
         chunks.append(heads)
     return torch.cat(chunks, dim=1)
+
+
+def _project_out(projection: torch.nn.Module, attended: torch.Tensor) -> torch.Tensor:
+    """[items, tokens, heads * head_dim] to [items, tokens, width], chunk by chunk.
+
+    An adapter on `projection` takes temporaries as large as its result: those of a chunk alone.
+    """
+    token_count = attended.shape[1]
+    output: torch.Tensor = projection(attended[:, :CHUNK_TOKENS])
+    if token_count <= CHUNK_TOKENS:
+        return output
+    first, output = output, output.new_empty(output.shape[0], token_count, output.shape[2])
+    output[:, :CHUNK_TOKENS] = first
+    for start in range(CHUNK_TOKENS, token_count, CHUNK_TOKENS):
+        part = slice(start, start + CHUNK_TOKENS)
+        output[:, part] = projection(attended[:, part])
+    return output

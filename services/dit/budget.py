@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from acestage.planning import dit_ways
 from acestage.tensors import ITEM_BYTES
+from services.dit.tokens import CHUNK_TOKENS, PATCH_FRAMES
 from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung, quantization_of
 from services.runtime.messages import Message
 
@@ -22,13 +23,14 @@ class DitBudget:
             has_guidance=request.fields["guidance_scale"] > 1.0,
             quantization=quantization_of(request, resources),
         )
-        more_bytes = _plain_bytes(request, dtype) + _adapter_bytes(request, dtype)
+        plain_bytes = _plain_bytes(request, dtype)
         is_guided = ways[0].mode == "guided"
         found = []
         for way in ways:
             is_split = is_guided and way.mode == "single"
             text = f"{dtype}, weights {way.quantization}" + (", guidance split" if is_split else "")
-            attempt = Attempt(request, dtype, way.quantization, way.total_bytes + more_bytes, text)
+            vram_bytes = way.total_bytes + plain_bytes + _adapter_bytes(request, dtype, way.mode)
+            attempt = Attempt(request, dtype, way.quantization, vram_bytes, text)
             kind = AdaptationKind.SPLIT_GUIDANCE if is_split else AdaptationKind.INT8
             found.append(Rung(kind, attempt.told(split_guidance=is_split)))
         return found
@@ -51,7 +53,17 @@ def _plain_bytes(request: Message, dtype: str) -> int:
     return count * ITEM_BYTES[dtype]
 
 
-def _adapter_bytes(request: Message, dtype: str) -> int:
-    """Adapters are on the device for as long as the job runs. What their passes take besides is small."""
-    count: int = sum(use["parameter_count"] for use in request.fields.get("adapters", ()))
-    return count * ITEM_BYTES[dtype]
+def _adapter_bytes(request: Message, dtype: str, mode: str) -> int:
+    """Adapters are on the device for as long as the job runs.
+
+    What an adapter adds to a layer's result is beside it, before both are added up: for a chunk of tokens, of
+    all that are in a pass. That counts once, since adapters and layers take turns.
+    """
+    uses = request.fields.get("adapters", ())
+    if not uses:
+        return 0
+    frame_count = request.tensor_map()["context_latents"].shape[1]
+    token_count = math.ceil(frame_count / PATCH_FRAMES) * (2 if mode == "guided" else 1)
+    passing_count = min(token_count, CHUNK_TOKENS) * max(use["widest"] for use in uses)
+    stored_count: int = sum(use["parameter_count"] for use in uses)
+    return (stored_count + passing_count) * ITEM_BYTES[dtype]

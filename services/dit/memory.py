@@ -11,7 +11,7 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, StageMemory, context_bytes
 from services.dit.engine import APG_MOMENTUM, Conditioning, DitEngine
 from services.dit.parameters import DenoiseParameters
-from services.dit.token_chunks import CHUNK_TOKENS
+from services.dit.tokens import CHUNK_TOKENS, PATCH_FRAMES
 from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
 from services.runtime.placement import placed_bytes
 from services.runtime.request_limits import MAX_FRAME_COUNT, MAX_TOKEN_COUNT
@@ -19,8 +19,7 @@ from services.runtime.request_limits import MAX_FRAME_COUNT, MAX_TOKEN_COUNT
 if TYPE_CHECKING:
     from services.dit.worker import DitWorker
 
-_PATCH_FRAMES = 2
-_CHUNKED_FRAMES = _PATCH_FRAMES * (CHUNK_TOKENS + 1)
+_CHUNKED_FRAMES = PATCH_FRAMES * (CHUNK_TOKENS + 1)
 FRAME_COUNTS = {
     "single": (250, 800, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
     # Chunks are of the tokens of both halves.

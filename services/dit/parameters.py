@@ -17,18 +17,22 @@ class AdapterUse:
         scale: how much of it; 0 is none.
         file: its safetensors file.
         config_file: PEFT's settings beside it; None where there are none.
+        config_digest: of these settings; empty where there are none.
         file_bytes: size of the file.
         modified_ns: when the file was last changed, as `os.stat` says it.
         parameter_count: numbers in its low-rank matrices.
+        widest: the most features that a layer gives to which it adds, of the layers that see every token.
     """
 
     name: str
     scale: float
     file: str
     config_file: str | None
+    config_digest: str
     file_bytes: int
     modified_ns: int
     parameter_count: int
+    widest: int
 
 
 @dataclass(frozen=True, slots=True)

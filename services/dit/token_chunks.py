@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-CHUNK_TOKENS = 1024
-"""Of all items together. At the published width a feed-forward layer then takes 36 MiB in bfloat16, however
-long the song; over all tokens at once it would be most of the peak."""
+from services.dit.tokens import CHUNK_TOKENS
 
 
 class TokenChunks(torch.nn.Module):

@@ -18,6 +18,7 @@ from services.dit.memory import measure
 from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime.messages import Message
 from services.runtime.placement import place
+from services.runtime.received import received_tensors
 
 COMPONENTS = (TRANSFORMER,)
 """What the stage uses of a checkpoint."""
@@ -47,8 +48,8 @@ class DitWorker:
         place(self.engine.transformer, device, dtype, quantization)
 
     def run(self, request: Message) -> Iterator[Message]:
-        tensors = {name: tensor.to_torch() for name, tensor in request.tensor_map().items()}
-        for event in self.engine.denoise(Conditioning(**tensors), _parameters(request)):
+        conditioning = Conditioning(**received_tensors(request))
+        for event in self.engine.denoise(conditioning, _parameters(request)):
             if isinstance(event, StepDone):
                 yield Message("step", {"step": event.step, "step_count": event.step_count})
             else:

@@ -22,11 +22,11 @@ from acestage.checkpoints.loading import (
     load_tokenizer,
 )
 from acestage.checkpoints.modules import build_module
-from acestage.errors import InvalidArgumentError
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
+from services.runtime.received import received_tensors
 from services.text_encoder.audio_codec import AudioCodec
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import TextEncoderEngine
@@ -82,7 +82,7 @@ class TextEncoderWorker:
             place(module, device, dtype, quantization)
 
     def run(self, request: Message) -> Iterator[Message]:
-        latents = _latents(request)
+        latents = received_tensors(request)
         if request.kind == "tokenize":
             yield Message("codes", {"codes": self.engine.tokenize(latents["source_latents"])})
             return
@@ -104,18 +104,3 @@ def _codec(
     if not checkpoint.model.audio_code_count:
         return None
     return AudioCodec(tokenizer(checkpoint), detokenizer(checkpoint))
-
-
-def _latents(request: Message) -> dict[str, torch.Tensor]:
-    """The tensors of `request` by name.
-
-    Raises:
-        InvalidArgumentError: one of them has values that are infinite or not a number.
-    """
-    found = {name: tensor.to_torch() for name, tensor in request.tensor_map().items()}
-    for name, tensor in found.items():
-        if not torch.isfinite(tensor).all():
-            raise InvalidArgumentError.at(
-                f"tensor.{name}", "has values that are infinite or not a number; accepted: finite values"
-            )
-    return found

@@ -14,6 +14,7 @@ from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
+from services.runtime.received import received_tensors, require_finite
 from services.vae.engine import DecodedTile, DecodeStart, EncodedTile, VaeEngine
 from services.vae.latents import Latents
 from services.vae.memory import measure
@@ -52,8 +53,8 @@ class VaeWorker:
 
     def _decode(self, request: Message) -> Iterator[Message]:
         fields = request.fields
-        first = request.tensor_map()["latents"].to_torch()
-        later = (piece.tensor_map()["latents"].to_torch() for piece in request.later)
+        first = received_tensors(request)["latents"]
+        later = (received_tensors(piece)["latents"] for piece in request.later)
         latents = Latents(first, fields["frame_count"], later)
         start = DecodeStart(**fields.get("start", {}))
         frames = range(fields["start_frame"], fields["stop_frame"])
@@ -63,7 +64,7 @@ class VaeWorker:
             yield Message("tile", told | _tile_fields(tile), (audio,))
 
     def _encode(self, request: Message) -> Iterator[Message]:
-        audio = request.tensor_map()["audio"].view_torch()
+        audio = require_finite("audio", request.tensor_map()["audio"].view_torch())
         fields = request.fields
         for tile in self.engine.encode(audio, fields["tile_frame_count"], fields["start_frame"]):
             yield Message("tile", _tile_fields(tile), (WireTensor.from_torch("latents", tile.latents),))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +13,17 @@ from safetensors.torch import save_file
 
 from acestage.adapters import AdapterFolder
 from acestage.checkpoints import open_checkpoint
+from acestage.planning import StageMemory
 from acestage.protos.dit.v1.dit_pb2 import Adapter
+from acestage.tensors import WireTensor
 from services.dit import memory as dit_memory
 from services.dit.adapter_requests import resolve_adapters
+from services.dit.budget import DitBudget
+from services.dit.parameters import AdapterUse
 from services.runtime.devices import resolve_dtype
+from services.runtime.job_budget import Resources
 from services.runtime.memory_probe import fake_tensors, placed_copy
+from services.runtime.messages import Message
 from tests.allocations import peak_allocated_bytes
 from tests.published_workers import (
     architecture,
@@ -83,21 +91,53 @@ def test_a_batch_with_int8_weights(dtype: torch.dtype) -> None:
     assert_close(planned, allocated)
 
 
-@pytest.mark.parametrize("dtype", DTYPES[1:])
-def test_a_pass_with_an_adapter(dtype: torch.dtype, tmp_path: Path) -> None:
-    checkpoint = architecture("turbo", layer_count=2)
-    memory = without_weights("dit", checkpoint).memory(dtype, THREADS)
-    worker = with_random_weights("dit", checkpoint, dtype)
+@pytest.mark.parametrize(
+    ("name", "mode", "frames"),
+    [
+        ("turbo", "single", 750),
+        ("turbo", "single", 4500),
+        ("turbo", "single", 15000),
+        ("base", "guided", 2250),
+    ],
+)
+def test_a_pass_with_an_adapter(tmp_path: Path, name: str, mode: str, frames: int) -> None:
+    """Counted on fake tensors, in what PEFT makes of the transformer."""
+    dtype, worker = torch.bfloat16, without_weights("dit", architecture(name, layer_count=2))
     stored = {}
-    for name, layer in worker.engine.transformer.layers.named_modules():
+    for module, layer in worker.engine.transformer.layers.named_modules():
         if isinstance(layer, torch.nn.Linear):
-            module = f"transformer.layers.{name.replace('.layer.', '.')}"
-            stored[f"{module}.lora_A.weight"] = torch.zeros(64, layer.in_features)
-            stored[f"{module}.lora_B.weight"] = torch.zeros(layer.out_features, 64)
+            key = f"transformer.layers.{module.replace('.layer.', '.')}"
+            stored[f"{key}.lora_A.weight"] = torch.zeros(16, layer.in_features)
+            stored[f"{key}.lora_B.weight"] = torch.zeros(layer.out_features, 16)
     save_file(stored, tmp_path / "x.safetensors")
     (use,) = resolve_adapters(AdapterFolder(tmp_path), [Adapter(name="x")])
-    planned = memory.activation_bytes("single", 750) + use.parameter_count * dtype.itemsize
-    assert_close(planned, peak_allocated_bytes(denoise(worker, 750, dtype, adapters=(use,))))
+    with worker.engine.adapters.applied([use]), fake_tensors():
+        engine = placed_copy(worker, dtype, "none").engine
+        passing_bytes = dit_memory._peak_bytes(engine, mode, frames, None)
+    adapter_bytes = sum(tensor.numel() for tensor in stored.values()) * dtype.itemsize
+    memory = dit_memory_of(name)
+    assert_close(planned_bytes(memory, mode, frames, use), passing_bytes + adapter_bytes)
+
+
+@functools.cache
+def dit_memory_of(name: str) -> StageMemory:
+    memory: StageMemory = without_weights("dit", architecture(name, layer_count=2)).memory(torch.bfloat16)
+    return memory
+
+
+def planned_bytes(memory: StageMemory, mode: str, frames: int, use: AdapterUse) -> int:
+    """What the budget has for a pass, beside weights, context and reserve."""
+    fields = {
+        "seeds": [1],
+        "guidance_scale": 7.0,
+        "quantization": "none",
+        "adapters": [dataclasses.asdict(use)],
+    }
+    context = WireTensor.from_torch("context_latents", torch.zeros(1, frames, 128))
+    resources = Resources("cuda:0", 1 << 40, "turbo", "bfloat16", "none", {"bfloat16": memory}, 128)
+    rungs = DitBudget().rungs(Message("denoise", fields, (context,)), resources, "bfloat16")
+    assert len(rungs) == (2 if mode == "guided" else 1)
+    return rungs[0].attempt.vram_bytes - memory.resting_bytes()
 
 
 def test_two_layers_have_the_peak_of_all() -> None:

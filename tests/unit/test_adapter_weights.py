@@ -147,6 +147,16 @@ def test_a_file_that_changes_while_the_job_waits_is_noticed(tmp_path: Path) -> N
         read_again(planned)
 
 
+@pytest.mark.parametrize("change", [{"lora_alpha": 8}, {"lora_alpha": 4, "use_rslora": True}])
+def test_settings_that_change_while_the_job_waits_are_noticed(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = write(tmp_path, config={"lora_alpha": 4})
+    planned = use(tmp_path)
+    read_again(planned)
+    (folder / "adapter_config.json").write_text(json.dumps(change))
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: has changed since the job"):
+        read_again(planned)
+
+
 @pytest.mark.parametrize(
     ("adapters", "fields"),
     [
@@ -174,4 +184,4 @@ def test_a_wrong_adapter_of_a_request_is_named(
 def test_a_scale_that_is_not_set_is_1(tmp_path: Path) -> None:
     write(tmp_path)
     (found,) = resolve_adapters(AdapterFolder(tmp_path), [dit_pb2.Adapter(name="x")])
-    assert (found.scale, found.parameter_count) == (1.0, RANK * 11)
+    assert (found.scale, found.parameter_count, found.widest) == (1.0, RANK * 11, 5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from acestage.errors import VramBudgetExceededError
 from acestage.planning import GIB, MIB, ActivationCurve, StageMemory
 from acestage.tensors import WireTensor
@@ -21,7 +23,7 @@ MEMORY = StageMemory(
     halo_frame_count=9,
     encoder_halo_frame_count=7,
 )
-RESOURCES = Resources("cpu", GIB, "bfloat16", "auto", {"bfloat16": MEMORY}, 128)
+RESOURCES = Resources("cuda:0", GIB, "tiny-turbo", "bfloat16", "auto", {"bfloat16": MEMORY}, 128)
 
 
 def decode_request(**changes: int) -> Message:
@@ -33,8 +35,9 @@ def encode_request(**changes: int) -> Message:
     return Message("encode", {"tile_frame_count": 0, "frame_count": 500, "start_frame": 0} | changes)
 
 
-def tiles_and_bytes(request: Message) -> list[tuple[int, int]]:
-    rungs = VaeBudget().rungs(request, RESOURCES, "bfloat16")
+def tiles_and_bytes(request: Message, device: str = "cuda:0") -> list[tuple[int, int]]:
+    resources = dataclasses.replace(RESOURCES, device=device)
+    rungs = VaeBudget().rungs(request, resources, "bfloat16")
     assert {rung.kind for rung in rungs} == {AdaptationKind.SMALLER_TILE}
     return [(r.attempt.request.fields["tile_frame_count"], r.attempt.vram_bytes // MIB) for r in rungs]
 
@@ -45,6 +48,14 @@ def test_a_decode_tries_smaller_tiles_with_its_halo() -> None:
 
 def test_an_encode_counts_the_encoder_and_its_own_halo() -> None:
     assert tiles_and_bytes(encode_request())[:3] == [(128, 452), (96, 420), (64, 388)]
+
+
+def test_on_the_cpu_what_arrived_lies_in_the_memory_that_is_planned() -> None:
+    audio = WireTensor("audio", "float32", (1, 7 * MIB, 1), bytes(28 * MIB))
+    request = dataclasses.replace(encode_request(), tensors=(audio,))
+    assert tiles_and_bytes(request) == tiles_and_bytes(encode_request())
+    more = [(tile, size + 28) for tile, size in tiles_and_bytes(encode_request())]
+    assert tiles_and_bytes(request, device="cpu") == more
 
 
 def test_a_range_takes_tiles_no_larger_than_itself() -> None:
