@@ -21,6 +21,7 @@ from services.dit.service import DitServicer, parameters_from_pb
 from services.dit.worker import _parameters
 from services.runtime.job_budget import Resources
 from services.runtime.messages import Message
+from services.runtime.model_catalog import ModelCatalog
 from tests.unit.stage_fakes import memory
 
 FRAMES, WIDTH, CHANNELS = 50, 64, 8
@@ -40,9 +41,9 @@ def parameters(**changes: Any) -> dit_pb2.DenoiseParameters:
 
 def job(shapes: dict[str, tuple[int, ...]], **changes: Any) -> Message:
     model = open_checkpoint("tiny-turbo", checkpoints_dir=Path()).model
-    servicer = DitServicer(None, model, AdapterFolder(Path("adapters")))  # type: ignore[arg-type]
+    servicer = DitServicer(None, ModelCatalog([model]), AdapterFolder(Path("adapters")))  # type: ignore[arg-type]
     received = {name: WireTensor.from_torch(name, torch.zeros(shape)) for name, shape in shapes.items()}
-    return servicer._job(parameters_from_pb(parameters(**changes)), "", received)
+    return servicer._job(model, parameters_from_pb(parameters(**changes)), "", received)
 
 
 def test_what_is_not_set_has_its_default() -> None:
@@ -116,7 +117,7 @@ def test_the_worker_is_told_what_was_asked_for() -> None:
 def test_plain_states_and_adapters_are_planned_for(dtype: str, item_bytes: int) -> None:
     def planned(message: Message) -> list[int]:
         memories = {dtype: memory()}
-        resources = Resources("cpu", 1 << 40, dtype, "auto", memories, 128)
+        resources = Resources("cpu", 1 << 40, "tiny-turbo", dtype, "auto", memories, 128)
         return [rung.attempt.vram_bytes for rung in DitBudget().rungs(message, resources, dtype)]
 
     plain = planned(job(SHAPES, guidance_scale=7.0))

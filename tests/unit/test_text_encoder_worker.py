@@ -146,7 +146,7 @@ def test_jobs_with_codes_are_planned_with_what_they_borrow() -> None:
     memories = {"float32": dataclasses.replace(memory, activations=curves)}
 
     def vram_bytes(request: Message) -> int:
-        resources = Resources("cpu", 1 << 40, "float32", "none", memories, 128)
+        resources = Resources("cpu", 1 << 40, TINY.name, "float32", "none", memories, 128)
         (rung,) = TextEncoderBudget().rungs(request, resources, "float32")
         return rung.attempt.vram_bytes
 

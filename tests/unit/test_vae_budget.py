@@ -21,7 +21,7 @@ MEMORY = StageMemory(
     halo_frame_count=9,
     encoder_halo_frame_count=7,
 )
-RESOURCES = Resources("cpu", GIB, "bfloat16", "auto", {"bfloat16": MEMORY}, 128)
+RESOURCES = Resources("cpu", GIB, "turbo", "bfloat16", "auto", {"bfloat16": MEMORY}, 128)
 
 
 def decode_request(**changes: int) -> Message:
