@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 """Bytes of tensor data in one message: where localhost throughput stops growing, well below gRPC's 4 MiB."""
 
-MAX_TENSOR_BYTES = 256 << 20
-"""Larger tensors are refused. The largest audio, ten minutes, is 230.4 MB: 28,800,000 samples x 2 channels x
-4 bytes. The largest latents, eight items of ten minutes, are 30.7 MB: 8 x 15,000 frames x 64 channels x 4
-bytes."""
+MAX_TENSOR_BYTES = 64 << 20
+"""Larger tensors are refused, unless a call accepts more. The largest latents, eight items of ten minutes,
+are 30.7 MB: 8 x 15,000 frames x 64 channels x 4 bytes."""
 
 MAX_NAME_CHARACTERS = 64
 MAX_DIMENSION_COUNT = 8
@@ -117,9 +116,17 @@ class TensorDecoder:
     `TensorCorruptError`.
     """
 
-    def __init__(self, accepted: Collection[str] | None = None) -> None:
-        """Args: accepted: the names that tensors may have; None where any name will do."""
+    def __init__(
+        self, accepted: Collection[str] | None = None, max_tensor_bytes: int = MAX_TENSOR_BYTES
+    ) -> None:
+        """Prepares.
+
+        Args:
+            accepted: the names that tensors may have; None where any name will do.
+            max_tensor_bytes: larger tensors are refused before their data is there.
+        """
         self._accepted = accepted
+        self._max_tensor_bytes = max_tensor_bytes
         self._spec: pb.TensorSpec | None = None
         self._buffer = bytearray()
         self._crc32c = 0
@@ -178,10 +185,10 @@ class TensorDecoder:
         if not spec.shape or min(spec.shape) < 1:
             raise _invalid(f"{field}.shape", f"is {list(spec.shape)}; every dimension must be at least 1")
         expected = math.prod(spec.shape) * ITEM_BYTES[_FROM_PB[spec.data_type]]
-        if expected > MAX_TENSOR_BYTES:
+        if expected > self._max_tensor_bytes:
             raise _invalid(
                 f"{field}.shape",
-                f"{list(spec.shape)} takes {expected} bytes; accepted: up to {MAX_TENSOR_BYTES}",
+                f"{list(spec.shape)} takes {expected} bytes; accepted: up to {self._max_tensor_bytes}",
             )
         if spec.size_bytes != expected:
             raise _invalid(

@@ -1,4 +1,4 @@
-"""Cleanup that a cancellation must not cut short."""
+"""Waits: such that a cancellation must not cut short, and such that the first of several ends."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
     if cancelled is not None:
         raise cancelled
     return task.result()
+
+
+async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
+    """Returns once one of `waits` has ended; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def end(task: asyncio.Task[Any]) -> None:

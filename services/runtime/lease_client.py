@@ -15,7 +15,7 @@ from acestage.errors import DeadlineExceededError, InternalError, LeaseLostError
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
-from services.runtime.finishing import end, finish
+from services.runtime.finishing import end, finish, first_of
 from services.runtime.request_context import outgoing_metadata
 
 log = logging.getLogger(__name__)
@@ -221,7 +221,7 @@ class LeaseClient:
         keepalive = asyncio.create_task(self._keep_alive(lease, granted, renewed))
         try:
             # Work starts once the ledger sees the stream, whose end tells it that we are gone.
-            await _first(renewed, lease.lost)
+            await first_of(renewed.wait(), lease.lost.wait())
             lease.raise_if_lost()
             yield lease
         finally:
@@ -329,16 +329,6 @@ async def _write_renewals(call: RenewalCall, lease: HeldLease, interval_s: float
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval_s):
                     await lease.wants_renewal.wait()
-
-
-async def _first(*events: asyncio.Event) -> None:
-    """Returns once one of `events` is set."""
-    waits = [asyncio.ensure_future(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for wait in waits:
-            wait.cancel()
 
 
 def _fields(lease: HeldLease) -> dict[str, object]:

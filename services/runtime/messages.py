@@ -10,12 +10,12 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from acestage import errors
-from acestage.tensors import WireTensor
+from acestage.tensors import CHUNK_BYTES, WireTensor
 
 _PREFIX = struct.Struct(">IQ")
 _MAX_HEADER_BYTES = 16 << 20
@@ -31,7 +31,7 @@ class Message:
         fields: JSON values.
         tensors: tensors that go with it.
         later: what comes of it while it is worked on; only of a request that a worker has. Each message is
-            waited for; `TimeoutError` says for how long that was in vain.
+            waited for; `TimeoutError` says after how long, all in all, no more is.
     """
 
     kind: str
@@ -49,14 +49,21 @@ def pack(message: Message) -> bytes:
     return b"".join(frame_parts(message))
 
 
-def frame_parts(message: Message) -> list[bytes | bytearray | memoryview]:
-    """The frame of `message` in pieces to be sent one after the other; tensors are not copied."""
-    specs = [(t.name, t.dtype, t.shape, memoryview(t.data).nbytes) for t in message.tensors]
+def frame_parts(message: Message) -> Iterator[bytes | memoryview]:
+    """The frame of `message` in pieces of at most 1 MiB to be sent one after the other.
+
+    Tensors are not copied here; nor does a transport of asyncio copy more than such a piece, so long as it is
+    drained after each.
+    """
+    payload = [memoryview(tensor.data).cast("B") for tensor in message.tensors]
+    specs = [(t.name, t.dtype, t.shape, len(data)) for t, data in zip(message.tensors, payload, strict=True)]
     header = json.dumps({"kind": message.kind, "fields": message.fields, "tensors": specs}).encode()
     # Padded, so that the first tensor is aligned in the memory of who receives it.
     header = header.ljust(-(-len(header) // _ALIGNMENT) * _ALIGNMENT)
-    payload_bytes = sum(spec[3] for spec in specs)
-    return [_PREFIX.pack(len(header), payload_bytes), header, *(t.data for t in message.tensors)]
+    yield _PREFIX.pack(len(header), sum(map(len, payload)))
+    for data in (memoryview(header), *payload):
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield data[start : start + CHUNK_BYTES]
 
 
 def receive(connection: socket.socket) -> Message | None:

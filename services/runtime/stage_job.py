@@ -10,6 +10,7 @@ from services.runtime.job_budget import Attempt
 from services.runtime.ladder import Ladder
 from services.runtime.messages import Message
 from services.runtime.stage_event import Queued, StageEvent
+from services.runtime.tracebacks import let_go
 
 
 class StageJob:
@@ -33,6 +34,7 @@ class StageJob:
         self.shortage_bytes = 0
         self.position: int | None = None
         self._waited_s: float | None = None
+        self._passed_at: float | None = None
         self._asked_at = asyncio.get_running_loop().time()
         self.cancelled = asyncio.Event()
         self._events: asyncio.Queue[StageEvent | None] = asyncio.Queue()
@@ -44,6 +46,11 @@ class StageJob:
         """The name of the model that it is for."""
         model: str = self.request.fields["model"]
         return model
+
+    @property
+    def tensor_bytes(self) -> int:
+        """What the request's tensors take in memory."""
+        return sum(memoryview(tensor.data).nbytes for tensor in self.request.tensors)
 
     def wanted_bytes(self, attempt: Attempt) -> int:
         """Bytes of the lease for `attempt`."""
@@ -61,6 +68,17 @@ class StageJob:
             self._waited_s = asyncio.get_running_loop().time() - self._asked_at
         return self._waited_s
 
+    def pass_by(self) -> None:
+        """Notes that a later job is done before this one."""
+        if self._passed_at is None:
+            self._passed_at = asyncio.get_running_loop().time()
+
+    def passed_s(self) -> float:
+        """Seconds since a later job was done first for the first time; 0 where none was."""
+        if self._passed_at is None:
+            return 0.0
+        return asyncio.get_running_loop().time() - self._passed_at
+
     def emit(self, event: StageEvent) -> None:
         self._events.put_nowait(event)
 
@@ -68,6 +86,8 @@ class StageJob:
         """No more events will come; `error` says why the job failed. The first call counts."""
         if not self._ended.is_set():
             self._error = error
+            if error is not None:
+                let_go(error)
             self._ended.set()
             self._events.put_nowait(None)
 
@@ -79,7 +99,10 @@ class StageJob:
         """
         event = await self._events.get()
         if event is None and self._error is not None:
-            raise self._error
+            try:
+                raise self._error
+            finally:
+                self._error = None  # it leads back to the job and its tensors
         return event
 
     async def ended(self) -> None:

@@ -1,8 +1,9 @@
 """The jobs of a stage: one line of them, done one after the other for as long as the device may be kept.
 
 The first job in line takes the lease. The jobs behind it run under the same lease, since waking a worker and
-moving its weights costs more than most jobs do, until others have waited for too long. Without work the
-weights stay on the device until somebody else wants it.
+moving its weights costs more than most jobs do, until others have waited for too long. For the same reason
+jobs that find their weights on the device may pass others, for a while. Without work the weights stay on the
+device until somebody else wants it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, suppress
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from acestage import errors
 from services.runtime.feed import Feed
 from services.runtime.finishing import end, finish
 from services.runtime.job_budget import Adaptation, Attempt, JobBudget, Placement, Resources
+from services.runtime.job_line import JobLine
 from services.runtime.ladder import Ladder
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message
@@ -35,9 +36,6 @@ LOADING_RETRY_S = 5.0
 
 LOADING_TIMEOUT_S = 120.0
 """For how long jobs in line wait for a preload that is started again."""
-
-MAX_LINE_COUNT = 1000
-"""Jobs that may wait for a stage at most: each keeps its tensors in memory."""
 
 _WORKER_IS_GONE = (errors.VramBudgetExceededError, errors.UnavailableError, errors.AbortedError)
 """After any other error a worker can go on."""
@@ -75,7 +73,8 @@ class StageRunner:
             budget: what a job needs.
             device: where the jobs run.
             progress_timeout_s: a worker that says nothing for so long is replaced.
-            max_hold_s: while others wait, no further job is begun after this long.
+            max_hold_s: while others wait, no further job is begun after this long; and no job is passed by
+                jobs of another model after this long.
             stays_warm: whether to keep the weights on the device without work.
         """
         self.stage = stage
@@ -86,12 +85,9 @@ class StageRunner:
         self._progress_timeout_s = progress_timeout_s
         self._max_hold_s = max_hold_s
         self._stays_warm = stays_warm
-        self._line: deque[StageJob] = deque()
+        self._line = JobLine(stage)
         self._current: StageJob | None = None
         self._stay: Stay | None = None
-        self._arrived = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._before_count = 0
         self._serving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> StageRunner:
@@ -102,8 +98,8 @@ class StageRunner:
         if self._serving is not None:
             await end(self._serving)
         for job in self._line:
+            self._line.leave(job)
             job.end(errors.CancelledError(f"{self.stage}: the service stops"))
-        self._line.clear()
 
     async def serve(self) -> None:
         """Returns only if the runner fails: a service without it would be of no use."""
@@ -118,20 +114,12 @@ class StageRunner:
 
         Raises:
             UnavailableError: the model is still being loaded.
-            QueueFullError: too many jobs wait.
+            QueueFullError: too many jobs wait, or too many bytes.
             VramBudgetExceededError: no way of doing the job fits on the device.
         """
-        self._facts()  # raises while there are none
-        if len(self._line) >= MAX_LINE_COUNT:
-            raise errors.QueueFullError(
-                f"{self.stage}: {len(self._line)} jobs wait; accepted: up to {MAX_LINE_COUNT}",
-                metadata={"stage": self.stage, "limit": str(MAX_LINE_COUNT)},
-                retry_delay_s=LOADING_RETRY_S,
-            )
+        self.facts()  # raises while there are none
         job = StageJob(request, feed)
-        self._line.append(job)
-        self._tell_positions()
-        self._arrived.set()
+        self._line.join(job)
         try:
             while (event := await job.next_event()) is not None:
                 yield event
@@ -168,36 +156,36 @@ class StageRunner:
     def _placement(self) -> Placement | None:
         return None if self._stay is None else self._stay.placement
 
+    def facts(self) -> PreloadFacts:
+        """What the preload said about the models.
+
+        Raises:
+            UnavailableError: they are still being loaded.
+        """
+        facts = self.host.facts()
+        if facts is None:
+            raise errors.UnavailableError(
+                f"{self.stage}: the model is still being loaded",
+                metadata={"stage": self.stage},
+                retry_delay_s=LOADING_RETRY_S,
+            )
+        return facts
+
     async def _dismiss(self, job: StageJob) -> None:
         job.cancelled.set()
-        if job in self._line:
-            self._line.remove(job)
-            self._tell_positions()
+        if self._line.leave(job):
             job.end()
-            if not self._line:
-                self._emptied.set()
         await job.ended()
-
-    def _tell_positions(self) -> None:
-        """Places in line: those of this stage, behind the other holders who wait for the device."""
-        for index, job in enumerate(self._line, start=1):
-            job.tell_position(self._before_count + index)
 
     async def _serve(self) -> None:
         while True:
-            while not self._line:
-                self._arrived.clear()
-                await self._arrived.wait()
-            job = self._line[0]
+            await self._line.occupied.wait()
             try:
-                await self._until_loaded()
-                await self._visit(job)
+                await self._visit()
             except errors.AcestageError as error:
                 log.warning("%s", error, extra={"stage": self.stage})
-                self._fail_in_line(job, error)
-            except Exception:  # a defect: it costs this job, and not the stage
+            except Exception:  # a defect: it costs one job, and not the stage
                 log.exception("a visit to the device failed", extra={"stage": self.stage})
-                self._fail_in_line(job, self._defect())
 
     async def _until_loaded(self) -> None:
         """Waits for a preload that is started again; raises what stands in its way."""
@@ -212,27 +200,17 @@ class StageRunner:
 
     def _fail_in_line(self, job: StageJob, error: errors.AcestageError) -> None:
         """Ends what cannot get the device: `job`, or everybody in line where the ledger is out of reach."""
-        failed = list(self._line) if isinstance(error, errors.ServiceUnreachableError) else [job]
-        for one in failed:
-            if one in self._line:
-                self._line.remove(one)
+        for one in self._line if isinstance(error, errors.ServiceUnreachableError) else (job,):
+            if self._line.leave(one):
                 one.end(error)
 
-    async def _visit(self, first: StageJob) -> None:
+    async def _visit(self) -> None:
         """Takes a lease for the first job in line, does what waits, and gives it back."""
-        vram_bytes = first.wanted_bytes(self._ladder(first).attempt)
         async with AsyncExitStack() as stack:
-            lease = await self._acquire(stack, vram_bytes)
-            if lease is None:
+            arrived = await self._arrive(stack)
+            if arrived is None:
                 return
-            stay = Stay(
-                self.stage,
-                lease,
-                self.host,
-                self.device.read_memory,
-                context_bytes=self._facts().models[first.model].memory.context_bytes,
-                progress_timeout_s=self._progress_timeout_s,
-            )
+            lease, stay = arrived
             self._stay = stay
             try:
                 await self._work(lease, stay)
@@ -242,59 +220,101 @@ class StageRunner:
                 finally:
                     self._stay = None
 
+    async def _arrive(self, stack: AsyncExitStack) -> tuple[HeldLease, Stay] | None:
+        """The lease for the first job in line, and a stay under it; None where nobody waits any more.
+
+        An error ends that job too.
+        """
+        job = self._line.first
+        try:
+            await self._until_loaded()
+            if job not in self._line:
+                return None
+            context_bytes = self.facts().models[job.model].memory.context_bytes
+            lease = await self._acquire(stack, job.wanted_bytes(self._ladder(job).attempt))
+        except errors.AcestageError as error:
+            self._fail_in_line(job, error)
+            raise
+        except Exception:
+            self._fail_in_line(job, self._defect())
+            raise
+        if lease is None:
+            return None
+        return lease, Stay(
+            self.stage,
+            lease,
+            self.host,
+            self.device.read_memory,
+            self._line.occupied,
+            context_bytes=context_bytes,
+            progress_timeout_s=self._progress_timeout_s,
+        )
+
     async def _acquire(self, stack: AsyncExitStack, vram_bytes: int) -> HeldLease | None:
         """The lease, given back as `stack` is left; None where nobody waits for it any more."""
 
-        def on_waiting(position: int) -> None:
-            self._before_count = position - 1
-            self._tell_positions()
-
-        self._emptied.clear()
         hold = self._leases.hold(
-            self.device.name, vram_bytes, on_waiting=on_waiting, device_bytes=self.device.total_bytes
+            self.device.name,
+            vram_bytes,
+            on_waiting=lambda position: self._line.stand_behind(position - 1),
+            device_bytes=self.device.total_bytes,
         )
         acquiring = asyncio.ensure_future(stack.enter_async_context(hold))
-        emptied = asyncio.ensure_future(self._emptied.wait())
+        emptied = asyncio.ensure_future(self._line.emptied.wait())
         try:
             await asyncio.wait([acquiring, emptied], return_when=asyncio.FIRST_COMPLETED)
         finally:
             emptied.cancel()
             if not acquiring.done():
                 await end(acquiring)
-        self._before_count = 0
+        self._line.stand_behind(0)
         return None if acquiring.cancelled() else acquiring.result()
 
     async def _work(self, lease: HeldLease, stay: Stay) -> None:
         """Does jobs under the lease until it is time to leave."""
         clock = asyncio.get_running_loop().time
         begun = clock()
-        done_count = 0
+        turn_count = 0
         while not lease.lost.is_set() and self.host.facts() is not None:
             if not self._line:
                 if not self._stays_warm or stay.placement is None:
                     return
-                self._arrived.clear()
                 lease.report(is_idle=True, vram_bytes=self._resting_bytes(stay.placement))
-                if not await stay.rest(self._arrived):
+                if not await stay.rest():
                     return
                 continue
-            if done_count and lease.revoked.is_set() and clock() - begun >= self._max_hold_s:
+            if turn_count and lease.revoked.is_set() and clock() - begun >= self._max_hold_s:
                 return
-            job = self._line[0]
-            try:
-                ladder = self._ladder(job)
-            except errors.AcestageError as error:
-                self._fail_in_line(job, error)
-                continue
-            await stay.leave_unless(ladder.placement)  # first, for then the lease may need fewer bytes
-            if not await _claim_bytes(lease, job.wanted_bytes(ladder.attempt)):
-                return  # others need them: wait in line for all of it
-            if job in self._line:  # unless it was cancelled meanwhile
-                self._line.remove(job)
-                self._tell_positions()
-                if not await self._do(job, ladder, lease, stay):
-                    return
-                done_count += 1
+            if not await self._take_turn(lease, stay):
+                return
+            turn_count += 1
+
+    async def _take_turn(self, lease: HeldLease, stay: Stay) -> bool:
+        """Does the next job in line; False where that needs another lease.
+
+        A function of its own, so that no variable keeps the request while the worker rests.
+        """
+        job = self._line.next(lambda one: self._is_placed(one, stay), self._max_hold_s)
+        try:
+            ladder = self._ladder(job)
+        except errors.AcestageError as error:
+            self._fail_in_line(job, error)
+            return True
+        await stay.leave_unless(ladder.placement)  # first, for then the lease may need fewer bytes
+        if not await _claim_bytes(lease, job.wanted_bytes(ladder.attempt)):
+            return False  # others need them: wait in line for all of it
+        # Unless it was cancelled meanwhile.
+        return await self._do(job, ladder, lease, stay) if self._line.leave(job) else True
+
+    def _is_placed(self, job: StageJob, stay: Stay) -> bool:
+        """Whether what `job` needs lies on the device, as it needs it."""
+        placed = stay.placement
+        if placed is None or self.facts().models[job.model].weights_of != placed.model:
+            return False
+        try:
+            return self._ladder(job).placement == placed
+        except errors.VramBudgetExceededError:
+            return False  # it is told so in its turn
 
     async def _do(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> bool:
         """Does one job, however it ends; False where it waits again, for a lease of other bytes."""
@@ -314,7 +334,7 @@ class StageRunner:
             await stay.leave()
         else:
             if not is_done and not job.cancelled.is_set():
-                self._line.appendleft(job)
+                self._line.put_back(job)
                 return False
             job.end()
         finally:
@@ -380,21 +400,11 @@ class StageRunner:
         return job.ladder
 
     def _resting_bytes(self, placement: Placement) -> int:
-        memories = self._facts().models[placement.model].memories
+        memories = self.facts().models[placement.model].memories
         return memories[placement.dtype].resting_bytes(placement.quantization)
 
     def _resources(self, model: str) -> Resources:
-        return self.device.resources(self._facts().models[model])
-
-    def _facts(self) -> PreloadFacts:
-        facts = self.host.facts()
-        if facts is None:
-            raise errors.UnavailableError(
-                f"{self.stage}: the model is still being loaded",
-                metadata={"stage": self.stage},
-                retry_delay_s=LOADING_RETRY_S,
-            )
-        return facts
+        return self.device.resources(self.facts().models[model])
 
 
 async def _claim_bytes(lease: HeldLease, vram_bytes: int) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 from acestage import errors
 from acestage.planning import MIB
 from services.runtime.device_memory import DeviceMemory
-from services.runtime.finishing import finish
+from services.runtime.feed import Feed
+from services.runtime.finishing import finish, first_of
 from services.runtime.job_budget import Attempt, Placement
 from services.runtime.lease_client import HeldLease
 from services.runtime.messages import Message, to_error
@@ -66,6 +67,7 @@ class Stay:
         lease: HeldLease,
         host: WorkerHost,
         read_device: Callable[[], DeviceMemory],
+        line_occupied: asyncio.Event,
         *,
         context_bytes: int,
         progress_timeout_s: float,
@@ -77,6 +79,7 @@ class Stay:
             lease: held for as long as this is used.
             host: forks the workers.
             read_device: how much of the device is free; may block for milliseconds.
+            line_occupied: set while other jobs of the stage wait.
             context_bytes: what a worker takes before its first tensor is on the device.
             progress_timeout_s: a worker that says nothing for so long is replaced.
         """
@@ -84,6 +87,7 @@ class Stay:
         self._lease = lease
         self._host = host
         self._read_device = read_device
+        self._line_occupied = line_occupied
         self._context_bytes = context_bytes
         self._progress_timeout_s = progress_timeout_s
         self._worker: WorkerHandle | None = None
@@ -146,7 +150,7 @@ class Stay:
             "fields": request.fields,
         }
         await self._attend(worker.send(Message("job", fields, request.tensors)), worker, job)
-        feeding = asyncio.ensure_future(_pass_on(job, worker, self._job_count))
+        feeding = asyncio.ensure_future(self._feed(job.feed, worker))
         try:
             while (message := await self._next_message(worker, job)).kind != "done":
                 on_event(message)
@@ -161,23 +165,15 @@ class Stay:
             peak_device_bytes=int(message.fields["peak_device_bytes"]),
         )
 
-    async def rest(self, arrived: asyncio.Event) -> bool:
+    async def rest(self) -> bool:
         """Waits, with the weights on the device, for work; False where it is time to leave."""
         assert self._worker is not None
-        waits = [
-            asyncio.ensure_future(wait)
-            for wait in (
-                arrived.wait(),
-                self._lease.revoked.wait(),
-                self._lease.lost.wait(),
-                self._worker.ended(),
-            )
-        ]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await first_of(
+            self._line_occupied.wait(),
+            self._lease.revoked.wait(),
+            self._lease.lost.wait(),
+            self._worker.ended(),
+        )
         is_held = not self._lease.lost.is_set() and not self._lease.revoked.is_set()
         return is_held and self._worker.is_alive
 
@@ -295,6 +291,26 @@ class Stay:
             lost.cancel()
             cancelled.cancel()
 
+    async def _feed(self, feed: Feed | None, worker: WorkerHandle) -> None:
+        """Tells `worker` what comes of the present job, and once that others wait; ends only without a feed.
+
+        Others wait where the lease is revoked, or in line.
+        """
+        if feed is None:
+            return
+        number = {"number": self._job_count}
+
+        async def hurry() -> None:
+            await first_of(self._lease.revoked.wait(), self._line_occupied.wait())
+            await worker.send(Message("hurry", number))
+
+        hurrying = asyncio.ensure_future(hurry())
+        try:
+            async for message in feed.messages():
+                await worker.send(Message("later", number, message.tensors))
+        finally:
+            hurrying.cancel()
+
     def _started(self, job: StageJob, attempt: Attempt, *, is_warm: bool) -> Started:
         return Started(
             lease_id=self._lease.lease_id,
@@ -314,10 +330,3 @@ class Stay:
             # Released, the device would be granted again; lost, it is quarantined until its lock is free.
             self._lease.lose(error.message)
             raise
-
-
-async def _pass_on(job: StageJob, worker: WorkerHandle, number: int) -> None:
-    """Tells `worker` what comes of the job while it works on it; returns never, unless nothing will come."""
-    if job.feed is not None:
-        async for message in job.feed.messages():
-            await worker.send(Message("later", {"number": number}, message.tensors))

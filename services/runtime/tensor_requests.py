@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from acestage.errors import InvalidArgumentError
 from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
-from acestage.tensors import TensorDecoder, WireTensor
+from acestage.tensors import MAX_TENSOR_BYTES, TensorDecoder, WireTensor
 
 
 class TensorRequest(Protocol):
@@ -49,9 +49,14 @@ async def read_parameters(requests: AsyncIterator[TensorRequest]) -> Any:
     return first.parameters
 
 
-async def read_tensors(requests: AsyncIterator[TensorRequest], *accepted_names: str) -> dict[str, WireTensor]:
-    """The tensors of the rest of a request stream, whose parameters have been read; errors as of `read`."""
-    decoder = TensorDecoder(accepted_names)
+async def read_tensors(
+    requests: AsyncIterator[TensorRequest], *accepted_names: str, max_tensor_bytes: int = MAX_TENSOR_BYTES
+) -> dict[str, WireTensor]:
+    """The tensors of the rest of a request stream, whose parameters have been read; errors as of `read`.
+
+    Larger ones than `max_tensor_bytes` are refused before their data is there.
+    """
+    decoder = TensorDecoder(accepted_names, max_tensor_bytes)
     async for chunk in _chunks(requests):
         decoder.feed(chunk)
     return decoder.finish()

@@ -5,8 +5,9 @@ Exiting is the point: nothing but the end of a process gives all memory of a dev
 
 Its first message is "hold" with the lease, the model and how to place its weights; it answers "placed". Then
 comes a "job" after the other, each with a number and the request in it; the answers are the engine's messages
-and then "done", or "error". "later" with the number of a job brings more of its request. "cancel" with the
-number of a job ends that job, and "stop" the process.
+and then "done", or "error". "later" with the number of a job brings more of its request, and "hurry" says
+that others wait for the device, so that the job waits less for it. "cancel" with the number of a job ends
+that job, and "stop" the process.
 """
 
 from __future__ import annotations
@@ -35,12 +36,16 @@ from services.runtime.messages import Message, error_message, pack, receive
 from services.runtime.parent_death import die_with_parent
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_worker import StageWorker
+from services.runtime.tracebacks import let_go
 
 log = logging.getLogger(__name__)
 
 LATER_TIMEOUT_S = 30.0
-"""How long a job may have the device and wait for more of its request: a sender that pauses longer is better
-off if it sends what it has once it has all."""
+"""How long a job may have the device and wait for more of its request, all in all: a sender that takes longer
+is better off if it sends what it has once it has all."""
+
+HURRIED_TIMEOUT_S = 5.0
+"""The same once others wait for the device."""
 
 
 class _Inbox:
@@ -48,6 +53,7 @@ class _Inbox:
 
     def __init__(self, connection: socket.socket) -> None:
         self._cancelled_job = 0
+        self._hurried_job = 0
         self._stopped = False
         self._requests: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self._later: queue.SimpleQueue[Message] = queue.SimpleQueue()
@@ -67,13 +73,17 @@ class _Inbox:
 
         Raises:
             CancelledError: the job is to end.
-            TimeoutError: nothing came for too long; says for how long.
+            TimeoutError: all waits together took too long; says how long is accepted.
         """
+        waited_s = 0.0
         while True:
+            limit_s = HURRIED_TIMEOUT_S if self._hurried_job >= job else LATER_TIMEOUT_S
+            start = time.monotonic()
             try:
-                message = self._later.get(timeout=LATER_TIMEOUT_S)
+                message = self._later.get(timeout=max(limit_s - waited_s, 0.0))
             except queue.Empty:
-                raise TimeoutError(f"{LATER_TIMEOUT_S:g} s") from None
+                raise TimeoutError(f"{limit_s:g} s") from None
+            waited_s += time.monotonic() - start
             if self.is_cancelled(job):
                 raise errors.CancelledError("the work was cancelled while it waited for more of its request")
             if message.kind == "later" and message.fields["number"] == job:
@@ -87,20 +97,25 @@ class _Inbox:
 
     def _read(self) -> None:
         while True:
-            message = receive(self._connection)
-            if message is None:
-                os._exit(1)  # the service is gone: nobody wants the result, and the device must be freed
-            if message.kind == "cancel":
-                self._cancelled_job = message.fields["number"]
-                self._later.put(message)  # wakes a job that waits
-            elif message.kind == "stop":
-                self._stopped = True
-                self._later.put(message)
-                self._requests.put(None)
-            elif message.kind == "later":
-                self._later.put(message)
-            else:
-                self._requests.put(message)
+            self._sort(receive(self._connection))  # kept by no variable while the next one is waited for
+
+    def _sort(self, message: Message | None) -> None:
+        if message is None:
+            os._exit(1)  # the service is gone: nobody wants the result, and the device must be freed
+        if message.kind == "stop":
+            self._stopped = True
+            self._later.put(message)  # wakes a job that waits
+            self._requests.put(None)
+        elif message.kind == "cancel":
+            self._cancelled_job = message.fields["number"]
+            self._later.put(message)
+        elif message.kind == "hurry":
+            self._hurried_job = message.fields["number"]
+            self._later.put(message)
+        elif message.kind == "later":
+            self._later.put(message)
+        else:
+            self._requests.put(message)
 
 
 def work(
@@ -153,23 +168,32 @@ def _hold(
             dtype = getattr(torch, hold.fields["dtype"])
             worker.place(usage.torch_device, dtype, hold.fields["quantization"])
         _send(connection, Message("placed", {"load_s": time.monotonic() - start}))
-        while (job := inbox.next_request()) is not None:
-            usage.cap(job.fields["vram_bytes"], hold.fields["context_bytes"])
-            _run(connection, inbox, worker, config, usage, job)
+        while (answer := _next_answer(connection, inbox, worker, config, usage, hold)) is not None:
+            # By now nothing has the tensors of the request any more, nor those of the work on it.
+            usage.trim()  # for as long as this worker may have to wait for the next job
+            heap.trim()
+            _send(connection, answer)
 
 
-def _run(
+def _next_answer(
     connection: socket.socket,
     inbox: _Inbox,
     worker: StageWorker,
     config: StageConfig,
     usage: DeviceUsage,
-    job: Message,
-) -> None:
-    """Does one job. An error of ours leaves the device as it was, so the worker can go on."""
+    hold: Message,
+) -> Message | None:
+    """Waits for the next job and does it; what to answer, "done" or "error", or None once there are no more.
+
+    An error of ours leaves the device as it was, so the worker can go on.
+    """
+    job = inbox.next_request()
+    if job is None:
+        return None
     start = time.monotonic()
     number = job.fields["number"]
     request = Message(job.fields["kind"], job.fields["fields"], job.tensors, inbox.later(number))
+    usage.cap(job.fields["vram_bytes"], hold.fields["context_bytes"])
     try:
         with usage.counted():
             usage.start_job()
@@ -179,24 +203,16 @@ def _run(
                 _send(connection, event)
                 usage.checkpoint()
     except errors.AcestageError as error:
-        _trim(usage)
+        let_go(error)
+        return error_message(error)
+    finally:
         inbox.forget_later()
-        _send(connection, error_message(error))
-        return
-    _trim(usage)
-    inbox.forget_later()
     report = {
         "compute_s": time.monotonic() - start,
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": usage.peak_bytes(),
     }
-    _send(connection, Message("done", report))
-
-
-def _trim(usage: DeviceUsage) -> None:
-    """Gives back what the job took, for as long as this worker may have to wait for the next one."""
-    usage.trim()
-    heap.trim()
+    return Message("done", report)
 
 
 def _send(connection: socket.socket, message: Message) -> None:

@@ -8,7 +8,7 @@ import os
 import signal
 
 from acestage.errors import DeviceQuarantinedError
-from services.runtime.messages import Message, frame_parts, pack, receive_async
+from services.runtime.messages import Message, frame_parts, receive_async
 
 EXIT_TIMEOUT_S = 30.0
 """How long a process may take to die of SIGKILL: a driver that tears down a device needs a moment."""
@@ -38,6 +38,7 @@ class WorkerHandle:
         self._exited = exited
         self._is_killed = False
         self._receiving: asyncio.Future[Message | None] | None = None
+        self._sending: asyncio.Task[None] | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -45,16 +46,28 @@ class WorkerHandle:
         return not self._exited.done() and not self._is_killed
 
     async def send(self, message: Message) -> None:
-        """Sends `message`. A worker that died is noticed by `receive`; one that does not read, by nobody."""
-        with contextlib.suppress(ConnectionError):
-            for part in frame_parts(message):
-                self._writer.write(part)
-            await self._writer.drain()
+        """Sends `message`. A worker that died is noticed by `receive`; one that does not read, by nobody.
+
+        Messages are sent in turn and each to its end, even if this call is cancelled: half of one would
+        swallow what follows.
+        """
+        await asyncio.shield(self._post(message))
 
     def cancel(self, job: int) -> None:
         """Asks for the end of job number `job`, within one step or tile; does not wait."""
-        # Not drained: a worker that does not read must not keep us from killing it.
-        self._writer.write(pack(Message("cancel", {"number": job})))
+        self._post(Message("cancel", {"number": job}))
+
+    def _post(self, message: Message) -> asyncio.Task[None]:
+        self._sending = asyncio.ensure_future(self._write(message, self._sending))
+        return self._sending
+
+    async def _write(self, message: Message, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        with contextlib.suppress(ConnectionError):
+            for part in frame_parts(message):
+                self._writer.write(part)
+                await self._writer.drain()
 
     async def receive(self) -> Message | None:
         """The next message, or None once the worker has closed its end or died.
@@ -88,7 +101,7 @@ class WorkerHandle:
         Raises:
             DeviceQuarantinedError: it does not die even so (a driver may hold it in the kernel).
         """
-        self._writer.write(pack(Message("stop")))
+        self._post(Message("stop"))
         await asyncio.wait([self._exited], timeout=grace_s)
         if not self._exited.done():
             self.kill()

@@ -43,13 +43,13 @@ class Latents:
         """Frames [start, stop) of an item, [1, frames, channels], once they are there.
 
         Raises:
-            InvalidArgumentError: no more frames come, or none for too long.
+            InvalidArgumentError: no more frames come, or too slowly.
         """
         while self._come_count < stop:
             try:
                 piece = next(self._later, None)
             except TimeoutError as error:
-                raise self._incomplete(f"no more came for {error}") from error
+                raise self._incomplete(f"waiting for more took over {error}") from error
             if piece is None:
                 raise self._incomplete("no more came")
             come_count = self._come_count + piece.shape[1]

@@ -24,6 +24,10 @@ from services.vae.audio_checks import require_audio, require_finite
 from services.vae.latent_pieces import LatentPieces
 from services.vae.tiles import FIRST_TILE_FRAMES
 
+MAX_AUDIO_BYTES = 256 << 20
+"""The most bytes of audio to encode. The largest, ten minutes, are 230.4 MB: 28,800,000 samples x 2 channels
+x 4 bytes."""
+
 DecodeContext = grpc.aio.ServicerContext[pb.DecodeRequest, pb.DecodeResponse]
 EncodeContext = grpc.aio.ServicerContext[pb.EncodeRequest, pb.EncodeResponse]
 
@@ -59,7 +63,10 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         checks = Checks()
         checks.within(parameters.tile_frame_count, "parameters.tile_frame_count", 0, MAX_FRAME_COUNT)
         checks.done()
-        audio = require_audio(await tensor_requests.read_tensors(request_iterator, "audio"), model)
+        received = await tensor_requests.read_tensors(
+            request_iterator, "audio", max_tensor_bytes=MAX_AUDIO_BYTES
+        )
+        audio = require_audio(received, model)
         await asyncio.to_thread(require_finite, audio)
         fields = {
             "model": model.name,
@@ -79,13 +86,13 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
     ) -> None:
         """Puts the job in line once its first tile and the halo are there, and feeds it what comes later."""
         frame_count = parameters.frame_count
-        first_frame = _wanted_frames(parameters, frame_count).start
+        wanted = _wanted_frames(parameters, frame_count)
         pieces = LatentPieces(
             tensor_requests.read_pieces(requests, "latents"), frame_count, model.latent_channel_count
         )
-        facts = await self._runner.host.ready()
-        halo = facts.models[model.name].memory.halo_frame_count
-        first = await pieces.start(min(frame_count, first_frame + FIRST_TILE_FRAMES + halo))
+        halo = self._runner.facts().models[model.name].memory.halo_frame_count
+        first_stop = min(wanted.start + FIRST_TILE_FRAMES, wanted.stop)
+        first = await pieces.start(min(frame_count, first_stop + halo))
         job = _decode_job(parameters, model, first, frame_count)
         results = partial(_audio, model)
         working = asyncio.ensure_future(

@@ -47,5 +47,7 @@ def test_latents_that_stall_are_named() -> None:
         raise TimeoutError("30 s")
         yield
 
-    with pytest.raises(InvalidArgumentError, match=r"has 4 of 10 frames, and no more came for 30 s"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"has 4 of 10 frames, and waiting for more took over 30 s"
+    ):
         Latents(WHOLE[:, :4], 10, later()).window(0, 0, 10)

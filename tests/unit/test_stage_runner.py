@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from acestage import errors
 from acestage.planning import MIB
-from services.runtime import stage_runner, stay
+from acestage.tensors import WireTensor
+from services.runtime import job_line, stage_runner, stay
+from services.runtime.feed import Feed
 from services.runtime.job_budget import AdaptationKind
 from services.runtime.messages import Message, error_message
 from services.runtime.stage_event import Queued, Report, Started
+from services.runtime.stage_job import StageJob
 from services.runtime.stage_runner import WorkerState
 from tests.unit.stage_fakes import (
     COPY,
     DONE,
+    FRAMES,
     LARGE_MODEL,
     MODEL,
     PLACED,
@@ -44,6 +50,10 @@ def within(make: Callable[[], Stage], test: Callable[[Stage], Awaitable[Any]]) -
         return stage
 
     return asyncio.run(scenario())
+
+
+async def collect(events: AsyncIterator[Any]) -> list[Any]:
+    return [event async for event in events]
 
 
 def started_of(events: list[Any]) -> list[Started]:
@@ -214,18 +224,92 @@ def test_a_driver_may_take_its_time_to_free_what_the_model_before_had(
     within(lambda: Stage([PLACED, DONE], [PLACED, DONE]), test)
 
 
-def test_queued_jobs_of_one_model_share_a_worker_and_none_passes_another() -> None:
+async def run_in_line(stage: Stage, *models: str) -> list[bool]:
+    """Which of the jobs, in line before the device is there, found their weights in place."""
+    stage.leases.may_grant.clear()
+    jobs = [asyncio.create_task(stage.run(denoise_request(model=model))) for model in models]
+    await until(lambda: stage.runner.active_job_count == len(jobs) and bool(stage.leases.asked_bytes))
+    stage.leases.may_grant.set()
+    return [started_of(await job)[0].was_warm for job in jobs]
+
+
+def test_jobs_that_find_their_weights_in_place_pass_others() -> None:
     async def test(stage: Stage) -> None:
-        stage.leases.may_grant.clear()
-        asked = (MODEL, MODEL, LARGE_MODEL, LARGE_MODEL)
-        jobs = [asyncio.create_task(stage.run(denoise_request(model=model))) for model in asked]
-        await until(lambda: stage.runner.active_job_count == 4 and bool(stage.leases.asked_bytes))
-        stage.leases.may_grant.set()
-        started = [started_of(await job)[0] for job in jobs]
-        assert [start.was_warm for start in started] == [False, True, False, True]
+        warm = await run_in_line(stage, MODEL, LARGE_MODEL, COPY, LARGE_MODEL)
+        assert warm == [False, False, True, True]
 
     stage = within(lambda: Stage([PLACED, DONE, DONE], [PLACED, DONE, DONE]), test)
+    assert [worker.sent[0].fields["model"] for worker in stage.workers] == [MODEL, LARGE_MODEL]
     assert stage.leases.left == ["released"]
+
+
+def test_a_job_that_was_passed_for_long_enough_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(stage: Stage) -> None:
+        first = asyncio.create_task(stage.run())
+        await until(lambda: bool(stage.workers[0].sent[1:]))
+        large = asyncio.create_task(stage.run(denoise_request(model=LARGE_MODEL)))
+        passing = [asyncio.create_task(stage.run()) for _ in range(2)]
+        await until(lambda: stage.runner.active_job_count == 4)
+        stage.workers[0].answers.put_nowait(DONE)
+        await first
+        await until(lambda: bool(stage.workers[0].sent[2:]))  # one has passed
+        monkeypatch.setattr(StageJob, "passed_s", lambda job: 0.0 if job._passed_at is None else 30.0)
+        stage.workers[0].answers.put_nowait(DONE)
+        assert not started_of(await large)[0].was_warm
+        started = [started_of(await job)[0].was_warm for job in passing]
+        assert started == [True, False]
+
+    within(lambda: Stage([PLACED], [PLACED, DONE], [PLACED, DONE]), test)
+
+
+def test_jobs_pass_nobody_where_a_hold_has_no_time() -> None:
+    async def test(stage: Stage) -> None:
+        assert not any(await run_in_line(stage, MODEL, LARGE_MODEL, MODEL))
+
+    within(lambda: Stage([PLACED, DONE], [PLACED, DONE], [PLACED, DONE], max_hold_s=0.0), test)
+
+
+@pytest.mark.parametrize(
+    "answer", [DONE, NOT_FINITE, error_message(errors.InvalidArgumentError.at("tensor", "is wrong"))]
+)
+def test_a_job_that_ended_leaves_no_tensors_behind(answer: Message) -> None:
+    async def test(stage: Stage) -> None:
+        data = memoryview(bytearray(8 * FRAMES))
+        tensor = WireTensor("context_latents", "float32", (1, FRAMES, 2), data)
+        request = dataclasses.replace(denoise_request(), tensors=(tensor,))
+        kept = weakref.ref(data)
+        del data, tensor
+        with contextlib.suppress(errors.InvalidArgumentError, errors.NonFiniteError):
+            await stage.run(request)
+        del request
+        stage.workers[0].sent.clear()
+        await until(lambda: kept() is None)
+
+    within(lambda: Stage([PLACED, answer]), test)
+
+
+@pytest.mark.parametrize("is_revoked", [True, False])
+def test_a_worker_hears_that_others_wait_while_it_waits_for_its_sender(is_revoked: bool) -> None:
+    async def test(stage: Stage) -> None:
+        job = asyncio.create_task(collect(stage.runner.run(denoise_request(), Feed())))
+        worker = stage.workers[0]
+        await until(lambda: bool(worker.sent[1:]))
+        lease = stage.leases.lease
+        assert lease is not None
+        assert worker.sent[2:] == []
+        if is_revoked:
+            lease.revoked.set()
+        else:
+            waiting = asyncio.create_task(stage.run())
+        await until(lambda: bool(worker.sent[2:]))
+        assert worker.sent[2] == Message("hurry", {"number": 1})
+        worker.answers.put_nowait(DONE)
+        await job
+        if not is_revoked:
+            worker.answers.put_nowait(DONE)
+            await waiting
+
+    within(lambda: Stage([PLACED]), test)
 
 
 def test_a_model_finds_the_weights_that_it_shares_with_another_in_place() -> None:
@@ -615,7 +699,7 @@ def test_a_request_that_cannot_be_planned_costs_one_job_and_not_the_stage() -> N
 
 
 def test_a_line_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage_runner, "MAX_LINE_COUNT", 2)
+    monkeypatch.setattr(job_line, "MAX_LINE_COUNT", 2)
 
     async def test(stage: Stage) -> None:
         stage.leases.may_grant.clear()
@@ -625,6 +709,22 @@ def test_a_line_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
             await stage.run()
         stage.leases.may_grant.set()
         await asyncio.gather(*jobs)
+
+    within(lambda: Stage([PLACED, DONE, DONE]), test)
+
+
+def test_a_line_has_an_end_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_line, "MAX_LINE_BYTES", 1000)
+
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        waiting = asyncio.create_task(stage.run(denoise_request(frames=100)))
+        await until(lambda: stage.runner.active_job_count == 1)
+        with pytest.raises(errors.QueueFullError, match=r"1 jobs wait with 800 bytes .*accepted: up to 1000"):
+            await stage.run(denoise_request(frames=26))
+        small = asyncio.create_task(stage.run(denoise_request(frames=25)))
+        stage.leases.may_grant.set()
+        await asyncio.gather(waiting, small)
 
     within(lambda: Stage([PLACED, DONE, DONE]), test)
 

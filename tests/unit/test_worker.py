@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import socket
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
-from acestage.errors import CancelledError, VramBudgetExceededError, WorkerCrashedError
+from acestage.errors import (
+    CancelledError,
+    InvalidArgumentError,
+    VramBudgetExceededError,
+    WorkerCrashedError,
+)
+from acestage.tensors import WireTensor
 from services.runtime import worker
-from services.runtime.messages import Message, pack
+from services.runtime.device_usage import CpuUsage
+from services.runtime.messages import Message, pack, receive
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker import _Inbox, is_out_of_memory, to_error
 
@@ -79,6 +93,27 @@ def test_a_job_that_waits_is_cancelled() -> None:
     assert next(box.later(2)).fields["what"] == "next"
 
 
+def test_all_waits_of_a_job_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(step=20.0)
+    monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    box, service = inbox()
+    later = box.later(1)
+    tell(service, later_message(1, "first"), later_message(1, "second"))
+    assert [next(later).fields["what"] for _ in range(2)] == ["first", "second"]  # 20 s each
+    with pytest.raises(TimeoutError, match="30 s"):
+        next(later)
+
+
+def test_a_job_waits_less_once_others_wait_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "HURRIED_TIMEOUT_S", 0.01)
+    box, service = inbox()
+    tell(service, Message("hurry", {"number": 1}))
+    with pytest.raises(TimeoutError, match=r"0\.01 s"):
+        next(box.later(1))
+    tell(service, later_message(2, "of the next job"))
+    assert next(box.later(2)).fields["what"] == "of the next job"
+
+
 def test_a_job_waits_for_its_sender_no_longer_than_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "LATER_TIMEOUT_S", 0.01)
     box, _ = inbox()
@@ -93,3 +128,55 @@ def test_what_came_of_a_job_that_is_done_is_forgotten() -> None:
     box.forget_later()
     tell(service, later_message(1, "new"))
     assert next(box.later(1)).fields["what"] == "new"
+
+
+class Watched:
+    """A worker whose job takes tensors, and a device's usage that looks at a trim for what is still there."""
+
+    def __init__(self, *, fails: bool) -> None:
+        self.fails = fails
+        self.kept: list[Callable[[], object]] = []
+        self.alive_count: list[int] = []
+
+    def run(self, request: Message) -> Iterator[Message]:
+        state = torch.zeros(4)
+        data = request.tensors[0].data
+        assert isinstance(data, memoryview)
+        self.kept += [weakref.ref(state), weakref.ref(data)]
+        yield Message("step")
+        if self.fails:
+            error = InvalidArgumentError.at("tensor", "is not finite")
+            raise error  # from a variable, which makes a cycle
+
+    def place(self, *args: object) -> None:
+        pass
+
+    def trim(self) -> None:
+        self.alive_count.append(sum(kept() is not None for kept in self.kept))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_trim_finds_nothing_of_the_job(
+    fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(fails=fails)
+    usage = CpuUsage()
+    monkeypatch.setattr(worker, "open_device_usage", lambda *_: usage)
+    box, service = inbox()
+
+    def trim() -> None:
+        watched.trim()
+        tell(service, Message("stop"))
+
+    usage.trim = trim  # type: ignore[method-assign]
+    fields = {"number": 1, "vram_bytes": 0, "kind": "denoise", "fields": {}}
+    job = Message("job", fields, (WireTensor("x", "float32", (1,), bytes(4)),))
+    hold = {"fencing_token": 1, "is_exclusive": False, "vram_bytes": 0, "context_bytes": 0}
+    hold |= {"model": "tiny-turbo", "dtype": "float32", "quantization": "none"}
+    tell(service, job)
+    config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
+    worker._hold(box._connection, box, cast(Any, watched), config, Message("hold", hold))
+    with socket.socket(fileno=os.dup(service)) as peer:
+        kinds = [message.kind for _ in range(3) if (message := receive(peer)) is not None]
+    assert kinds == ["placed", "step", "error" if fails else "done"]
+    assert watched.alive_count == [0]
