@@ -6,14 +6,19 @@ import dataclasses
 import importlib
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
+from acestage.adapters import AdapterFolder
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER, TRANSFORMER
 from acestage.checkpoints.published import published_checkpoint
 from acestage.planning import Quantization
+from acestage.protos.dit.v1.dit_pb2 import Adapter
+from services.dit.adapter_requests import resolve_adapters
 from services.dit.engine import Conditioning
 from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime.request_limits import MAX_TOKEN_COUNT
@@ -66,7 +71,7 @@ def with_random_weights(
     worker: StageWorker = without_weights(stage, checkpoint)
     for module in worker.modules():
         _randomize(module, dtype)
-    for module in _borrowed(worker):
+    for module in borrowed_modules(worker):
         _randomize(module, torch.float16)
     worker.place(torch.device(device), dtype, quantization)
     left = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in worker.modules())
@@ -74,7 +79,7 @@ def with_random_weights(
     return worker
 
 
-def _borrowed(worker: Any) -> list[torch.nn.Module]:
+def borrowed_modules(worker: Any) -> list[torch.nn.Module]:
     """The modules that only some jobs have on the device."""
     if isinstance(worker, VaeWorker):
         return [worker.engine.encoder]
@@ -94,6 +99,19 @@ def _randomize(module: torch.nn.Module, dtype: torch.dtype) -> None:
                     tensors[name] = torch.nn.Parameter(values, False) if is_parameter else values  # type: ignore[assignment]
 
 
+def adapter_for(worker: Any, folder: Path, rank: int) -> AdapterUse:
+    """An adapter for every linear layer in the stack of a DiT's transformer, written into `folder`."""
+    stored = {}
+    for module, layer in worker.engine.transformer.layers.named_modules():
+        if isinstance(layer, torch.nn.Linear):
+            key = f"transformer.layers.{module.replace('.layer.', '.')}"
+            stored[f"{key}.lora_A.weight"] = torch.zeros(rank, layer.in_features)
+            stored[f"{key}.lora_B.weight"] = torch.zeros(layer.out_features, rank)
+    save_file(stored, folder / "x.safetensors")
+    (use,) = resolve_adapters(AdapterFolder(folder), [Adapter(name="x")])
+    return use
+
+
 def encode(worker: Any, frame_count: int, *, with_codes: bool = False) -> Callable[[], object]:
     """The longest prompt and its plain form, for a song of `frame_count`; the source as codes or silence."""
     job = EncodeJob(Prompt(caption="music"), frame_count, through_codes=with_codes, with_plain=True)
@@ -109,7 +127,6 @@ def denoise(
     *,
     split: bool = False,
     items: int = 1,
-    adapters: tuple[AdapterUse, ...] = (),
 ) -> Callable[[], object]:
     """Steps under the longest conditioning, from what arrives over the wire on.
 
@@ -128,7 +145,6 @@ def denoise(
             seeds=tuple(range(items)),
             step_count=1 if engine.is_turbo else 2,
             split_guidance=split,
-            adapters=adapters,
         )
         for _ in engine.denoise(conditioning, parameters):
             pass

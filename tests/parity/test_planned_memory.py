@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from acestage.adapters import AdapterFolder
 from acestage.checkpoints import open_checkpoint
-from acestage.planning import StageMemory
-from acestage.protos.dit.v1.dit_pb2 import Adapter
+from acestage.planning import ActivationCurve, StageMemory
 from acestage.tensors import WireTensor
 from services.dit import memory as dit_memory
-from services.dit.adapter_requests import resolve_adapters
 from services.dit.budget import DitBudget
 from services.dit.parameters import AdapterUse
 from services.runtime.devices import resolve_dtype
@@ -26,6 +22,7 @@ from services.runtime.memory_probe import fake_tensors, placed_copy
 from services.runtime.messages import Message
 from tests.allocations import peak_allocated_bytes
 from tests.published_workers import (
+    adapter_for,
     architecture,
     decode,
     denoise,
@@ -36,6 +33,7 @@ from tests.published_workers import (
 )
 
 THREADS = 2
+ADAPTER_DTYPE = torch.bfloat16
 
 # Elsewhere bfloat16 has other kernels, which nobody would choose.
 COMPUTES_IN_BF16 = resolve_dtype("auto", "cpu", "bfloat16") == "bfloat16"
@@ -102,31 +100,26 @@ def test_a_batch_with_int8_weights(dtype: torch.dtype) -> None:
 )
 def test_a_pass_with_an_adapter(tmp_path: Path, name: str, mode: str, frames: int) -> None:
     """Counted on fake tensors, in what PEFT makes of the transformer."""
-    dtype, worker = torch.bfloat16, without_weights("dit", architecture(name, layer_count=2))
-    stored = {}
-    for module, layer in worker.engine.transformer.layers.named_modules():
-        if isinstance(layer, torch.nn.Linear):
-            key = f"transformer.layers.{module.replace('.layer.', '.')}"
-            stored[f"{key}.lora_A.weight"] = torch.zeros(16, layer.in_features)
-            stored[f"{key}.lora_B.weight"] = torch.zeros(layer.out_features, 16)
-    save_file(stored, tmp_path / "x.safetensors")
-    (use,) = resolve_adapters(AdapterFolder(tmp_path), [Adapter(name="x")])
-    with worker.engine.adapters.applied([use]), fake_tensors():
-        engine = placed_copy(worker, dtype, "none").engine
-        passing_bytes = dit_memory._peak_bytes(engine, mode, frames, None)
-    adapter_bytes = sum(tensor.numel() for tensor in stored.values()) * dtype.itemsize
-    memory = dit_memory_of(name)
-    assert_close(planned_bytes(memory, mode, frames, use), passing_bytes + adapter_bytes)
+    worker = without_weights("dit", architecture(name, layer_count=2))
+    use = adapter_for(worker, tmp_path, rank=16)
+    plain_bytes = passing_bytes(worker, mode, frames)
+    with worker.engine.adapters.applied([use]):
+        adapted_bytes = passing_bytes(worker, mode, frames)
+    adapted_bytes += use.parameter_count * ADAPTER_DTYPE.itemsize
+    assert_close(planned_bytes(plain_bytes, frames, use, is_guided=mode == "guided"), adapted_bytes)
 
 
-@functools.cache
-def dit_memory_of(name: str) -> StageMemory:
-    memory: StageMemory = without_weights("dit", architecture(name, layer_count=2)).memory(torch.bfloat16)
-    return memory
+def passing_bytes(worker: Any, mode: str, frames: int) -> int:
+    with fake_tensors():
+        engine = placed_copy(worker, ADAPTER_DTYPE, "none").engine
+        return dit_memory._peak_bytes(engine, mode, frames, None)
 
 
-def planned_bytes(memory: StageMemory, mode: str, frames: int, use: AdapterUse) -> int:
-    """What the budget has for a pass, beside weights, context and reserve."""
+def planned_bytes(plain_bytes: int, frames: int, use: AdapterUse, *, is_guided: bool) -> int:
+    """What the budget has for a pass that takes `plain_bytes` without adapters."""
+    curve = ActivationCurve(((frames, plain_bytes),))
+    modes = ("guided", "single") if is_guided else ("single",)
+    memory = StageMemory(0, 0, {"none": 0}, {(mode, "none"): curve for mode in modes})
     fields = {
         "seeds": [1],
         "guidance_scale": 7.0,
@@ -136,8 +129,8 @@ def planned_bytes(memory: StageMemory, mode: str, frames: int, use: AdapterUse) 
     context = WireTensor.from_torch("context_latents", torch.zeros(1, frames, 128))
     resources = Resources("cuda:0", 1 << 40, "turbo", "bfloat16", "none", {"bfloat16": memory}, 128)
     rungs = DitBudget().rungs(Message("denoise", fields, (context,)), resources, "bfloat16")
-    assert len(rungs) == (2 if mode == "guided" else 1)
-    return rungs[0].attempt.vram_bytes - memory.resting_bytes()
+    assert len(rungs) == len(modes)
+    return rungs[0].attempt.vram_bytes
 
 
 def test_two_layers_have_the_peak_of_all() -> None:
