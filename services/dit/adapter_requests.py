@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from acestage.adapters import Adapter, AdapterFolder
 from acestage.checks import Checks
@@ -23,7 +23,7 @@ class WantedAdapter(Protocol):
     @property
     def scale(self) -> float: ...
 
-    def HasField(self, field_name: str, /) -> bool: ...
+    def HasField(self, field_name: Any, /) -> bool: ...
 
 
 def resolve_adapters(
