@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from scripts.random_checkpoint import write_checkpoint
-from tests.running_stack import RunningStack
+from tests.running_stack import THREADS, RunningStack
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _threads() -> None:
+    """Tests run side by side: threads of one that wait for those of another cost many times the work."""
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture(scope="session")

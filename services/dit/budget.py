@@ -64,6 +64,7 @@ def _adapter_bytes(request: Message, dtype: str, mode: str) -> int:
         return 0
     frame_count = request.tensor_map()["context_latents"].shape[1]
     token_count = math.ceil(frame_count / PATCH_FRAMES) * (2 if mode == "guided" else 1)
-    passing_count: int = min(token_count, CHUNK_TOKENS) * max(use["widest"] for use in uses)
+    widest: int = max(use["widest"] for use in uses)
+    passing_count = min(token_count, CHUNK_TOKENS) * widest
     stored_count: int = sum(use["parameter_count"] for use in uses)
     return (stored_count + passing_count) * ITEM_BYTES[dtype]

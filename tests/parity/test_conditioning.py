@@ -30,7 +30,7 @@ RATE_HZ = 25.0
 TOLERANCE = 1e-5
 
 # The same examples in every run: a feature that falls on the border of two codes could tip either way.
-bounded = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+bounded = settings(max_examples=14, deadline=None, derandomize=True, database=None)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ def latents(frame_count: int, seed: int) -> torch.Tensor:
 def cases(draw: st.DrawFn) -> Case:
     kind = draw(st.sampled_from(["silence", "latents", "round trip", "codes"]))
     code_count = draw(st.integers(1, 60))
-    codes = tuple(draw(st.lists(st.integers(0, 63_999), min_size=code_count, max_size=code_count)))
+    first = draw(st.integers(0, 63_999))
+    codes = tuple((first + 7919 * index) % 64_000 for index in range(code_count))
     frames = code_count * FRAMES_PER_CODE
     if kind != "codes":
         codes = ()
