@@ -26,6 +26,7 @@ from services.runtime.stage_worker import StageWorker
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.prompt import Prompt
 from services.text_encoder.worker import TextEncoderWorker
+from services.vae.engine import DecodeStart
 from services.vae.worker import VaeWorker
 
 # Keys that say how many layers a component has.
@@ -153,11 +154,12 @@ def denoise(
 
 
 def decode(worker: Any, tile_frame_count: int, tile_count: int = 3) -> Callable[[], object]:
-    """A song of so many tiles."""
-    latents = torch.zeros(1, tile_count * tile_frame_count, worker.engine.decoder.conv1.in_channels)
+    """So many tiles of full size, behind a tile that is there already: a song begins with smaller ones."""
+    frame_count = (tile_count + 1) * tile_frame_count
+    latents = torch.zeros(1, frame_count, worker.engine.decoder.conv1.in_channels)
 
     def work() -> None:
-        for _ in worker.engine.decode(latents, tile_frame_count):
+        for _ in worker.engine.decode(latents, tile_frame_count, DecodeStart(0, tile_frame_count)):
             pass
 
     return work

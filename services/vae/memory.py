@@ -56,11 +56,12 @@ def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None)
 
 def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
     tile = tile_frame_count + engine.halo_frame_count
-    latents = torch.zeros(2, 2 * tile, engine.decoder.conv1.in_channels)
-    second_item = DecodeStart(1)  # the first one begins with smaller tiles
+    latents = torch.zeros(1, 2 * tile, engine.decoder.conv1.in_channels)
+    # From its beginning an item has smaller tiles first, so this goes on behind its first frame.
+    behind_the_first = DecodeStart(0, 1)
 
     def decode() -> None:
-        for _ in engine.decode(latents, tile, second_item):
+        for _ in engine.decode(latents, tile - 1, behind_the_first):
             pass
 
     return peak_bytes(decode, cpu_thread_count=cpu_thread_count)

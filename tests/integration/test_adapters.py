@@ -107,7 +107,8 @@ def test_adapters_are_switched_in_a_warm_worker(stack: RunningStack, folder: Pat
         assert done.started.was_warm
         assert done.worker_pid == plain.worker_pid
     count = AdapterFolder(folder).open("rain").parameter_count
-    assert rain.started.vram_bytes - plain.started.vram_bytes == 4 * count
+    passing_bytes = rain.started.vram_bytes - plain.started.vram_bytes - 4 * count
+    assert 0 < passing_bytes < 64 * 1024  # what a pass has of the adapter's results beside the layers'
 
 
 def test_an_adapter_that_was_changed_is_read_anew(

@@ -141,7 +141,7 @@ def test_a_stage_is_asked_for_a_model_directly(stack: RunningStack) -> None:
     assert heard[XL].report.planned_bytes != heard[BASE].report.planned_bytes
     with pytest.raises(InvalidArgumentError) as refused:
         asyncio.run(denoise(address, 50, model="gpt-9"))
-    assert [violation.field for violation in refused.value.violations] == ["parameters.model"]
+    assert [violation.field for violation in refused.value.violations] == ["model"]
 
 
 def test_the_command_line_chooses_and_lists_models(stack: RunningStack, tmp_path: Path) -> None:

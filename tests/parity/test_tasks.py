@@ -55,9 +55,10 @@ EVERYBODYS_TASKS = ("text2music", "cover", "cover-nofsq", "repaint")
 TRACK_TASKS = ("extract", "lego", "complete")
 TASKS_OF_VARIANTS = [
     *(("turbo", task) for task in EVERYBODYS_TASKS),
-    *((variant, task) for variant in ("base", "xl") for task in (*EVERYBODYS_TASKS, *TRACK_TASKS)),
+    *(("base", task) for task in (*EVERYBODYS_TASKS, *TRACK_TASKS)),
+    *(("xl", task) for task in ("cover", "repaint")),
 ]
-"""Turbo models know no tracks."""
+"""Turbo models know no tracks; XL ones differ in their widths alone."""
 
 TIMES = st.integers(0, 30).map(lambda tenths: tenths / 10)
 
@@ -179,7 +180,7 @@ def reference_raw(
 
 @pytest.mark.parametrize(("variant", "task"), TASKS_OF_VARIANTS)
 @given(data=st.data())
-@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=3, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_task_equals_the_pipeline(
     checkpoints: dict[str, Path], variant: str, task: str, data: st.DataObject
 ) -> None:

@@ -175,16 +175,17 @@ def test_a_decode_taken_up_at_the_very_end_has_nothing_left() -> None:
 
 
 @torch.no_grad()
-def test_only_a_decode_from_its_beginning_has_small_tiles_first() -> None:
+def test_every_item_has_small_tiles_first_unless_it_is_taken_up_again() -> None:
     latents = noise(2, FRAMES, torch.float32)
 
     def sizes(*args: DecodeStart, frames: range | None = None) -> list[int]:
         return [tile.frames.frame_count for tile in engine().decode(latents, 40, *args, frames=frames)]
 
-    assert sizes() == [16, 32, 22, 40, 30]
-    assert sizes(frames=range(20, 60)) == [16, 24, 40]
-    assert sizes(DecodeStart(0, 16)) == [40, 14, 40, 30]
-    assert sizes(DecodeStart(1, 0)) == [40, 30]
+    assert sizes() == [16, 32, 22] * 2
+    assert sizes(frames=range(20, 60)) == [16, 24] * 2
+    assert sizes(DecodeStart(0, 16)) == [40, 14, 16, 32, 22]
+    assert sizes(DecodeStart(1, 0)) == [16, 32, 22]
+    assert sizes(DecodeStart(1, 30)) == [40]
 
 
 @torch.no_grad()
