@@ -13,32 +13,26 @@ import enum
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, suppress
-from datetime import UTC, datetime
 
 from acestage import errors
 from services.runtime.feed import Feed
 from services.runtime.finishing import end, finish
-from services.runtime.job_budget import Adaptation, Attempt, JobBudget, Placement, Resources
+from services.runtime.job_budget import JobBudget, Placement
 from services.runtime.job_line import JobLine
-from services.runtime.ladder import Ladder
+from services.runtime.job_plans import JobPlans
 from services.runtime.lease_client import HeldLease, LeaseClient
 from services.runtime.messages import Message
-from services.runtime.preload.facts import PreloadFacts
 from services.runtime.stage_device import StageDevice
-from services.runtime.stage_event import Report, StageEvent
+from services.runtime.stage_event import StageEvent
 from services.runtime.stage_job import StageJob
-from services.runtime.stay import Stay, Work
+from services.runtime.stay import Stay
+from services.runtime.visit import Visit, defect, fail_in_line
 from services.runtime.worker_host import WorkerHost
 
 log = logging.getLogger(__name__)
 
-LOADING_RETRY_S = 5.0
-
 LOADING_TIMEOUT_S = 120.0
 """For how long jobs in line wait for a preload that is started again."""
-
-_WORKER_IS_GONE = (errors.VramBudgetExceededError, errors.UnavailableError, errors.AbortedError)
-"""After any other error a worker can go on."""
 
 
 class WorkerState(enum.Enum):
@@ -80,14 +74,13 @@ class StageRunner:
         self.stage = stage
         self.host = host
         self.device = device
+        self.plans = JobPlans(stage, host, budget, device)
         self._leases = leases
-        self._budget = budget
         self._progress_timeout_s = progress_timeout_s
         self._max_hold_s = max_hold_s
         self._stays_warm = stays_warm
         self._line = JobLine(stage)
-        self._current: StageJob | None = None
-        self._stay: Stay | None = None
+        self._visiting: Visit | None = None
         self._serving: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> StageRunner:
@@ -117,7 +110,7 @@ class StageRunner:
             QueueFullError: too many jobs wait, or too many bytes.
             VramBudgetExceededError: no way of doing the job fits on the device.
         """
-        self.facts()  # raises while there are none
+        self.plans.facts()  # raises while there are none
         job = StageJob(request, feed)
         self._line.join(job)
         try:
@@ -129,11 +122,11 @@ class StageRunner:
     @property
     def active_job_count(self) -> int:
         """Jobs that run or wait for the device."""
-        return len(self._line) + (self._current is not None)
+        return len(self._line) + self._is_busy
 
     @property
     def worker_state(self) -> WorkerState:
-        if self._current is not None:
+        if self._is_busy:
             return WorkerState.BUSY
         return WorkerState.ASLEEP if self.worker_pid is None else WorkerState.WARM
 
@@ -150,26 +143,15 @@ class StageRunner:
     @property
     def worker_pid(self) -> int | None:
         """The worker process; None while there is none."""
-        return None if self._stay is None else self._stay.worker_pid
+        return None if self._visiting is None else self._visiting.stay.worker_pid
 
     @property
     def _placement(self) -> Placement | None:
-        return None if self._stay is None else self._stay.placement
+        return None if self._visiting is None else self._visiting.stay.placement
 
-    def facts(self) -> PreloadFacts:
-        """What the preload said about the models.
-
-        Raises:
-            UnavailableError: they are still being loaded.
-        """
-        facts = self.host.facts()
-        if facts is None:
-            raise errors.UnavailableError(
-                f"{self.stage}: the model is still being loaded",
-                metadata={"stage": self.stage},
-                retry_delay_s=LOADING_RETRY_S,
-            )
-        return facts
+    @property
+    def _is_busy(self) -> bool:
+        return self._visiting is not None and self._visiting.current is not None
 
     async def _dismiss(self, job: StageJob) -> None:
         job.cancelled.set()
@@ -193,35 +175,22 @@ class StageRunner:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.host.ready(), LOADING_TIMEOUT_S)
 
-    def _defect(self) -> errors.InternalError:
-        return errors.InternalError(
-            f"{self.stage}: the work ended early, see its log", metadata={"stage": self.stage}
-        )
-
-    def _fail_in_line(self, job: StageJob, error: errors.AcestageError) -> None:
-        """Ends what cannot get the device: `job`, or everybody in line where the ledger is out of reach."""
-        for one in self._line if isinstance(error, errors.ServiceUnreachableError) else (job,):
-            if self._line.leave(one):
-                one.end(error)
-
     async def _visit(self) -> None:
         """Takes a lease for the first job in line, does what waits, and gives it back."""
         async with AsyncExitStack() as stack:
-            arrived = await self._arrive(stack)
-            if arrived is None:
+            self._visiting = visit = await self._arrive(stack)
+            if visit is None:
                 return
-            lease, stay = arrived
-            self._stay = stay
             try:
-                await self._work(lease, stay)
+                await visit.work()
             finally:
                 try:
-                    await stay.leave()
+                    await visit.stay.leave()
                 finally:
-                    self._stay = None
+                    self._visiting = None
 
-    async def _arrive(self, stack: AsyncExitStack) -> tuple[HeldLease, Stay] | None:
-        """The lease for the first job in line, and a stay under it; None where nobody waits any more.
+    async def _arrive(self, stack: AsyncExitStack) -> Visit | None:
+        """A visit with the lease for the first job in line; None where nobody waits any more.
 
         An error ends that job too.
         """
@@ -230,17 +199,17 @@ class StageRunner:
             await self._until_loaded()
             if job not in self._line:
                 return None
-            context_bytes = self.facts().models[job.model].memory.context_bytes
-            lease = await self._acquire(stack, job.wanted_bytes(self._ladder(job).attempt))
+            context_bytes = self.plans.facts().models[job.model].memory.context_bytes
+            lease = await self._acquire(stack, job.wanted_bytes(self.plans.ladder(job).attempt))
         except errors.AcestageError as error:
-            self._fail_in_line(job, error)
+            fail_in_line(self._line, job, error)
             raise
         except Exception:
-            self._fail_in_line(job, self._defect())
+            fail_in_line(self._line, job, defect(self.stage))
             raise
         if lease is None:
             return None
-        return lease, Stay(
+        stay = Stay(
             self.stage,
             lease,
             self.host,
@@ -248,6 +217,11 @@ class StageRunner:
             self._line.occupied,
             context_bytes=context_bytes,
             progress_timeout_s=self._progress_timeout_s,
+        )
+        return Visit(
+            *(self.stage, self._line, self.plans, self.host, self.device, lease, stay),
+            max_hold_s=self._max_hold_s,
+            stays_warm=self._stays_warm,
         )
 
     async def _acquire(self, stack: AsyncExitStack, vram_bytes: int) -> HeldLease | None:
@@ -269,147 +243,3 @@ class StageRunner:
                 await end(acquiring)
         self._line.stand_behind(0)
         return None if acquiring.cancelled() else acquiring.result()
-
-    async def _work(self, lease: HeldLease, stay: Stay) -> None:
-        """Does jobs under the lease until it is time to leave."""
-        clock = asyncio.get_running_loop().time
-        begun = clock()
-        turn_count = 0
-        while not lease.lost.is_set() and self.host.facts() is not None:
-            if not self._line:
-                if not self._stays_warm or stay.placement is None:
-                    return
-                lease.report(is_idle=True, vram_bytes=self._resting_bytes(stay.placement))
-                if not await stay.rest():
-                    return
-                continue
-            if turn_count and lease.revoked.is_set() and clock() - begun >= self._max_hold_s:
-                return
-            if not await self._take_turn(lease, stay):
-                return
-            turn_count += 1
-
-    async def _take_turn(self, lease: HeldLease, stay: Stay) -> bool:
-        """Does the next job in line; False where that needs another lease.
-
-        A function of its own, so that no variable keeps the request while the worker rests.
-        """
-        job = self._line.next(lambda one: self._is_placed(one, stay), self._max_hold_s)
-        try:
-            ladder = self._ladder(job)
-        except errors.AcestageError as error:
-            self._fail_in_line(job, error)
-            return True
-        await stay.leave_unless(ladder.placement)  # first, for then the lease may need fewer bytes
-        if not await _claim_bytes(lease, job.wanted_bytes(ladder.attempt)):
-            return False  # others need them: wait in line for all of it
-        # Unless it was cancelled meanwhile.
-        return await self._do(job, ladder, lease, stay) if self._line.leave(job) else True
-
-    def _is_placed(self, job: StageJob, stay: Stay) -> bool:
-        """Whether what `job` needs lies on the device, as it needs it."""
-        placed = stay.placement
-        if placed is None or self.facts().models[job.model].weights_of != placed.model:
-            return False
-        try:
-            return self._ladder(job).placement == placed
-        except errors.VramBudgetExceededError:
-            return False  # it is told so in its turn
-
-    async def _do(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> bool:
-        """Does one job, however it ends; False where it waits again, for a lease of other bytes."""
-        self._current = job
-        try:
-            is_done = await self._climb_down(job, ladder, lease, stay)
-        except errors.AcestageError as error:
-            job.end(error)
-            if isinstance(error, _WORKER_IS_GONE):
-                await stay.leave()
-        except asyncio.CancelledError:
-            job.end(errors.CancelledError(f"{self.stage}: the service stops"))
-            raise
-        except Exception:  # a defect: it costs this job, and not the stage
-            log.exception("a job failed", extra={"stage": self.stage})
-            job.end(self._defect())
-            await stay.leave()
-        else:
-            if not is_done and not job.cancelled.is_set():
-                self._line.put_back(job)
-                return False
-            job.end()
-        finally:
-            self._current = None
-        return True
-
-    async def _climb_down(self, job: StageJob, ladder: Ladder, lease: HeldLease, stay: Stay) -> bool:
-        """Tries one way after the other until one works; False where another lease is needed for that."""
-
-        def on_event(event: Message) -> None:
-            job.emit(event)
-            ladder.sent(event)
-
-        while True:
-            attempt = ladder.attempt
-            try:
-                work = await stay.attempt(job, attempt, ladder.placement, on_event)
-            except (errors.VramBudgetExceededError, errors.NonFiniteError) as error:
-                await stay.leave()
-                if isinstance(error, errors.DeviceShortageError) and self._can_get_more(error, job, lease):
-                    return False
-                ladder.step_down(error)
-                log.warning("%s; now: %s", error, ladder.attempt.way, extra={"stage": self.stage})
-                if not await _claim_bytes(lease, job.wanted_bytes(ladder.attempt)):
-                    return False
-                continue
-            job.emit(await self._report(work, attempt, lease, ladder.adaptations))
-            return True
-
-    def _can_get_more(self, shortage: errors.DeviceShortageError, job: StageJob, lease: HeldLease) -> bool:
-        """Whether a lease of more bytes may help: others of ours can leave, while other programs stay.
-
-        On an exclusive device there are no others of ours.
-        """
-        shortage_bytes = job.shortage_bytes + shortage.missing_bytes
-        assert job.ladder is not None
-        if lease.is_exclusive or job.ladder.attempt.vram_bytes + shortage_bytes > self.device.total_bytes:
-            return False
-        log.warning("%s; asking for a lease of more", shortage, extra={"stage": self.stage})
-        job.shortage_bytes = shortage_bytes
-        return True
-
-    async def _report(
-        self, work: Work, attempt: Attempt, lease: HeldLease, adaptations: tuple[Adaptation, ...]
-    ) -> Report:
-        processes = await asyncio.to_thread(self.host.memory)
-        return Report(
-            lease_id=lease.lease_id,
-            fencing_token=lease.fencing_token,
-            started_at=work.started_at,
-            ended_at=datetime.now(UTC),
-            load_s=work.load_s,
-            compute_s=work.compute_s,
-            processes=(*processes, work.worker),
-            peak_device_bytes=work.peak_device_bytes,
-            planned_bytes=attempt.vram_bytes,
-            adaptations=adaptations,
-        )
-
-    def _ladder(self, job: StageJob) -> Ladder:
-        if job.ladder is None:
-            job.ladder = Ladder(self.stage, self._budget, self._resources(job.model), job.request)
-        return job.ladder
-
-    def _resting_bytes(self, placement: Placement) -> int:
-        memories = self.facts().models[placement.model].memories
-        return memories[placement.dtype].resting_bytes(placement.quantization)
-
-    def _resources(self, model: str) -> Resources:
-        return self.device.resources(self.facts().models[model])
-
-
-async def _claim_bytes(lease: HeldLease, vram_bytes: int) -> bool:
-    """Tells the ledger that there is work; False where it cannot give the lease so many bytes now."""
-    if vram_bytes > min(lease.vram_bytes, lease.wanted_bytes):
-        return await lease.grow(vram_bytes)
-    lease.report(is_idle=False, vram_bytes=vram_bytes)
-    return True

@@ -90,7 +90,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         pieces = LatentPieces(
             tensor_requests.read_pieces(requests, "latents"), frame_count, model.latent_channel_count
         )
-        halo = self._runner.facts().models[model.name].memory.halo_frame_count
+        halo = self._runner.plans.facts().models[model.name].memory.halo_frame_count
         first_stop = min(wanted.start + FIRST_TILE_FRAMES, wanted.stop)
         first = await pieces.start(min(frame_count, first_stop + halo))
         job = _decode_job(parameters, model, first, frame_count)

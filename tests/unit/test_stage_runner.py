@@ -15,7 +15,7 @@ import pytest
 from acestage import errors
 from acestage.planning import MIB
 from acestage.tensors import WireTensor
-from services.runtime import job_line, stage_runner, stay
+from services.runtime import job_line, job_plans, stay
 from services.runtime.feed import Feed
 from services.runtime.job_budget import AdaptationKind
 from services.runtime.messages import Message, error_message
@@ -595,7 +595,7 @@ def test_a_stage_that_still_loads_says_when_to_try_again() -> None:
         stage.host.is_ready = False
         with pytest.raises(errors.UnavailableError, match="still being loaded") as caught:
             await stage.run()
-        assert caught.value.retry_delay_s == stage_runner.LOADING_RETRY_S
+        assert caught.value.retry_delay_s == job_plans.LOADING_RETRY_S
 
     stage = within(lambda: Stage(), test)
     assert stage.leases.asked_bytes == []
