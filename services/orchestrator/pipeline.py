@@ -95,8 +95,9 @@ class Pipeline:
         limits = await self.limits.ask(requests.item_count(request), request.model)
         model = self.limits.model(request.model)
         lowered, _ = requests.lower(request, limits)
-        with self.hold(request.source_id, request.reference_id) as audio:
-            sample_count = audio.source_sample_count
+        sample_count = self._store.facts(request.source_id).sample_count if request.source_id else None
+        if request.reference_id:
+            self._store.facts(request.reference_id)
         requests.check(lowered, limits, model=model, source_sample_count=sample_count)
         takes = requests.item_count(lowered)
         if model is None:  # no stage has answered yet; it alone could say how long codes are

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from acestage.cli.flags import load_settings
@@ -45,9 +42,8 @@ class FakeStage:
 class FakeStore:
     """Has twenty seconds of audio under any name."""
 
-    @contextmanager
-    def use(self, audio_id: str) -> Iterator[npt.NDArray[np.float32]]:
-        yield np.zeros((20 * 48_000, 2), np.float32)
+    def facts(self, audio_id: str) -> Any:
+        return SimpleNamespace(sample_count=20 * 48_000)
 
 
 def size(request: pb.GenerateRequest, *, answers: bool = True) -> JobSize:

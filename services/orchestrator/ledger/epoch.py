@@ -20,7 +20,7 @@ EPOCH_FILE = "ledger-epoch"
 LOCK_FILE = "ledger.lock"
 
 LOCK_TIMEOUT_S = 5.0
-"""Another ledger that starts holds the lock for one read and one write."""
+"""A ledger that is just ending lets go of the folder within this time."""
 
 
 _CLOSED = " closed"

@@ -15,7 +15,8 @@ import shutil
 import stat
 import tempfile
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,17 +103,20 @@ class AudioStore:
         Raises:
             ResourceExhaustedError: the disk is full, or all that could make room is in use.
         """
+        dropped: list[Path] = []
         try:
             byte_count = _append(samples, facts)
             with self._lock:
                 if self._find(facts.audio_id) is not None:
                     self._touch(facts.audio_id)
                     return
-                self._make_room(byte_count)
+                self._make_room(byte_count, dropped)
                 samples.replace(self._path(facts.audio_id))
                 self._insert(facts, byte_count)
         except OSError as error:
             raise disk_error(error.strerror) from error
+        finally:
+            _remove(dropped)
 
     def facts(self, audio_id: str) -> AudioFacts:
         """What there is to say about the audio.
@@ -152,7 +156,8 @@ class AudioStore:
         """
         with self._lock:
             self._require(audio_id)
-            self._drop(audio_id)
+            dropped = self._drop(audio_id)
+        _remove([dropped])
 
     def _path(self, audio_id: str) -> Path:
         return self._folder / f"{audio_id}{_ENDING}"
@@ -166,8 +171,10 @@ class AudioStore:
         for _, audio_id in sorted(found):
             if _ID.fullmatch(audio_id):
                 self._find(audio_id)
+        dropped: list[Path] = []
         with contextlib.suppress(ResourceExhaustedError):  # nothing is in use yet, so all may go
-            self._make_room(0)
+            self._make_room(0, dropped)
+        _remove(dropped)
 
     def _require(self, audio_id: str) -> _Entry:
         entry = self._find(audio_id) if _ID.fullmatch(audio_id) else None
@@ -206,8 +213,11 @@ class AudioStore:
         self._entries[audio_id] = self._entries.pop(audio_id)
         os.utime(self._path(audio_id))
 
-    def _make_room(self, byte_count: int) -> None:
-        """Drops what was not used for longest until `byte_count` more bytes are within the bound."""
+    def _make_room(self, byte_count: int, dropped: list[Path]) -> None:
+        """Drops what was not used for longest until `byte_count` more bytes are within the bound.
+
+        `dropped` gets the files to remove, also where that does not help.
+        """
         if byte_count > self._max_bytes:
             raise ResourceExhaustedError(
                 f"the audio takes {byte_count} bytes in 48 kHz stereo; ACESTAGE_MAX_AUDIO_BYTES allows "
@@ -218,7 +228,7 @@ class AudioStore:
             if self._byte_count + byte_count <= self._max_bytes:
                 return
             log.info("dropping the audio that was not used for longest", extra={"audio_id": audio_id})
-            self._drop(audio_id)
+            dropped.append(self._drop(audio_id))
         if self._byte_count + byte_count > self._max_bytes:
             raise ResourceExhaustedError(
                 f"there is no room for {byte_count} bytes of audio: {self._byte_count} of the "
@@ -226,15 +236,24 @@ class AudioStore:
                 retry_delay_s=_IN_USE_RETRY_S,
             )
 
-    def _drop(self, audio_id: str) -> None:
-        self._path(audio_id).unlink(missing_ok=True)
+    def _drop(self, audio_id: str) -> Path:
+        """Takes the audio's name away; returns the file, to be removed without the lock: that takes time."""
+        doomed = self._work.path / f"{audio_id}-{uuid.uuid4().hex}"
+        with contextlib.suppress(FileNotFoundError):
+            self._path(audio_id).rename(doomed)
         self._forget(audio_id)
+        return doomed
 
     def _forget(self, audio_id: str) -> None:
         entry = self._entries.pop(audio_id)
         entry.is_dropped = True
         if not entry.user_count:
             self._byte_count -= entry.byte_count
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for file in files:
+        file.unlink(missing_ok=True)
 
 
 def disk_error(problem: str | None) -> ResourceExhaustedError:
