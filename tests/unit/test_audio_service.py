@@ -272,7 +272,15 @@ def test_more_uploads_than_there_are_places_are_told_to_come_again(tmp_path: Pat
             assert caught.value.retry_delay_s == 5.0
             call.cancel()
         await asyncio.to_thread(wait_until, lambda: served.files() == [], "it is removed")
-        await asyncio.to_thread(upload, served, tone(1.0, 48_000, 0.5), sample_rate_hz=48_000)
+        # Its place is free a moment after its files are gone.
+        await asyncio.to_thread(wait_until, is_accepted, "another one is taken")
+
+    def is_accepted() -> bool:
+        try:
+            upload(served, tone(1.0, 48_000, 0.5), sample_rate_hz=48_000)
+        except QueueFullError:
+            return False
+        return True
 
     served.run(lambda: asyncio.run(talk()))
 
