@@ -9,9 +9,7 @@ from acestage.adapters import Adapter, AdapterFolder
 from acestage.checks import Checks
 from acestage.errors import CheckpointError, NotFoundError
 from services.dit.parameters import AdapterUse
-
-MAX_ADAPTER_COUNT = 4
-MAX_SCALE = 4.0
+from services.runtime.request_limits import ADAPTER_SCALE, MAX_ADAPTER_COUNT
 
 
 class WantedAdapter(Protocol):
@@ -40,7 +38,7 @@ def resolve_adapters(
     uses = []
     for index, one in enumerate(wanted):
         scale = one.scale if one.HasField("scale") else 1.0
-        checks.within(scale, f"{field}[{index}].scale", -MAX_SCALE, MAX_SCALE)
+        checks.within(scale, f"{field}[{index}].scale", *ADAPTER_SCALE)
         is_first = all(one.name != before.name for before in wanted[:index])
         checks.require(
             is_first, f"{field}[{index}].name", f"{one.name[:100]!r} is there twice; accepted: once"
