@@ -41,6 +41,9 @@ class VaeWorker:
     def modules(self) -> list[torch.nn.Module]:
         return [self.engine.decoder]
 
+    def borrowed_modules(self) -> list[torch.nn.Module]:
+        return [self.engine.encoder]
+
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)
 

@@ -226,7 +226,7 @@ def test_a_warm_worker_gives_back_what_a_job_borrowed(
         log_level="INFO",
     )
     room = {"vram_bytes": read_device_memory(DEVICE, None, NOWHERE).total_bytes, "context_bytes": 0}
-    hold = {"fencing_token": 1, "is_exclusive": False, **room}
+    hold: dict[str, Any] = {"fencing_token": 1, "is_exclusive": False, **room}
     hold |= {"model": "turbo", "dtype": str(dtype).removeprefix("torch."), "quantization": "none"}
     requests = iter(
         Message("job", {"number": number, "kind": job.kind, "fields": job.fields, **room}, job.tensors)
