@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Iterator, Mapping
-from pathlib import Path
 from typing import cast
 
 import grpc.aio
@@ -17,6 +16,7 @@ from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
 from acestage.protos.dit.v1 import dit_pb2 as pb
 from acestage.protos.dit.v1 import dit_pb2_grpc
+from acestage.settings import Settings
 from services.dit.adapter_requests import resolve_adapters
 from services.dit.parameters import DenoiseParameters
 from services.runtime import tensor_requests
@@ -98,8 +98,10 @@ def _is_needed(received: Mapping[str, tensors.WireTensor], name: str, is_needed:
     return is_needed
 
 
-def add_servicer(runner: StageRunner, models: ModelCatalog, server: grpc.aio.Server) -> None:
-    adapters = AdapterFolder(Path(runner.host.config.adapters_dir))
+def add_servicer(
+    runner: StageRunner, models: ModelCatalog, settings: Settings, server: grpc.aio.Server
+) -> None:
+    adapters = AdapterFolder(settings.adapters_dir)
     dit_pb2_grpc.add_DitServiceServicer_to_server(DitServicer(runner, models, adapters), server)
 
 
