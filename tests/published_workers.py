@@ -177,5 +177,7 @@ def work_of(worker: Any, mode: str, frame_count: int, dtype: torch.dtype) -> Cal
             return decode(worker, frame_count)
         case "encode_tile":
             return encode_audio(worker, frame_count)
-        case _:
+        case "single" | "guided":
             return denoise(worker, frame_count, dtype, split=mode == "single")
+        case _:
+            raise ValueError(f"{mode!r}: no mode of a plan")
