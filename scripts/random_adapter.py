@@ -25,6 +25,9 @@ AdapterFormat = Literal["peft", "diffusers"]
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """The layers that ACE-Step's own training adapts."""
 
+_STRENGTH = 0.3
+"""Size of what an adapter adds to a weight, against one that keeps its input's spread."""
+
 
 def write_adapter(
     path: Path,
@@ -35,8 +38,6 @@ def write_adapter(
     alpha: float | None = None,
     targets: Sequence[str] = ATTENTION,
     seed: int = 0,
-    strength: float = 0.3,
-    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Writes an adapter for the transformer of `checkpoint`, with the same weights in both formats.
 
@@ -49,20 +50,18 @@ def write_adapter(
         alpha: for PEFT's settings, else the rank; a file of diffusers has none.
         targets: ends of the names, in diffusers' terms, of the layers to adapt.
         seed: the same seed gives the same weights.
-        strength: size of what it adds to a weight, against one that keeps its input's spread.
-        dtype: of the weights.
 
     Returns:
         `path`.
     """
     shapes = _shapes(checkpoint, targets)
-    tensors = list(_tensors(shapes, file_format, rank, seed, strength))
+    tensors = list(_tensors(shapes, file_format, rank, seed))
     if file_format == "diffusers":
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_shards(path.parent, path.stem, tensors, dtype)
+        write_shards(path.parent, path.stem, tensors, torch.float32)
         return path
     path.mkdir(parents=True, exist_ok=True)
-    write_shards(path, "adapter_model", tensors, dtype)
+    write_shards(path, "adapter_model", tensors, torch.float32)
     names = sorted({_original(module).rsplit(".", 1)[1] for module in shapes})
     config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha or rank, "target_modules": names}
     (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
@@ -80,7 +79,7 @@ def _shapes(checkpoint: Path, targets: Sequence[str]) -> dict[str, tuple[int, ..
 
 
 def _tensors(
-    shapes: dict[str, tuple[int, ...]], file_format: AdapterFormat, rank: int, seed: int, strength: float
+    shapes: dict[str, tuple[int, ...]], file_format: AdapterFormat, rank: int, seed: int
 ) -> Iterator[TensorToWrite]:
     for module, (output_count, input_count) in shapes.items():
         name = (
@@ -88,7 +87,7 @@ def _tensors(
         )
         for part, shape, spread in (
             ("A", (rank, input_count), input_count**-0.5),
-            ("B", (output_count, rank), strength * rank**-0.5),
+            ("B", (output_count, rank), _STRENGTH * rank**-0.5),
         ):
             values = partial(_random, f"{module}.{part}", shape, spread, seed)
             yield TensorToWrite(f"{name}.lora_{part}.weight", shape, values)
@@ -114,6 +113,8 @@ def main() -> None:
     parser.add_argument("--alpha", type=float)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.format == "diffusers" and given.alpha is not None:
+        parser.error("--alpha: a file of diffusers has none; accepted: with --format peft")
     print(
         write_adapter(
             given.out,

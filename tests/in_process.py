@@ -50,9 +50,8 @@ _STAGES: dict[str, tuple[Any, Any]] = {
 class InlineRunner:
     """In the place of a stage's runner: jobs are done at once, where they are."""
 
-    def __init__(self, worker: Any, adapters_dir: str) -> None:
+    def __init__(self, worker: Any) -> None:
         self.worker = worker
-        self.host = SimpleNamespace(config=SimpleNamespace(adapters_dir=adapters_dir))
 
     async def run(self, job: Message, feed: object = None) -> AsyncIterator[Message]:
         with torch.no_grad():
@@ -110,9 +109,9 @@ class InProcess:
         checkpoint = open_checkpoint(path, checkpoints_dir=Path("checkpoints"))
         self.model = model_to_pb(checkpoint.model)
         self.catalog = ModelCatalog([checkpoint.model])
+        self.settings = Settings(_env_file=None, adapters_dir=Path(adapters_dir))  # type: ignore[call-arg]
         self.runners = {
-            stage: InlineRunner(worker.load(checkpoint), adapters_dir)
-            for stage, (worker, _) in _STAGES.items()
+            stage: InlineRunner(worker.load(checkpoint)) for stage, (worker, _) in _STAGES.items()
         }
 
     def generate(self, request: pb.GenerateRequest) -> Samples:
@@ -164,7 +163,7 @@ class InProcess:
             channels = {}
             for stage, (_, service) in _STAGES.items():
                 server = grpc.aio.server()
-                service.add_servicer(self.runners[stage], self.catalog, server)
+                service.add_servicer(self.runners[stage], self.catalog, self.settings, server)
                 hosted = stage_pb2.StageModel(model=self.model, dtype="float32")
                 info = stage_pb2.GetStageInfoResponse(stage=stage, device="cpu", models=[hosted])
                 stage_pb2_grpc.add_StageServiceServicer_to_server(_Info(info), server)
@@ -179,5 +178,5 @@ class InProcess:
                 DitClient("dit", "", channels["dit"]),
                 VaeClient("vae", "", channels["vae"]),
                 store,
-                Settings(_env_file=None),  # type: ignore[call-arg]
+                self.settings,
             )

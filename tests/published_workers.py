@@ -25,9 +25,7 @@ from services.runtime.request_limits import MAX_TOKEN_COUNT
 from services.runtime.stage_worker import StageWorker
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.prompt import Prompt
-from services.text_encoder.worker import TextEncoderWorker
 from services.vae.engine import DecodeStart
-from services.vae.worker import VaeWorker
 
 # Keys that say how many layers a component has.
 _LAYER_COUNTS = (
@@ -72,22 +70,12 @@ def with_random_weights(
     worker: StageWorker = without_weights(stage, checkpoint)
     for module in worker.modules():
         _randomize(module, dtype)
-    for module in borrowed_modules(worker):
+    for module in worker.borrowed_modules():
         _randomize(module, torch.float16)
     worker.place(torch.device(device), dtype, quantization)
     left = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in worker.modules())
     assert not any(tensor.is_meta for tensor in left)
     return worker
-
-
-def borrowed_modules(worker: Any) -> list[torch.nn.Module]:
-    """The modules that only some jobs have on the device."""
-    if isinstance(worker, VaeWorker):
-        return [worker.engine.encoder]
-    if isinstance(worker, TextEncoderWorker):
-        codec = worker.engine.audio_codec
-        return [] if codec is None else [codec.tokenizer, codec.detokenizer]
-    return []
 
 
 def _randomize(module: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -189,5 +177,7 @@ def work_of(worker: Any, mode: str, frame_count: int, dtype: torch.dtype) -> Cal
             return decode(worker, frame_count)
         case "encode_tile":
             return encode_audio(worker, frame_count)
-        case _:
+        case "single" | "guided":
             return denoise(worker, frame_count, dtype, split=mode == "single")
+        case _:
+            raise ValueError(f"{mode!r}: no mode of a plan")

@@ -15,6 +15,7 @@ from acestage.checkpoints.configs import ConfigFile
 from acestage.checkpoints.headers import StoredTensor, read_header
 from acestage.checkpoints.stored import ACCEPTED_DTYPES
 from acestage.errors import CheckpointError
+from acestage.naming import first_names
 
 MAX_FILE_BYTES = 1 << 30
 """Larger files are refused. Rank 128 on every layer of the published transformer takes 650 MB in float32."""
@@ -155,8 +156,7 @@ def _layer(module: str, parts: Mapping[Part, tuple[AdapterKey, StoredTensor]]) -
 
 
 def _refuse(file: Path, what: str, names: Iterable[str]) -> None:
-    found = list(names)
+    found = [name[:200] for name in names]
     if found:
-        more = f" and {len(found) - _NAMED_COUNT} more" if len(found) > _NAMED_COUNT else ""
-        shown = ", ".join(name[:200] for name in found[:_NAMED_COUNT])
-        raise CheckpointError(f"{file}: not a LoRA adapter that can be used: {shown}{more} {what}")
+        shown = first_names(found, _NAMED_COUNT)
+        raise CheckpointError(f"{file}: not a LoRA adapter that can be used: {shown} {what}")

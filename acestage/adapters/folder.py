@@ -8,6 +8,7 @@ from pathlib import Path
 
 from acestage.adapters.adapter import CONFIG_FILE, Adapter, read_adapter
 from acestage.errors import CheckpointError, NotFoundError
+from acestage.naming import first_names
 
 _SUFFIX = ".safetensors"
 _FILES_OF_FOLDERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
@@ -108,5 +109,4 @@ class AdapterFolder:
 def _shown(names: list[str]) -> str:
     if not names:
         return "none, there are no adapters there"
-    more = f" and {len(names) - _NAMED_COUNT} more" if len(names) > _NAMED_COUNT else ""
-    return ", ".join(names[:_NAMED_COUNT]) + more
+    return first_names(names, _NAMED_COUNT)

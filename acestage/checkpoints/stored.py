@@ -10,6 +10,7 @@ from acestage.checkpoints.headers import StoredTensor, read_header
 from acestage.checkpoints.key_schemes import file_key, module_key
 from acestage.checkpoints.weight_files import read_weight_map
 from acestage.errors import CheckpointError
+from acestage.naming import first_names
 
 ACCEPTED_DTYPES = ("F32", "BF16", "F16")
 """Data types of weights, in the words of safetensors; quantised files are of another kind."""
@@ -93,6 +94,5 @@ def _problem(kind: str, items: Iterable[str]) -> list[str]:
     found = list(items)
     if not found:
         return []
-    more = f" and {len(found) - _NAMED_COUNT} more" if len(found) > _NAMED_COUNT else ""
     keys = "1 key" if len(found) == 1 else f"{len(found)} keys"
-    return [f"{keys} {kind}: {', '.join(found[:_NAMED_COUNT])}{more}"]
+    return [f"{keys} {kind}: {first_names(found, _NAMED_COUNT)}"]

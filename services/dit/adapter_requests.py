@@ -9,9 +9,9 @@ from acestage.adapters import Adapter, AdapterFolder
 from acestage.checks import Checks
 from acestage.errors import CheckpointError, NotFoundError
 from services.dit.parameters import AdapterUse
+from services.runtime.request_limits import ADAPTER_SCALE, MAX_ADAPTER_COUNT
 
-MAX_ADAPTER_COUNT = 4
-MAX_SCALE = 4.0
+_FIELD = "parameters.adapters"
 
 
 class WantedAdapter(Protocol):
@@ -26,29 +26,27 @@ class WantedAdapter(Protocol):
     def HasField(self, field_name: Any, /) -> bool: ...
 
 
-def resolve_adapters(
-    folder: AdapterFolder, wanted: Sequence[WantedAdapter], field: str = "parameters.adapters"
-) -> tuple[AdapterUse, ...]:
+def resolve_adapters(folder: AdapterFolder, wanted: Sequence[WantedAdapter]) -> tuple[AdapterUse, ...]:
     """The adapters that `wanted` names. Blocks while it reads headers, so it is not for the event loop.
 
     Raises:
         InvalidArgumentError: with every wrong field.
     """
     checks = Checks()
-    checks.at_most(len(wanted), "adapters", field, MAX_ADAPTER_COUNT)
+    checks.at_most(len(wanted), "adapters", _FIELD, MAX_ADAPTER_COUNT)
     checks.done()
     uses = []
     for index, one in enumerate(wanted):
         scale = one.scale if one.HasField("scale") else 1.0
-        checks.within(scale, f"{field}[{index}].scale", -MAX_SCALE, MAX_SCALE)
+        checks.within(scale, f"{_FIELD}[{index}].scale", *ADAPTER_SCALE)
         is_first = all(one.name != before.name for before in wanted[:index])
         checks.require(
-            is_first, f"{field}[{index}].name", f"{one.name[:100]!r} is there twice; accepted: once"
+            is_first, f"{_FIELD}[{index}].name", f"{one.name[:100]!r} is there twice; accepted: once"
         )
         try:
             adapter = folder.open(one.name)
         except (NotFoundError, CheckpointError) as error:
-            checks.require(False, f"{field}[{index}].name", error.message)
+            checks.require(False, f"{_FIELD}[{index}].name", error.message)
             continue
         uses.append(
             AdapterUse(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-InferMethod = Literal["ode", "sde"]
+from services.runtime.request_limits import InferMethod
 
 
 @dataclass(frozen=True, slots=True)

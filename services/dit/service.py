@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Iterator, Mapping
-from pathlib import Path
+from typing import cast
 
 import grpc.aio
 
@@ -16,8 +16,9 @@ from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
 from acestage.protos.dit.v1 import dit_pb2 as pb
 from acestage.protos.dit.v1 import dit_pb2_grpc
+from acestage.settings import Settings
 from services.dit.adapter_requests import resolve_adapters
-from services.dit.parameters import DenoiseParameters, InferMethod
+from services.dit.parameters import DenoiseParameters
 from services.runtime import tensor_requests
 from services.runtime.messages import Message
 from services.runtime.model_catalog import ModelCatalog
@@ -25,13 +26,14 @@ from services.runtime.request_limits import (
     MAX_FRAME_COUNT,
     MAX_ITEM_COUNT,
     MAX_TOKEN_COUNT,
+    InferMethod,
+    check_infer_method,
     check_quantization,
 )
 from services.runtime.stage_events import relay
 from services.runtime.stage_runner import StageRunner
 
 MAX_STEPS = 1000
-INFER_METHODS: tuple[InferMethod, ...] = ("ode", "sde")
 _TENSORS = ("encoder_hidden_states", "null_condition", "context_latents")
 _PLAIN, _SOURCE = "plain_hidden_states", "source_latents"
 
@@ -96,8 +98,10 @@ def _is_needed(received: Mapping[str, tensors.WireTensor], name: str, is_needed:
     return is_needed
 
 
-def add_servicer(runner: StageRunner, models: ModelCatalog, server: grpc.aio.Server) -> None:
-    adapters = AdapterFolder(Path(runner.host.config.adapters_dir))
+def add_servicer(
+    runner: StageRunner, models: ModelCatalog, settings: Settings, server: grpc.aio.Server
+) -> None:
+    adapters = AdapterFolder(settings.adapters_dir)
     dit_pb2_grpc.add_DitServiceServicer_to_server(DitServicer(runner, models, adapters), server)
 
 
@@ -123,14 +127,8 @@ def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
     strength = parameters.audio_cover_strength if has_strength else 1.0
     checks.within(strength, "parameters.audio_cover_strength", 0, 1)
     checks.within(parameters.cover_noise_strength, "parameters.cover_noise_strength", 0, 1)
-    method = next((name for name in INFER_METHODS if name == (parameters.infer_method or "ode")), None)
-    checks.require(
-        method is not None,
-        "parameters.infer_method",
-        f"is {parameters.infer_method[:50]!r}; accepted: {', '.join(INFER_METHODS)}",
-    )
+    check_infer_method(checks, parameters.infer_method, "parameters.infer_method")
     checks.done()
-    assert method is not None
     return DenoiseParameters(
         seeds=tuple(parameters.seeds),
         step_count=parameters.step_count,
@@ -140,7 +138,7 @@ def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
         timesteps=timesteps,
         audio_cover_strength=strength,
         cover_noise_strength=parameters.cover_noise_strength,
-        infer_method=method,
+        infer_method=cast(InferMethod, parameters.infer_method or "ode"),
     )
 
 

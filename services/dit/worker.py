@@ -41,6 +41,9 @@ class DitWorker:
     def modules(self) -> list[torch.nn.Module]:
         return [self.engine.transformer]
 
+    def borrowed_modules(self) -> list[torch.nn.Module]:
+        return []
+
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)
 

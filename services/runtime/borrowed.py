@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any
 
 import torch
 
@@ -21,7 +20,7 @@ def borrowed(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) 
     as it is. So what `place` need not change takes no memory of its own: on the CPU in the stored data type,
     all but the weights that weight norm is folded into.
     """
-    copied = copy.deepcopy(module, _shared_tensors(module))
+    copied = copy.deepcopy(module, replacements(module, lambda tensor: tensor))
     place(copied, device, dtype)
     try:
         yield copied
@@ -32,16 +31,19 @@ def borrowed(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) 
             part._buffers.clear()
 
 
-def _shared_tensors(module: torch.nn.Module) -> dict[int, Any]:
-    """What a deep copy takes for each tensor, by the identity of the tensor: itself, or its data.
+def replacements(
+    module: torch.nn.Module, replace: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[int, torch.Tensor]:
+    """What a deep copy of `module` is to take for each of its tensors, by the identity of the tensor.
 
-    A parameter gets an object of its own, because `place` changes parameters in place.
+    It is what `replace` makes of the tensor. A parameter becomes one of the copy's own, because `place`
+    changes parameters in place.
     """
-    shared: dict[int, Any] = {}
+    found: dict[int, torch.Tensor] = {}
     for part in module.modules():
         for tensor in chain(part._parameters.values(), part._buffers.values(), vars(part).values()):
             if isinstance(tensor, torch.nn.Parameter):
-                shared[id(tensor)] = torch.nn.Parameter(tensor.data, tensor.requires_grad)
+                found[id(tensor)] = torch.nn.Parameter(replace(tensor), tensor.requires_grad)
             elif isinstance(tensor, torch.Tensor):
-                shared[id(tensor)] = tensor
-    return shared
+                found[id(tensor)] = replace(tensor)
+    return found

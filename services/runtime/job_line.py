@@ -34,6 +34,7 @@ class JobLine:
         self.emptied.set()
         self._stage = stage
         self._jobs: deque[StageJob] = deque()
+        self._tensor_bytes = 0
         self._before_count = 0
 
     def __len__(self) -> int:
@@ -56,21 +57,22 @@ class JobLine:
         Raises:
             QueueFullError: too many jobs wait, or too many bytes.
         """
-        waiting_bytes = sum(one.tensor_bytes for one in self._jobs)
         if len(self._jobs) >= MAX_LINE_COUNT:
             raise self._full(f"{len(self._jobs)} jobs wait; accepted: up to {MAX_LINE_COUNT}", MAX_LINE_COUNT)
-        if waiting_bytes + job.tensor_bytes > MAX_LINE_BYTES:
+        if self._tensor_bytes + job.tensor_bytes > MAX_LINE_BYTES:
             raise self._full(
-                f"{len(self._jobs)} jobs wait with {waiting_bytes} bytes of tensors; accepted: up to "
+                f"{len(self._jobs)} jobs wait with {self._tensor_bytes} bytes of tensors; accepted: up to "
                 f"{MAX_LINE_BYTES}, the {job.tensor_bytes} of this request included",
                 MAX_LINE_BYTES,
             )
         self._jobs.append(job)
+        self._tensor_bytes += job.tensor_bytes
         self._changed()
 
     def put_back(self, job: StageJob) -> None:
         """Puts `job`, which was taken and cannot go on yet, before all others."""
         self._jobs.appendleft(job)
+        self._tensor_bytes += job.tensor_bytes
         self._changed()
 
     def leave(self, job: StageJob) -> bool:
@@ -78,6 +80,7 @@ class JobLine:
         if job not in self._jobs:
             return False
         self._jobs.remove(job)
+        self._tensor_bytes -= job.tensor_bytes
         self._changed()
         return True
 

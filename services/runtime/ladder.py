@@ -37,13 +37,14 @@ class Ladder:
         self._resources = resources
         self._left = request
         self._dtype = resources.dtype
-        self._index = first_that_fits(self._rungs(), stage, resources)
+        self._rungs = self._planned()
+        self._index = first_that_fits(self._rungs, stage, resources)
         self._adaptations: list[Adaptation] = []
 
     @property
     def attempt(self) -> Attempt:
         """What is to be tried now: what is still to be done, in the present way."""
-        return self._rungs()[self._index].attempt
+        return self._rungs[self._index].attempt
 
     @property
     def placement(self) -> Placement:
@@ -58,7 +59,10 @@ class Ladder:
 
     def sent(self, event: Message) -> None:
         """Notes that `event` has reached the client, and need not be made again."""
-        self._left = self._budget.remaining(self._left, event)
+        left = self._budget.remaining(self._left, event)
+        if left is not self._left:
+            self._left = left
+            self._rungs = self._planned()
 
     def step_down(self, error: AcestageError) -> None:
         """Goes on to the next way after `error`: for lack of memory, to one that needs less of it.
@@ -70,13 +74,13 @@ class Ladder:
         before = self.attempt
         if isinstance(error, NonFiniteError) and self._dtype == "float16":
             self._dtype = "float32"
-            self._index = first_that_fits(self._rungs(), self._stage, self._resources)
+            self._rungs = self._planned()
+            self._index = first_that_fits(self._rungs, self._stage, self._resources)
             kind = AdaptationKind.FLOAT32
         elif isinstance(error, VramBudgetExceededError):
-            rungs = self._rungs()
             smaller = (
                 index
-                for index, rung in enumerate(rungs)
+                for index, rung in enumerate(self._rungs)
                 if index > self._index and rung.attempt.vram_bytes < before.vram_bytes
             )
             index = next(smaller, None)
@@ -84,12 +88,12 @@ class Ladder:
                 raise self._nothing_left(error) from error
             self._index = index
             is_same = self.attempt.quantization == before.quantization
-            kind = rungs[index].kind if is_same else AdaptationKind.INT8
+            kind = self._rungs[index].kind if is_same else AdaptationKind.INT8
         else:
             raise error
         self._adaptations.append(Adaptation(kind, before.way, self.attempt.way, error.message))
 
-    def _rungs(self) -> Sequence[Rung]:
+    def _planned(self) -> Sequence[Rung]:
         return self._budget.rungs(self._left, self._resources, self._dtype)
 
     def _nothing_left(self, error: VramBudgetExceededError) -> VramBudgetExceededError:

@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from acestage.planning import Quantization
+from services.runtime.borrowed import replacements
 from services.runtime.kernel_scratch import Scratch, scratch_of
 from services.runtime.stage_worker import StageWorker
 
@@ -55,7 +55,6 @@ def placed_copy(
     dtype: torch.dtype,
     quantization: Quantization,
     stacks: Sequence[Stack] = (),
-    others: Sequence[torch.nn.Module] = (),
 ) -> Worker:
     """Copies `worker` with fake tensors, and places the copy as a worker process places the real one.
 
@@ -67,9 +66,10 @@ def placed_copy(
         dtype: to place it in.
         quantization: of the copy's weights.
         stacks: of which the copy has as many layers as it takes.
-        others: modules of the worker that it does not place, such as those that a job borrows.
     """
-    memo = _fakes([*worker.modules(), *others])
+    memo: dict[int, Any] = {}
+    for module in (*worker.modules(), *worker.borrowed_modules()):
+        memo |= replacements(module, _fake)
     for stack in stacks:
         layers: Any = stack.module.layers
         memo[id(layers)] = copy.deepcopy(layers[: stack.kept_count], memo)
@@ -162,13 +162,5 @@ def _tensors(values: object) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _fakes(modules: Sequence[torch.nn.Module]) -> dict[int, Any]:
-    """A fake tensor for each that `modules` hold, by the identity of the real one."""
-    fakes: dict[int, Any] = {}
-    for part in chain.from_iterable(module.modules() for module in modules):
-        for tensor in chain(part._parameters.values(), part._buffers.values(), vars(part).values()):
-            if isinstance(tensor, torch.Tensor):
-                fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
-                is_parameter = isinstance(tensor, torch.nn.Parameter)
-                fakes[id(tensor)] = torch.nn.Parameter(fake, requires_grad=False) if is_parameter else fake
-    return fakes
+def _fake(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")

@@ -14,10 +14,10 @@ def received_tensors(request: Message) -> dict[str, torch.Tensor]:
     Raises:
         InvalidArgumentError: one of them has values that are infinite or not a number.
     """
-    return {name: require_finite(name, tensor.to_torch()) for name, tensor in request.tensor_map().items()}
+    return {name: _require_finite(name, tensor.to_torch()) for name, tensor in request.tensor_map().items()}
 
 
-def require_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
+def _require_finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
     """`tensor` itself, which came as `name`. Looks at every value, and takes no memory for it.
 
     Raises:

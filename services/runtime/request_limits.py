@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 from acestage.checks import Checks
 
@@ -13,10 +13,17 @@ MAX_TOKEN_COUNT = 256 + 2_048 + 1
 Plans are made for as many."""
 MAX_ITEM_COUNT = 8
 """Items of a batch."""
+MAX_ADAPTER_COUNT = 4
+"""Adapters of a request."""
+ADAPTER_SCALE = (-4.0, 4.0)
+TIMBRE_REFERENCE_S = 30
+"""Seconds of reference audio that the timbre encoder reads at most, as it was trained."""
 
 CHARACTERS = {"caption": 10_000, "lyrics": 50_000, "instruction": 1_000}
 """The most characters of each text."""
 QUANTIZATIONS = ("none", "int8")
+InferMethod = Literal["ode", "sde"]
+INFER_METHODS: tuple[InferMethod, ...] = get_args(InferMethod)
 BPM = (30, 300)
 TIME_SIGNATURES = ("2", "3", "4", "6")
 _LANGUAGE_CODES = (
@@ -79,3 +86,9 @@ def check_prompt(checks: Checks, request: PromptRequest) -> None:
 def check_quantization(checks: Checks, value: str, field: str) -> None:
     """`value` must be "none", "int8", or empty, which leaves it to the stage."""
     checks.require(value in ("", *QUANTIZATIONS), field, f"is {value[:50]!r}; accepted: none, int8")
+
+
+def check_infer_method(checks: Checks, value: str, field: str) -> None:
+    """`value` must be "ode", "sde", or empty, which is "ode"."""
+    accepted = ", ".join(INFER_METHODS)
+    checks.require(value in ("", *INFER_METHODS), field, f"is {value[:50]!r}; accepted: {accepted}")

@@ -28,7 +28,6 @@ class StageConfig:
         quantization: "auto", "none" or "int8".
         max_device_bytes: treat the device as one of this size; None takes it as it is.
         tile_frame_count: the most latent frames in a tile of the VAE.
-        adapters_dir: folder of the DiT's adapters.
         lock_timeout_s: how long a worker waits for the device's lock.
         cuda_allocator: value of PYTORCH_CUDA_ALLOC_CONF for the preload and its workers; None: as inherited.
     """
@@ -45,7 +44,6 @@ class StageConfig:
     quantization: QuantizationChoice = "auto"
     max_device_bytes: int | None = None
     tile_frame_count: int = DEFAULT_TILE_FRAMES
-    adapters_dir: str = "adapters"
     lock_timeout_s: float = 30.0
     cuda_allocator: str | None = None
 
@@ -64,7 +62,6 @@ class StageConfig:
             quantization=settings.quantization,
             max_device_bytes=settings.max_device_bytes,
             tile_frame_count=settings.vae_tile_frame_count or DEFAULT_TILE_FRAMES,
-            adapters_dir=str(settings.adapters_dir),
             cuda_allocator=settings.pytorch_cuda_alloc_conf,
         )
 

@@ -52,13 +52,13 @@ class StageDefinition:
     Attributes:
         name: "text_encoder", "dit" or "vae".
         service_name: full name of its gRPC service.
-        add_servicer: registers its servicer, given the runner and the models, on a server.
+        add_servicer: registers its servicer, given the runner, the models and the settings, on a server.
         budget: what its jobs need.
     """
 
     name: str
     service_name: str
-    add_servicer: Callable[[StageRunner, ModelCatalog, grpc.aio.Server], None]
+    add_servicer: Callable[[StageRunner, ModelCatalog, Settings, grpc.aio.Server], None]
     budget: JobBudget
 
 
@@ -113,7 +113,7 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
             max_hold_s=settings.max_hold_s,
             stays_warm=not (definition.name == "dit" and settings.offload_dit_to_cpu),
         )
-        definition.add_servicer(runner, models, server.grpc)
+        definition.add_servicer(runner, models, settings, server.grpc)
         stage_pb2_grpc.add_StageServiceServicer_to_server(StageInfo(runner, models), server.grpc)
         await server.start()
         watching = asyncio.create_task(host.run())

@@ -25,6 +25,10 @@ class StageWorker(Protocol):
         """The modules whose weights the device must hold."""
         ...
 
+    def borrowed_modules(self) -> list[torch.nn.Module]:
+        """The modules that are on the device for some jobs alone."""
+        ...
+
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         """What the stage needs on a device in `dtype`, measured from the architecture with fake tensors.
 

@@ -13,7 +13,7 @@ from acestage import errors
 from acestage.planning import MIB
 from services.runtime.device_memory import DeviceMemory
 from services.runtime.feed import Feed
-from services.runtime.finishing import finish, first_of
+from services.runtime.finishing import end, finish, first_of
 from services.runtime.job_budget import Attempt, Placement
 from services.runtime.lease_client import HeldLease
 from services.runtime.messages import Message, to_error
@@ -150,12 +150,12 @@ class Stay:
             "fields": request.fields,
         }
         await self._attend(worker.send(Message("job", fields, request.tensors)), worker, job)
-        feeding = asyncio.ensure_future(self._feed(job.feed, worker))
+        feeding = asyncio.create_task(self._feed(job.feed, worker))
         try:
-            while (message := await self._next_message(worker, job)).kind != "done":
+            while (message := await self._next_message(worker, job, feeding)).kind != "done":
                 on_event(message)
         finally:
-            feeding.cancel()
+            await end(feeding)
         peak = int(message.fields["peak_rss_bytes"])
         return Work(
             started_at=started_at,
@@ -243,8 +243,11 @@ class Stay:
                 metadata={"stage": self._stage, "device": self._lease.device},
             ) from error
 
-    async def _next_message(self, worker: WorkerHandle, job: StageJob) -> Message:
-        message = await self._attend(worker.receive(), worker, job)
+    async def _next_message(
+        self, worker: WorkerHandle, job: StageJob, feeding: asyncio.Task[None] | None = None
+    ) -> Message:
+        receiving = worker.receive() if feeding is None else _receive(worker, feeding)
+        message = await self._attend(receiving, worker, job)
         if message is None:
             code = await worker.exit_code()
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
@@ -304,12 +307,16 @@ class Stay:
             await first_of(self._lease.revoked.wait(), self._line_occupied.wait())
             await worker.send(Message("hurry", number))
 
-        hurrying = asyncio.ensure_future(hurry())
-        try:
+        async def pass_on() -> None:
             async for message in feed.messages():
                 await worker.send(Message("later", number, message.tensors))
+
+        tasks = [asyncio.create_task(hurry()), asyncio.create_task(pass_on())]
+        try:
+            await asyncio.gather(*tasks)
         finally:
-            hurrying.cancel()
+            for task in tasks:
+                await end(task)
 
     def _started(self, job: StageJob, attempt: Attempt, *, is_warm: bool) -> Started:
         return Started(
@@ -330,3 +337,16 @@ class Stay:
             # Released, the device would be granted again; lost, it is quarantined until its lock is free.
             self._lease.lose(error.message)
             raise
+
+
+async def _receive(worker: WorkerHandle, feeding: asyncio.Task[None]) -> Message | None:
+    """The next message of `worker`, unless `feeding` fails: then its error, and the worker is killed."""
+    receiving = asyncio.ensure_future(worker.receive())
+    try:
+        await asyncio.wait([receiving, feeding], return_when=asyncio.FIRST_COMPLETED)
+        if feeding.done() and (error := feeding.exception()) is not None:
+            worker.kill()  # it is in the middle of a job that gets no more of its request
+            raise error
+        return await receiving
+    finally:
+        receiving.cancel()

@@ -48,11 +48,6 @@ class WorkerHost:
         """
         return cls(config, await PreloadClient.start(config), on_ready_change)
 
-    @property
-    def config(self) -> StageConfig:
-        """What the stage runs."""
-        return self._config
-
     async def __aenter__(self) -> WorkerHost:
         return self
 

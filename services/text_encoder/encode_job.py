@@ -8,10 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from services.runtime.request_limits import TIMBRE_REFERENCE_S
 from services.text_encoder.prompt import Prompt
-
-TIMBRE_REFERENCE_S = 30.0
-"""Seconds of reference audio that the timbre encoder reads at most, as it was trained."""
 
 
 def timbre_frame_count(latent_frame_rate_hz: float) -> int:

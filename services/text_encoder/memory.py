@@ -48,7 +48,7 @@ def measure(worker: TextEncoderWorker, dtype: torch.dtype, cpu_thread_count: int
     for quantization in quantizations:
         weights[quantization] = placed_bytes(worker.modules(), dtype, quantization)
         with fake_tensors():
-            fake = placed_copy(tokenless, dtype, quantization, _stacks(engine), _lent(engine)).engine
+            fake = placed_copy(tokenless, dtype, quantization, _stacks(engine)).engine
             # It reads the values of a mask, which fake tensors do not have, and takes a few kB.
             fake.condition_encoder.timbre_encoder.unpack_timbre_embeddings = _one_item
             points = tuple((frames, _peak_bytes(fake, frames, cpu_thread_count)) for frames in FRAME_COUNTS)
@@ -101,12 +101,6 @@ def _stacks(engine: TextEncoderEngine) -> list[Stack]:
 
 def _one_item(embeddings: torch.Tensor, order_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return embeddings.unsqueeze(1), torch.ones_like(order_mask).unsqueeze(1)
-
-
-def _lent(engine: TextEncoderEngine) -> list[torch.nn.Module]:
-    """The modules that are on the device for some jobs alone."""
-    codec = engine.audio_codec
-    return [] if codec is None else [codec.tokenizer, codec.detokenizer]
 
 
 def _peak_bytes(engine: TextEncoderEngine, frame_count: int, cpu_thread_count: int | None) -> int:

@@ -11,6 +11,7 @@ from acestage.checkpoints import ModelFacts
 from acestage.checks import Checks
 from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
 from acestage.protos.text_encoder.v1 import text_encoder_pb2_grpc
+from acestage.settings import Settings
 from acestage.tensors import WireTensor
 from services.runtime import tensor_requests
 from services.runtime.messages import Message
@@ -51,7 +52,9 @@ class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
         await relay(self._runner, job, context, pb.TokenizeResponse, _codes)
 
 
-def add_servicer(runner: StageRunner, models: ModelCatalog, server: grpc.aio.Server) -> None:
+def add_servicer(
+    runner: StageRunner, models: ModelCatalog, settings: Settings, server: grpc.aio.Server
+) -> None:
     servicer = TextEncoderServicer(runner, models)
     text_encoder_pb2_grpc.add_TextEncoderServiceServicer_to_server(servicer, server)
 

@@ -73,6 +73,10 @@ class TextEncoderWorker:
     def modules(self) -> list[torch.nn.Module]:
         return [self.engine.text_encoder, self.engine.condition_encoder]
 
+    def borrowed_modules(self) -> list[torch.nn.Module]:
+        codec = self.engine.audio_codec
+        return [] if codec is None else [codec.tokenizer, codec.detokenizer]
+
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from acestage import tensors
 from acestage.checkpoints import ModelFacts
 from acestage.errors import InvalidArgumentError
 from acestage.tensors import WireTensor
@@ -20,16 +21,10 @@ def require_audio(received: Mapping[str, WireTensor], model: ModelFacts) -> Wire
     Raises:
         InvalidArgumentError: it is missing, or wrong.
     """
-    audio = received.get("audio")
-    if audio is None:
-        raise InvalidArgumentError.at("tensor.audio", "is missing; got: no tensor")
+    channels, hop = model.audio_channel_count, model.hop_sample_count
+    audio = tensors.require(received, "audio", 1, None, channels)
     if audio.dtype != "float32":
         raise InvalidArgumentError.at("tensor.audio.data_type", f"is {audio.dtype}; accepted: float32")
-    channels, hop = model.audio_channel_count, model.hop_sample_count
-    if len(audio.shape) != 3 or (audio.shape[0], audio.shape[2]) != (1, channels):
-        raise InvalidArgumentError.at(
-            "tensor.audio.shape", f"is {list(audio.shape)}; accepted: [1, any, {channels}]"
-        )
     sample_count = audio.shape[1]
     if sample_count % hop or sample_count > MAX_FRAME_COUNT * hop:
         raise InvalidArgumentError.at(

@@ -25,7 +25,7 @@ def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None)
     the encoder, which is there for an encode alone, count as part of "encode_tile".
     """
     with fake_tensors():
-        engine = placed_copy(worker, dtype, "none", others=[worker.engine.encoder]).engine
+        engine = placed_copy(worker, dtype, "none").engine
         decode = tuple(
             (frames + 2 * engine.halo_frame_count, _decode_peak_bytes(engine, frames, cpu_thread_count))
             for frames in TILE_FRAME_COUNTS

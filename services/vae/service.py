@@ -13,6 +13,7 @@ from acestage.checkpoints import ModelFacts
 from acestage.checks import Checks
 from acestage.protos.vae.v1 import vae_pb2 as pb
 from acestage.protos.vae.v1 import vae_pb2_grpc
+from acestage.settings import Settings
 from services.runtime import tensor_requests
 from services.runtime.finishing import end
 from services.runtime.messages import Message
@@ -115,7 +116,9 @@ def _audio(model: ModelFacts, message: Message) -> Iterator[pb.DecodeResponse]:
     yield pb.DecodeResponse(tile=_tile_to_pb(message))
 
 
-def add_servicer(runner: StageRunner, models: ModelCatalog, server: grpc.aio.Server) -> None:
+def add_servicer(
+    runner: StageRunner, models: ModelCatalog, settings: Settings, server: grpc.aio.Server
+) -> None:
     vae_pb2_grpc.add_VaeServiceServicer_to_server(VaeServicer(runner, models), server)
 
 

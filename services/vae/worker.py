@@ -14,7 +14,7 @@ from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.messages import Message
 from services.runtime.placement import place
-from services.runtime.received import received_tensors, require_finite
+from services.runtime.received import received_tensors
 from services.vae.engine import DecodedTile, DecodeStart, EncodedTile, VaeEngine
 from services.vae.latents import Latents
 from services.vae.memory import measure
@@ -41,6 +41,9 @@ class VaeWorker:
     def modules(self) -> list[torch.nn.Module]:
         return [self.engine.decoder]
 
+    def borrowed_modules(self) -> list[torch.nn.Module]:
+        return [self.engine.encoder]
+
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)
 
@@ -64,7 +67,7 @@ class VaeWorker:
             yield Message("tile", told | _tile_fields(tile), (audio,))
 
     def _encode(self, request: Message) -> Iterator[Message]:
-        audio = require_finite("audio", request.tensor_map()["audio"].view_torch())
+        audio = request.tensor_map()["audio"].view_torch()  # the service has looked at every sample
         fields = request.fields
         for tile in self.engine.encode(audio, fields["tile_frame_count"], fields["start_frame"]):
             yield Message("tile", _tile_fields(tile), (WireTensor.from_torch("latents", tile.latents),))

@@ -122,7 +122,7 @@ def test_all_memory_comes_back_after_a_cancelled_job(gpu_stack: RunningStack) ->
         for event in events:
             if isinstance(event, StageProgress):
                 break
-        events.close()  # type: ignore[attr-defined]
+        events.close()
     wait_until(gpu_stack.is_idle, "the job is gone", 10)
     gpu_stack.take_device(DEVICE)
     wait_until(lambda: used_bytes() - before < RETURNED_BYTES, "the memory is free again", 5)

@@ -22,7 +22,6 @@ from services.dit.parameters import DenoiseParameters
 from services.runtime import worker
 from services.runtime.device_lock import is_free
 from services.runtime.device_memory import read_device_memory
-from services.runtime.device_usage import open_device_usage
 from services.runtime.messages import Message
 from services.runtime.stage_config import StageConfig
 from services.runtime.stay import FREE_TIMEOUT_S
@@ -212,7 +211,8 @@ def test_a_warm_worker_gives_back_what_a_job_borrowed(
 ) -> None:
     """The encoder, the audio codec, adapters. A plain job comes first: libraries keep workspaces from it."""
     checkpoint = architecture("turbo", layer_count=None if stage == "vae" else 2)
-    made = with_random_weights(stage, checkpoint, half_type(), device=DEVICE)
+    dtype = half_type()
+    made = with_random_weights(stage, checkpoint, dtype)
     jobs = JOBS[stage](made, tmp_path)
     assert jobs.more_bytes > 2 * KEPT_BYTES, "too little to be noticed"
     config = StageConfig(
@@ -225,20 +225,30 @@ def test_a_warm_worker_gives_back_what_a_job_borrowed(
         run_dir=str(tmp_path),
         log_level="INFO",
     )
-    answers: list[Message] = []
-    monkeypatch.setattr(worker, "_send", lambda connection, message: answers.append(message))
+    room = {"vram_bytes": read_device_memory(DEVICE, None, NOWHERE).total_bytes, "context_bytes": 0}
+    hold: dict[str, Any] = {"fencing_token": 1, "is_exclusive": False, **room}
+    hold |= {"model": "turbo", "dtype": str(dtype).removeprefix("torch."), "quantization": "none"}
+    requests = iter(
+        Message("job", {"number": number, "kind": job.kind, "fields": job.fields, **room}, job.tensors)
+        for number, job in enumerate((jobs.plain, jobs.borrowing, jobs.borrowing), start=1)
+    )
+    reserved: list[int] = []
+
+    def hear(_: object, message: Message) -> None:
+        assert message.kind != "error", message.fields
+        if message.kind == "done":
+            reserved.append(torch.cuda.memory_reserved(DEVICE))
+
+    monkeypatch.setattr(worker, "_send", hear)
     inbox: Any = SimpleNamespace(
-        later=lambda job: (), is_cancelled=lambda job: False, forget_later=lambda: None
+        next_request=lambda: next(requests, None),
+        later=lambda job: iter(()),
+        is_cancelled=lambda job: False,
+        forget_later=lambda: None,
     )
     connection: Any = None
-    usage = open_device_usage(DEVICE, tmp_path, stage)
-    reserved = []
-    for job in (jobs.plain, jobs.borrowing, jobs.borrowing):
-        fields = {"number": 1, "kind": job.kind, "fields": job.fields}
-        with torch.no_grad():
-            worker._run(connection, inbox, made, config, usage, Message("job", fields, job.tensors))
-        assert answers[-1].kind == "done", answers[-1].fields
-        reserved.append(torch.cuda.memory_reserved(DEVICE))
+    worker._hold(connection, inbox, made, config, Message("hold", hold))
+    assert len(reserved) == 3
     print(
         f"{stage}: {', '.join(f'{size / MIB:.0f}' for size in reserved)} MiB reserved after a plain job and "
         f"two that take {jobs.more_bytes / MIB:.0f} MiB more"

@@ -16,6 +16,7 @@ from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.component_names import TRANSFORMER
 from acestage.checkpoints.stored import stored_tensors
 from acestage.errors import CheckpointError, NotFoundError
+from scripts import random_adapter
 from scripts.random_adapter import write_adapter
 
 LAYER = "layers.0.self_attn.to_q"
@@ -175,3 +176,14 @@ def test_a_file_that_is_too_large_or_has_two_owners_is_refused(tmp_path: Path) -
     (tmp_path / "x").mkdir()
     with pytest.raises(CheckpointError, match="accepted: one of the two"):
         AdapterFolder(tmp_path).open("x")
+
+
+def test_a_file_of_diffusers_takes_no_alpha(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "x.safetensors")
+    given = ["random_adapter", out, "--checkpoint", "any", "--format", "diffusers", "--alpha", "4"]
+    monkeypatch.setattr("sys.argv", given)
+    with pytest.raises(SystemExit):
+        random_adapter.main()
+    assert "--alpha: a file of diffusers has none" in capsys.readouterr().err

@@ -312,6 +312,38 @@ def test_a_worker_hears_that_others_wait_while_it_waits_for_its_sender(is_revoke
     within(lambda: Stage([PLACED]), test)
 
 
+class FailingFeed(Feed):
+    async def messages(self) -> AsyncIterator[Message]:
+        raise RuntimeError("a defect")
+        yield
+
+
+@pytest.mark.parametrize("fails", ["feed", "hurry"])
+def test_a_job_whose_feed_fails_fails(fails: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(stage: Stage) -> None:
+        worker = stage.workers[0]
+        send = worker.send
+
+        async def failing(message: Message) -> None:
+            if message.kind == "hurry":
+                raise RuntimeError("a defect")
+            await send(message)
+
+        monkeypatch.setattr(worker, "send", failing)
+        feed = FailingFeed() if fails == "feed" else Feed()
+        job = asyncio.create_task(collect(stage.runner.run(denoise_request(), feed)))
+        if fails == "hurry":
+            await until(lambda: bool(worker.sent[1:]))
+            assert stage.leases.lease is not None
+            stage.leases.lease.revoked.set()
+        with pytest.raises(errors.AcestageError, match="the work ended early"):
+            await job
+        await until(lambda: not stage.runner.active_job_count)
+        assert worker.is_killed
+
+    within(lambda: Stage([PLACED]), test)
+
+
 def test_a_model_finds_the_weights_that_it_shares_with_another_in_place() -> None:
     async def test(stage: Stage) -> None:
         await stage.run(denoise_request(model=COPY))

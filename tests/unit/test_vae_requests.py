@@ -32,6 +32,10 @@ class Runner:
         self.is_ready = is_ready
         self.jobs: list[Message] = []
 
+    @property
+    def plans(self) -> Runner:
+        return self
+
     def facts(self) -> Any:
         if not self.is_ready:
             raise UnavailableError("vae: the model is still being loaded")

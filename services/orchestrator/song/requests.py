@@ -15,7 +15,14 @@ from services.orchestrator.limits.limits import MIN_DURATION_S, MODEL_DURATION, 
 from services.orchestrator.song import audio_codes, source_requests
 from services.orchestrator.song.generation_settings import Adapter, GenerationSettings
 from services.orchestrator.song.tasks import COVER, TEXT_TO_MUSIC
-from services.runtime.request_limits import MAX_ITEM_COUNT, check_prompt, check_quantization
+from services.runtime.request_limits import (
+    ADAPTER_SCALE,
+    MAX_ADAPTER_COUNT,
+    MAX_ITEM_COUNT,
+    check_infer_method,
+    check_prompt,
+    check_quantization,
+)
 
 DEFAULT_DURATION_S = 60.0
 STEPS = (1, 200)
@@ -23,9 +30,6 @@ SHIFT = (0.1, 10.0)
 GUIDANCE_SCALE = (0.0, 30.0)
 MAX_SEED = 2**63 - 1 - MAX_ITEM_COUNT
 RANDOM_SEED = -1
-INFER_METHODS = ("ode", "sde")
-MAX_ADAPTER_COUNT = 4
-ADAPTER_SCALE = (-4.0, 4.0)
 
 TURBO_STEPS = 8
 BASE_STEPS = 32
@@ -129,11 +133,7 @@ def _check_denoising(checks: Checks, request: pb.GenerateRequest) -> None:
     is_empty = bool(request.timesteps) and not timesteps
     check_quantization(checks, request.quantization, "quantization")
     checks.require(not is_empty, "timesteps", "are 0 alone; accepted: falling values in (0, 1]")
-    method = request.infer_method
-    accepted = ", ".join(INFER_METHODS)
-    checks.require(
-        method in ("", *INFER_METHODS), "infer_method", f"is {method[:50]!r}; accepted: {accepted}"
-    )
+    check_infer_method(checks, request.infer_method, "infer_method")
     checks.at_most(len(request.adapters), "adapters", "adapters", MAX_ADAPTER_COUNT)
     for index, adapter in enumerate(request.adapters[:MAX_ADAPTER_COUNT]):
         checks.require(bool(adapter.name), f"adapters[{index}].name", "is empty")

@@ -17,13 +17,13 @@ from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
 from services.orchestrator.song.timeline import Span, Timeline
 from services.orchestrator.stage_clients import Deadline, VaeClient
+from services.runtime.request_limits import TIMBRE_REFERENCE_S
 
 Samples = npt.NDArray[np.float32]
 OnEvent = Callable[[vae_pb2.EncodeResponse], Any]
 
-REFERENCE_S = 30
-"""Seconds of a reference that the model hears: ten from its front, its middle and its back."""
 _PART_COUNT = 3
+"""Parts of a reference that the model hears: ten seconds from its front, its middle and its back."""
 
 MAX_CACHED_COUNT = 32
 """Latents that are kept for the next request about the same audio: 3.8 MB for ten minutes."""
@@ -137,7 +137,7 @@ def reference_clip(samples: Samples, sample_rate_hz: int) -> Samples:
     Parts begin at the front, at a third, and ten seconds before the end, as in
     `AceStepPipeline.prepare_reference_audio_latents` of diffusers.
     """
-    wanted = REFERENCE_S * sample_rate_hz
+    wanted = TIMBRE_REFERENCE_S * sample_rate_hz
     if len(samples) < wanted:
         samples = np.tile(samples, (math.ceil(wanted / len(samples)), 1))
     part = wanted // _PART_COUNT
