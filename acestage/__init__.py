@@ -14,12 +14,13 @@ from acestage.async_client import AsyncClient
 from acestage.audio import Audio
 from acestage.client import Client
 from acestage.generation import Generation, Track
-from acestage.generation_options import GenerationOptions, Settings
+from acestage.generation_options import Adapter, GenerationOptions, Settings
 from acestage.limits import Clamped, LanguageModelLimit, Limit, Limits
 from acestage.status import Status
 
 __version__ = version("acestage")
 __all__ = [
+    "Adapter",
     "AsyncClient",
     "Audio",
     "Clamped",

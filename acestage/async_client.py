@@ -68,11 +68,7 @@ class AsyncClient:
     ) -> str:
         """See `Client.submit`."""
         events = self.stream(caption, timeout_s=timeout_s, **options | {"detached": True})
-        async with aclosing(events):
-            async for event in events:
-                if isinstance(event, JobQueued):
-                    return event.job_id
-        raise ended_early(self.target)
+        return await queued_job_id(events, self.target)
 
     async def attach(
         self, job_id: str, *, timeout_s: float | None = None
@@ -150,6 +146,15 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def queued_job_id(events: AsyncGenerator[GenerationEvent, None], target: str) -> str:
+    """The id of the job whose `events` come from the orchestrator at `target`; closes them."""
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, JobQueued):
+                return event.job_id
+    raise ended_early(target)
 
 
 async def _in_thread(requests: Iterator[audio_pb2.UploadRequest]) -> AsyncGenerator[audio_pb2.UploadRequest]:

@@ -96,6 +96,7 @@ class Upload:
         self._on_progress = on_progress
         self._stack = ExitStack()
         self._header = pb.UploadHeader()
+        self._name = ""
         self._file: BinaryIO | None = None
         self._samples = memoryview(b"")
         self._total_bytes: int | None = None
@@ -140,7 +141,7 @@ class Upload:
             while chunk := self._file.read(CHUNK_BYTES):
                 yield chunk
         except OSError as error:
-            raise _unreadable(self._header.file_name, error) from error
+            raise _unreadable(self._name, error) from error
 
     def _take_samples(self, samples: npt.NDArray[np.floating[Any]], sample_rate_hz: int) -> None:
         if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.floating):
@@ -158,10 +159,10 @@ class Upload:
     def _open(self, source: str | os.PathLike[str] | BinaryIO) -> None:
         if not isinstance(source, str | os.PathLike):
             self._file = source
-            self._header.file_name = Path(str(getattr(source, "name", ""))).name
+            self._name = Path(str(getattr(source, "name", ""))).name
             return
         path = Path(source)
-        self._header.file_name = path.name
+        self._name = path.name
         try:
             self._file = self._stack.enter_context(path.open("rb"))
             self._total_bytes = os.fstat(self._file.fileno()).st_size

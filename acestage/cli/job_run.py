@@ -13,15 +13,16 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from acestage.async_client import AsyncClient
+from acestage.async_client import AsyncClient, queued_job_id
 from acestage.cli.output import SavedTrack, save, save_preview
 from acestage.cli.output_options import OutputOptions
 from acestage.cli.progress import ProgressView
 from acestage.cli.result import print_result, print_saved
 from acestage.cli.streaming import AudioStream, StreamClosed
 from acestage.cli.terminal import print_json, print_label
-from acestage.errors import AcestageError, FailedPreconditionError, InternalError
-from acestage.generation import Generation, GenerationEvent, JobQueued, PreviewCompleted
+from acestage.errors import AcestageError, FailedPreconditionError
+from acestage.generation import Generation, GenerationEvent, PreviewCompleted
+from acestage.orchestrator_errors import ended_early
 
 EXIT_NOT_WRITTEN = 1
 EXIT_CANCELLED = 130
@@ -48,11 +49,8 @@ def submit_job(
     """
 
     async def submit() -> str:
-        async with opened as client, aclosing(begin(client)) as events:
-            async for event in events:
-                if isinstance(event, JobQueued):
-                    return event.job_id
-            raise InternalError(f"orchestrator at {client.target} did not queue the job")
+        async with opened as client:
+            return await queued_job_id(begin(client), client.target)
 
     job_id = asyncio.run(submit())
     if as_json:
@@ -133,7 +131,7 @@ async def _listen(
                 hear(event)
             if isinstance(event, Generation):
                 return event
-    raise InternalError(f"orchestrator at {target} ended the stream before the generation was complete")
+    raise ended_early(target)
 
 
 async def _while_heard(

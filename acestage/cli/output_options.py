@@ -65,52 +65,6 @@ class OutputOptions:
     player: Player | None
     as_json: bool
 
-    @classmethod
-    def of(
-        cls,
-        *,
-        output: Path | None,
-        audio_format: Format | None,
-        bit_depth: Depth,
-        stream: str | None,
-        play: bool,
-        as_json: bool,
-        take_count: int | None = None,
-    ) -> OutputOptions:
-        """What the flags say.
-
-        Args:
-            take_count: how many takes are asked for; None where it is not known.
-
-        Raises:
-            typer.BadParameter: flags that do not go together, or a file that cannot be written.
-            InvalidArgumentError: a format that cannot be written in that depth.
-            FailedPreconditionError: no player is there.
-        """
-        is_live = stream is not None or play
-        has_file = output is not None or not is_live
-        file_format = _file_format(None if stream is not None else audio_format, output)
-        if stream is not None:
-            _check_stream(stream, audio_format, play, as_json)
-        elif audio_format is Format.raw:
-            raise typer.BadParameter("raw is for --stream; a file is wav or flac", param_hint="--format")
-        if is_live and take_count is not None and take_count > 1:
-            flag = "--play" if play else "--stream"
-            raise typer.BadParameter(f"{flag} is for one take; --batch is {take_count}", param_hint=flag)
-        if has_file:
-            check_format(file_format, bit_depth.value)
-            check_output(output)
-        return cls(
-            file=output,
-            has_file=has_file,
-            file_format=file_format,
-            bit_depth=bit_depth.value,
-            stream=stream,
-            stream_has_header=audio_format is not Format.raw,
-            player=find_player() if play else None,
-            as_json=as_json,
-        )
-
     def sink(self) -> Sink | None:
         """Where audio goes as it comes."""
         if self.stream is not None:
@@ -135,15 +89,38 @@ class OutputFlags:
         return self.stream is not None or self.play or self.output is not None
 
     def options(self, take_count: int | None = None) -> OutputOptions:
-        """What they mean; arguments and errors as of `OutputOptions.of`."""
-        return OutputOptions.of(
-            output=self.output,
-            audio_format=self.audio_format,
-            bit_depth=self.bit_depth,
+        """What they mean.
+
+        Args:
+            take_count: how many takes are asked for; None where it is not known.
+
+        Raises:
+            typer.BadParameter: flags that do not go together, or a file that cannot be written.
+            InvalidArgumentError: a format that cannot be written in that depth.
+            FailedPreconditionError: no player is there.
+        """
+        is_live = self.stream is not None or self.play
+        has_file = self.output is not None or not is_live
+        file_format = _file_format(None if self.stream is not None else self.audio_format, self.output)
+        if self.stream is not None:
+            _check_stream(self.stream, self.audio_format, self.play, self.as_json)
+        elif self.audio_format is Format.raw:
+            raise typer.BadParameter("raw is for --stream; a file is wav or flac", param_hint="--format")
+        if is_live and take_count is not None and take_count > 1:
+            flag = "--play" if self.play else "--stream"
+            raise typer.BadParameter(f"{flag} is for one take; --batch is {take_count}", param_hint=flag)
+        if has_file:
+            check_format(file_format, self.bit_depth.value)
+            check_output(self.output)
+        return OutputOptions(
+            file=self.output,
+            has_file=has_file,
+            file_format=file_format,
+            bit_depth=self.bit_depth.value,
             stream=self.stream,
-            play=self.play,
+            stream_has_header=self.audio_format is not Format.raw,
+            player=find_player() if self.play else None,
             as_json=self.as_json,
-            take_count=take_count,
         )
 
 

@@ -72,7 +72,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
             await self._pipeline.check_codes(request)
             async with self._queue.turn(lambda position: None):
                 codes = await self._pipeline.audio_codes(request, audio, deadline)
-        return pb.GetAudioCodesResponse(audio_codes=audio_codes.join(codes), code_count=len(codes))
+        return pb.GetAudioCodesResponse(audio_codes=audio_codes.join(codes))
 
     async def close(self) -> None:
         """Ends all jobs, those too whose calls have ended."""

@@ -298,25 +298,19 @@ def test_commands_take_files(stack: RunningStack, source: Samples, tmp_path: Pat
     there, _ = soundfile.read(tmp_path / "in.flac", dtype="float32")
     assert np.array_equal(audio[:RATE_HZ], there[:RATE_HZ])
 
-    for arguments in (
-        ("cover", "in.flac", "jazz", "--strength", "0.5", "--reference", "in.flac", "-o", "cover.wav"),
-        ("extract", "in.flac", "--track", "vocals", "--model", "base-diffusers", "-o", "extract.wav"),
-        ("lego", "in.flac", "beat", "--track", "drums", "--model", "base-diffusers", "-o", "lego.wav"),
-        (
-            "complete",
-            "in.flac",
-            "band",
-            "--tracks",
-            "drums,bass",
-            "--model",
-            "base-diffusers",
-            "-o",
-            "all.wav",
-        ),
+    of_base = ("--model", "base-diffusers")
+    for task, arguments in (
+        ("cover", ("cover", "in.flac", "jazz", "--strength", "0.5", "--reference", "in.flac")),
+        ("cover-nofsq", ("cover", "in.flac", "jazz", "--no-codes", "--noise-strength", "0.5")),
+        ("extract", ("extract", "in.flac", "--track", "vocals", *of_base)),
+        ("lego", ("lego", "in.flac", "beat", "--track", "drums", *of_base)),
+        ("complete", ("complete", "in.flac", "band", "--tracks", "drums,bass", *of_base)),
     ):
-        done = run(stack, *arguments, "--steps", "1", cwd=tmp_path)
+        written = tmp_path / f"{task}.wav"
+        done = run(stack, *arguments, "--steps", "1", "-o", written.name, "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        assert soundfile.info(tmp_path / arguments[-1]).frames == 3 * RATE_HZ
+        assert json.loads(done.stdout)["settings"]["task"] == task
+        assert soundfile.info(written).frames == 3 * RATE_HZ
 
     done = run(stack, "codes", "in.flac", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

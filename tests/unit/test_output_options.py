@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from acestage.cli import app
-from acestage.cli.output_options import Depth, Format, OutputOptions
+from acestage.cli.output_options import Format, OutputFlags, OutputOptions
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,7 @@ def test_flags_that_do_not_go_together_are_named(flags: Sequence[str], words: Se
 
 
 def options(**flags: Any) -> OutputOptions:
-    defaults: dict[str, Any] = {
-        "output": None,
-        "audio_format": None,
-        "bit_depth": Depth.pcm_16,
-        "stream": None,
-        "play": False,
-        "as_json": False,
-    }
-    return OutputOptions.of(**defaults | flags)
+    return OutputFlags(**flags).options()
 
 
 def test_a_file_is_written_unless_a_stream_alone_is_asked_for(

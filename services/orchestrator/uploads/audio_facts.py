@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from acestage.protos.audio.v1 import audio_pb2 as pb
 
@@ -43,8 +44,9 @@ class AudioFacts:
     original_sample_rate_hz: int
     original_channel_count: int
     warnings: tuple[str, ...] = ()
-    sample_rate_hz: int = SAMPLE_RATE_HZ
-    channel_count: int = CHANNEL_COUNT
+
+    sample_rate_hz: ClassVar[int] = SAMPLE_RATE_HZ
+    channel_count: ClassVar[int] = CHANNEL_COUNT
 
     @property
     def duration_s(self) -> float:
@@ -83,7 +85,7 @@ class AudioFacts:
         values = json.loads(text)
         try:
             facts = cls(**values | {"warnings": tuple(values["warnings"])})
-            is_sound = facts.sample_count > 0 and facts.channel_count > 0 and facts.sample_rate_hz > 0
+            is_sound = facts.sample_count > 0
         except (TypeError, KeyError) as error:
             raise ValueError(f"these are no facts of audio: {error!r}") from error
         if not is_sound:

@@ -6,7 +6,6 @@ be foreseen: `audio_decoding` runs this in a process of its own.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import soxr
 from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
 from services.orchestrator.song.audio_meter import SILENCE
+from services.orchestrator.song.sample_measure import SampleMeasure
 from services.orchestrator.uploads.audio_facts import CHANNEL_COUNT, SAMPLE_RATE_HZ, AudioFacts, RawFormat
 from services.orchestrator.uploads.audio_mixing import weights
 from services.orchestrator.uploads.audio_sources import Block, Source, open_source
@@ -64,11 +64,12 @@ def take_in(path: Path, raw: RawFormat | None, destination: BinaryIO) -> AudioFa
             resampled.add(block if source.channel_count == CHANNEL_COUNT else block @ mix)
         _check_least(frame_count, source)
         resampled.finish()
+        measure = resampled.measure
         return AudioFacts(
-            audio_id=f"a{resampled.digest.hexdigest()[:32]}",
-            sample_count=resampled.sample_count,
-            peak=resampled.peak,
-            rms=math.sqrt(resampled.square_sum / (resampled.sample_count * CHANNEL_COUNT)),
+            audio_id=f"a{measure.digest.hexdigest()[:32]}",
+            sample_count=measure.sample_count,
+            peak=measure.peak,
+            rms=measure.rms,
             original_format=source.label,
             original_sample_rate_hz=source.sample_rate_hz,
             original_channel_count=source.channel_count,
@@ -163,10 +164,7 @@ class _Resampled:
             if sample_rate_hz == SAMPLE_RATE_HZ
             else soxr.ResampleStream(sample_rate_hz, SAMPLE_RATE_HZ, CHANNEL_COUNT, quality="VHQ")
         )
-        self.sample_count = 0
-        self.peak = 0.0
-        self.square_sum = 0.0
-        self.digest = hashlib.sha256()
+        self.measure = SampleMeasure()
 
     def add(self, block: Block) -> None:
         """Takes samples [frames, 2]."""
@@ -182,7 +180,4 @@ class _Resampled:
             return
         data = np.ascontiguousarray(block, dtype="<f4")
         self._destination.write(data.data)
-        self.digest.update(data.data)
-        self.sample_count += len(data)
-        self.peak = max(self.peak, float(np.abs(data).max()))
-        self.square_sum += float(np.square(data, dtype=np.float64).sum())
+        self.measure.add(data)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63\x65stage/audio/v1/audio.proto\x12\x11\x61\x63\x65stage.audio.v1\"Z\n\rUploadRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.acestage.audio.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"L\n\x0cUploadHeader\x12\x11\n\tfile_name\x18\x01 \x01(\t\x12)\n\x03raw\x18\x02 \x01(\x0b\x32\x1c.acestage.audio.v1.RawFormat\":\n\tRawFormat\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\x05\x12\x15\n\rchannel_count\x18\x02 \x01(\x05\"9\n\x0eUploadResponse\x12\'\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x18.acestage.audio.v1.Audio\"#\n\x0fGetAudioRequest\x12\x10\n\x08\x61udio_id\x18\x01 \x01(\t\";\n\x10GetAudioResponse\x12\'\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x18.acestage.audio.v1.Audio\"&\n\x12\x44\x65leteAudioRequest\x12\x10\n\x08\x61udio_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAudioResponse\"\xf9\x01\n\x05\x41udio\x12\x10\n\x08\x61udio_id\x18\x01 \x01(\t\x12\x12\n\nduration_s\x18\x02 \x01(\x01\x12\x14\n\x0csample_count\x18\x03 \x01(\x03\x12\x16\n\x0esample_rate_hz\x18\x04 \x01(\x05\x12\x15\n\rchannel_count\x18\x05 \x01(\x05\x12\x17\n\x0foriginal_format\x18\x06 \x01(\t\x12\x1f\n\x17original_sample_rate_hz\x18\x07 \x01(\x05\x12\x1e\n\x16original_channel_count\x18\x08 \x01(\x05\x12\x0c\n\x04peak\x18\t \x01(\x02\x12\x0b\n\x03rms\x18\n \x01(\x02\x12\x10\n\x08warnings\x18\x0b \x03(\t2\x92\x02\n\x0c\x41udioService\x12O\n\x06Upload\x12 .acestage.audio.v1.UploadRequest\x1a!.acestage.audio.v1.UploadResponse(\x01\x12S\n\x08GetAudio\x12\".acestage.audio.v1.GetAudioRequest\x1a#.acestage.audio.v1.GetAudioResponse\x12\\\n\x0b\x44\x65leteAudio\x12%.acestage.audio.v1.DeleteAudioRequest\x1a&.acestage.audio.v1.DeleteAudioResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63\x65stage/audio/v1/audio.proto\x12\x11\x61\x63\x65stage.audio.v1\"Z\n\rUploadRequest\x12\x31\n\x06header\x18\x01 \x01(\x0b\x32\x1f.acestage.audio.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\x06\n\x04part\"J\n\x0cUploadHeader\x12)\n\x03raw\x18\x02 \x01(\x0b\x32\x1c.acestage.audio.v1.RawFormatJ\x04\x08\x01\x10\x02R\tfile_name\":\n\tRawFormat\x12\x16\n\x0esample_rate_hz\x18\x01 \x01(\x05\x12\x15\n\rchannel_count\x18\x02 \x01(\x05\"9\n\x0eUploadResponse\x12\'\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x18.acestage.audio.v1.Audio\"#\n\x0fGetAudioRequest\x12\x10\n\x08\x61udio_id\x18\x01 \x01(\t\";\n\x10GetAudioResponse\x12\'\n\x05\x61udio\x18\x01 \x01(\x0b\x32\x18.acestage.audio.v1.Audio\"&\n\x12\x44\x65leteAudioRequest\x12\x10\n\x08\x61udio_id\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteAudioResponse\"\xf9\x01\n\x05\x41udio\x12\x10\n\x08\x61udio_id\x18\x01 \x01(\t\x12\x12\n\nduration_s\x18\x02 \x01(\x01\x12\x14\n\x0csample_count\x18\x03 \x01(\x03\x12\x16\n\x0esample_rate_hz\x18\x04 \x01(\x05\x12\x15\n\rchannel_count\x18\x05 \x01(\x05\x12\x17\n\x0foriginal_format\x18\x06 \x01(\t\x12\x1f\n\x17original_sample_rate_hz\x18\x07 \x01(\x05\x12\x1e\n\x16original_channel_count\x18\x08 \x01(\x05\x12\x0c\n\x04peak\x18\t \x01(\x02\x12\x0b\n\x03rms\x18\n \x01(\x02\x12\x10\n\x08warnings\x18\x0b \x03(\t2\x92\x02\n\x0c\x41udioService\x12O\n\x06Upload\x12 .acestage.audio.v1.UploadRequest\x1a!.acestage.audio.v1.UploadResponse(\x01\x12S\n\x08GetAudio\x12\".acestage.audio.v1.GetAudioRequest\x1a#.acestage.audio.v1.GetAudioResponse\x12\\\n\x0b\x44\x65leteAudio\x12%.acestage.audio.v1.DeleteAudioRequest\x1a&.acestage.audio.v1.DeleteAudioResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOADREQUEST']._serialized_start=52
   _globals['_UPLOADREQUEST']._serialized_end=142
   _globals['_UPLOADHEADER']._serialized_start=144
-  _globals['_UPLOADHEADER']._serialized_end=220
-  _globals['_RAWFORMAT']._serialized_start=222
-  _globals['_RAWFORMAT']._serialized_end=280
-  _globals['_UPLOADRESPONSE']._serialized_start=282
-  _globals['_UPLOADRESPONSE']._serialized_end=339
-  _globals['_GETAUDIOREQUEST']._serialized_start=341
-  _globals['_GETAUDIOREQUEST']._serialized_end=376
-  _globals['_GETAUDIORESPONSE']._serialized_start=378
-  _globals['_GETAUDIORESPONSE']._serialized_end=437
-  _globals['_DELETEAUDIOREQUEST']._serialized_start=439
-  _globals['_DELETEAUDIOREQUEST']._serialized_end=477
-  _globals['_DELETEAUDIORESPONSE']._serialized_start=479
-  _globals['_DELETEAUDIORESPONSE']._serialized_end=500
-  _globals['_AUDIO']._serialized_start=503
-  _globals['_AUDIO']._serialized_end=752
-  _globals['_AUDIOSERVICE']._serialized_start=755
-  _globals['_AUDIOSERVICE']._serialized_end=1029
+  _globals['_UPLOADHEADER']._serialized_end=218
+  _globals['_RAWFORMAT']._serialized_start=220
+  _globals['_RAWFORMAT']._serialized_end=278
+  _globals['_UPLOADRESPONSE']._serialized_start=280
+  _globals['_UPLOADRESPONSE']._serialized_end=337
+  _globals['_GETAUDIOREQUEST']._serialized_start=339
+  _globals['_GETAUDIOREQUEST']._serialized_end=374
+  _globals['_GETAUDIORESPONSE']._serialized_start=376
+  _globals['_GETAUDIORESPONSE']._serialized_end=435
+  _globals['_DELETEAUDIOREQUEST']._serialized_start=437
+  _globals['_DELETEAUDIOREQUEST']._serialized_end=475
+  _globals['_DELETEAUDIORESPONSE']._serialized_start=477
+  _globals['_DELETEAUDIORESPONSE']._serialized_end=498
+  _globals['_AUDIO']._serialized_start=501
+  _globals['_AUDIO']._serialized_end=750
+  _globals['_AUDIOSERVICE']._serialized_start=753
+  _globals['_AUDIOSERVICE']._serialized_end=1027
 # @@protoc_insertion_point(module_scope)

@@ -51,10 +51,7 @@ class UploadHeader(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    FILE_NAME_FIELD_NUMBER: _builtins.int
     RAW_FIELD_NUMBER: _builtins.int
-    file_name: _builtins.str
-    """For messages; its ending does not matter."""
     @_builtins.property
     def raw(self) -> Global___RawFormat:
         """Set where the bytes are bare samples; otherwise they are a file that libsndfile reads, such as WAV, FLAC,
@@ -64,12 +61,11 @@ class UploadHeader(_message.Message):
     def __init__(
         self,
         *,
-        file_name: _builtins.str = ...,
         raw: Global___RawFormat | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["raw", b"raw"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "raw", b"raw"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["raw", b"raw"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

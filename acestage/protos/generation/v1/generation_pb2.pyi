@@ -388,19 +388,16 @@ class GetAudioCodesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     AUDIO_CODES_FIELD_NUMBER: _builtins.int
-    CODE_COUNT_FIELD_NUMBER: _builtins.int
     audio_codes: _builtins.str
     """As `GenerateRequest.audio_codes` takes them."""
-    code_count: _builtins.int
     def __init__(
         self,
         *,
         audio_codes: _builtins.str = ...,
-        code_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_codes", b"audio_codes", "code_count", b"code_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_codes", b"audio_codes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
