@@ -84,8 +84,9 @@ def _randomize(module: torch.nn.Module, dtype: torch.dtype) -> None:
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.is_meta:
                     values = torch.empty(tensor.shape, dtype=dtype).normal_(0, 0.02)
-                    is_parameter = isinstance(tensor, torch.nn.Parameter)
-                    tensors[name] = torch.nn.Parameter(values, False) if is_parameter else values  # type: ignore[assignment]
+                    if isinstance(tensor, torch.nn.Parameter):  # torch chooses kernels by this flag
+                        values = torch.nn.Parameter(values, tensor.requires_grad)
+                    tensors[name] = values  # type: ignore[assignment]
 
 
 def adapter_for(worker: Any, folder: Path, rank: int) -> AdapterUse:

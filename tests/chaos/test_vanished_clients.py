@@ -7,11 +7,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import pytest
 
 from acestage import Client
-from acestage.generation import AudioChunk, Generation, StageCompleted
+from acestage.generation import AudioChunk, Generation
 from services.runtime.fake_device.spec import Fault, strike_count
 from tests.chaos.chaos_stack import DEVICE, ChaosStack, steady
 from tests.running_stack import wait_until
@@ -127,17 +128,13 @@ def test_a_listener_that_reads_nothing_does_not_extend_a_hold(small_device: Chao
         wait_until(lambda: _done_count(small_device) > done_count, "it is done though nobody listens", 60)
         assert [lease.is_idle for lease in small_device.leases()] == [True]
         other = small_device.song()
+        read_at = datetime.now(UTC)
         heard = list(events)
     slow = heard[-1]
     assert isinstance(slow, Generation)
     assert slow.tracks[0].samples_sha256 == attentive.tracks[0].samples_sha256
     assert sum(isinstance(event, AudioChunk) for event in heard) > 10
-    assert slow.stages[-1].ended_at < other.stages[0].started_at
-    assert _hold_s(slow.stages[-1]) < 2 * _hold_s(attentive.stages[-1]) + 1
-
-
-def _hold_s(stage: StageCompleted) -> float:
-    return (stage.ended_at - stage.started_at).total_seconds()
+    assert slow.stages[-1].ended_at < other.stages[0].started_at < read_at
 
 
 def _done_count(chaos: ChaosStack) -> int:
