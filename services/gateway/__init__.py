@@ -1,0 +1,1 @@
+"""The gateway: the front doors over HTTP, and what they hand out."""

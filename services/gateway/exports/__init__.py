@@ -1,0 +1,1 @@
+"""Generated audio as users take it away: encoded, tagged, named and pictured."""

@@ -1,0 +1,163 @@
+"""A codec in its container, encoded by PyAV, whose wheel carries the encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import av
+import numpy as np
+import numpy.typing as npt
+from av.error import FFmpegError
+
+from acestage.errors import InvalidArgumentError
+
+Samples = npt.NDArray[np.float32]
+
+BLOCK_SAMPLES = 1 << 16
+"""How many samples a channel are converted at a time: it bounds memory, whatever the length."""
+
+
+class ByteSink(Protocol):
+    """Where a stream goes. It must have no `seek`, or the containers come back to finish their heads."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """An encoder of libavcodec, and the samples that it takes.
+
+    Attributes:
+        encoder: its name there.
+        sample_kind: "float" as they come, "clipped" floats within ±1, "int16", or "int24" in the upper
+            bits of int32.
+        sample_format: libavutil's name for these; a "p" at the end is one plane a channel.
+        bit_rate_bps: None where the codec loses nothing.
+    """
+
+    encoder: str
+    sample_kind: Literal["float", "clipped", "int16", "int24"]
+    sample_format: Literal["flt", "fltp", "s16", "s32"]
+    bit_rate_bps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A muxer of libavformat, and its options."""
+
+    muxer: str
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+class CodecWriter:
+    """Encodes samples to a sink or a file.
+
+    `close` ends it properly. `abandon` lets go of the target after a failure, and does nothing after `close`.
+
+    Raises:
+        InvalidArgumentError: the codec does not take the rate, or there are not 1 or 2 channels.
+        FFmpegError, ValueError: there is no such encoder, or the file cannot be written; an `OSError`
+            too where the system said no.
+    """
+
+    def __init__(
+        self,
+        target: Path | ByteSink,
+        codec: Codec,
+        container: Container,
+        *,
+        sample_rate_hz: int = 48_000,
+        channel_count: int = 2,
+    ) -> None:
+        if channel_count not in (1, 2):
+            raise InvalidArgumentError.at("channel_count", f"is {channel_count}; accepted: 1, 2")
+        _check_rate(codec, sample_rate_hz)
+        self._codec = codec
+        self._channel_count = channel_count
+        self._layout = "stereo" if channel_count == 2 else "mono"
+        self._time_base = Fraction(1, sample_rate_hz)
+        self._sample_count = 0
+        # The prefix keeps libavformat from taking a name such as "concat:x" for one of its protocols.
+        file: Any = f"file:{target.absolute()}" if isinstance(target, Path) else target
+        options = {"fflags": "+bitexact", **container.options}
+        self._output = av.open(file, "w", format=container.muxer, options=options)
+        try:
+            stream: Any = self._output.add_stream(
+                codec.encoder, rate=sample_rate_hz, layout=self._layout, format=codec.sample_format
+            )
+            if codec.bit_rate_bps is not None:
+                stream.bit_rate = codec.bit_rate_bps
+        except BaseException:
+            self.abandon()
+            raise
+        self._stream = stream
+
+    def write(self, samples: Samples) -> None:
+        """Takes `samples` float32 [count, channels], full scale at ±1.
+
+        Raises:
+            InvalidArgumentError: they have another shape or type, or some are not finite.
+        """
+        if samples.dtype != np.float32 or samples.ndim != 2 or samples.shape[1] != self._channel_count:
+            raise InvalidArgumentError.at(
+                "samples",
+                f"are {samples.dtype} of shape {list(samples.shape)}; "
+                f"accepted: float32 of shape [count, {self._channel_count}]",
+            )
+        for block in _blocks(samples):
+            if not np.isfinite(block).all():
+                raise InvalidArgumentError.at(
+                    "samples", "are not all finite; accepted: numbers, 1 is full scale"
+                )
+            frame = av.AudioFrame.from_ndarray(
+                _converted(block, self._codec), format=self._codec.sample_format, layout=self._layout
+            )
+            frame.sample_rate = self._time_base.denominator
+            frame.time_base = self._time_base
+            frame.pts = self._sample_count
+            self._sample_count += len(block)
+            self._mux(frame)
+
+    def close(self) -> None:
+        """Writes what the codec still has, and the end of the container."""
+        self._mux(None)
+        self._output.close()
+
+    def abandon(self) -> None:
+        """Closes the target; what is written is of no use."""
+        with suppress(FFmpegError, OSError, ValueError):
+            self._output.close()
+
+    def _mux(self, frame: av.AudioFrame | None) -> None:
+        for packet in self._stream.encode(frame):
+            self._output.mux(packet)
+
+
+def _check_rate(codec: Codec, sample_rate_hz: int) -> None:
+    accepted = av.Codec(codec.encoder, "w").audio_rates
+    if accepted is not None and sample_rate_hz not in accepted:
+        rates = ", ".join(map(str, sorted(accepted)))
+        raise InvalidArgumentError.at("sample_rate_hz", f"is {sample_rate_hz}; accepted: {rates}")
+
+
+def _blocks(samples: Samples) -> Iterator[Samples]:
+    for start in range(0, len(samples), BLOCK_SAMPLES):
+        yield np.asarray(samples[start : start + BLOCK_SAMPLES])
+
+
+def _converted(block: Samples, codec: Codec) -> npt.NDArray[Any]:
+    """`block` as the frame of PyAV takes it: [channels, count] in planes, else [1, count x channels]."""
+    values: npt.NDArray[Any] = block
+    if codec.sample_kind != "float":
+        values = np.clip(block, -1.0, 1.0)
+    # A power of two is exact in float32, so only `rint` rounds.
+    if codec.sample_kind == "int16":
+        values = np.minimum(np.rint(values * 32_768.0), 32_767.0).astype(np.int16)
+    elif codec.sample_kind == "int24":
+        values = np.minimum(np.rint(values * 8_388_608.0), 8_388_607.0).astype(np.int32) << 8
+    return np.ascontiguousarray(values.T if codec.sample_format == "fltp" else values.reshape(1, -1))

@@ -1,0 +1,87 @@
+"""Finished files: encoded, tagged, and only then given their name."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from av.error import FFmpegError
+from mutagen import MutagenError
+
+from acestage.errors import InvalidArgumentError
+from services.gateway.exports.atomic_file import replacing
+from services.gateway.exports.codec import BLOCK_SAMPLES, CodecWriter, Samples
+from services.gateway.exports.errors import ExportError
+from services.gateway.exports.formats import ExportFormat
+from services.gateway.exports.tags import Tags, write_tags
+
+LONGEST_EDGE_FADE_MS = 100.0
+
+
+def write_export(
+    path: Path,
+    samples: Samples,
+    audio_format: ExportFormat,
+    *,
+    tags: Tags,
+    edge_fade_ms: float = 0.0,
+    sample_rate_hz: int = 48_000,
+) -> None:
+    """Writes `samples` float32 [count, channels], which may be a memory map, as a file with tags.
+
+    Another file of that name is replaced. After an error there is nothing new in the folder. Besides the
+    samples it needs some MB, whatever their number.
+
+    Args:
+        edge_fade_ms: how long the sound rises at its start and falls at its end, each no longer than half of
+            it, by half a period of a cosine.
+
+    Raises:
+        InvalidArgumentError: the fade, the samples or the settings in `tags` cannot be taken.
+        ExportError: the file cannot be written, for example because the disk is full.
+    """
+    if not (math.isfinite(edge_fade_ms) and 0.0 <= edge_fade_ms <= LONGEST_EDGE_FADE_MS):
+        raise InvalidArgumentError.at(
+            "edge_fade_ms", f"is {edge_fade_ms:g}; accepted: 0 to {LONGEST_EDGE_FADE_MS:g}"
+        )
+    fade_count = min(round(edge_fade_ms * sample_rate_hz / 1_000), len(samples) // 2)
+    try:
+        with replacing(path) as part:
+            _encode(part, samples, audio_format, fade_count, sample_rate_hz)
+            write_tags(part, audio_format, tags)
+    except (FFmpegError, OSError, MutagenError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ExportError(f"{path.name} cannot be written: {why}", metadata={"file": path.name}) from error
+
+
+def _encode(
+    path: Path, samples: Samples, audio_format: ExportFormat, fade_count: int, sample_rate_hz: int
+) -> None:
+    channel_count = samples.shape[1] if samples.ndim == 2 else 0
+    writer = CodecWriter(
+        path,
+        audio_format.codec,
+        audio_format.container,
+        sample_rate_hz=sample_rate_hz,
+        channel_count=channel_count,
+    )
+    try:
+        for start in range(0, len(samples), BLOCK_SAMPLES):
+            block = np.asarray(samples[start : start + BLOCK_SAMPLES])
+            writer.write(_faded(block, start, len(samples), fade_count))
+        writer.close()
+    finally:
+        writer.abandon()
+
+
+def _faded(block: Samples, start: int, total_count: int, fade_count: int) -> Samples:
+    """`block`, whose first sample is number `start` of `total_count`, with its part of the fades."""
+    stop = start + len(block)
+    if not fade_count or (start >= fade_count and stop <= total_count - fade_count):
+        return block
+    numbers = np.arange(start, stop)
+    from_edge = np.minimum(numbers, total_count - 1 - numbers)
+    phase = np.minimum((from_edge + 0.5) / fade_count, 1.0)
+    gain = (0.5 - 0.5 * np.cos(np.pi * phase)).astype(np.float32)
+    return block * gain[:, None]

@@ -1,0 +1,54 @@
+"""Settings of a generation as JSON, within bounds that hold for what we write and for what we read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from acestage.errors import InvalidArgumentError
+
+LARGEST_SETTINGS_BYTES = 1 << 20
+"""Twenty times the longest lyrics that the models read."""
+
+
+def settings_text(settings: dict[str, Any], *, indent: int | None = None) -> str:
+    """`settings` as JSON that `parsed_settings` takes, encodable as UTF-8.
+
+    Raises:
+        InvalidArgumentError: they are no JSON, or too large.
+    """
+    try:
+        text = json.dumps(settings, ensure_ascii=False, allow_nan=False, indent=indent)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgumentError.at("settings", f"cannot be written as JSON: {error}") from error
+    # Half of a surrogate pair has no UTF-8, but its escape in JSON is the same as in Python.
+    data = text.encode("utf-8", "backslashreplace")
+    if len(data) > LARGEST_SETTINGS_BYTES:
+        raise InvalidArgumentError.at(
+            "settings", f"are {len(data)} bytes of JSON; accepted: up to {LARGEST_SETTINGS_BYTES}"
+        )
+    return data.decode()
+
+
+def parsed_settings(data: str | bytes, field: str) -> dict[str, Any]:
+    """The settings in `data`, which anybody may have written.
+
+    Raises:
+        InvalidArgumentError: it is no JSON object, or too large; names `field`.
+    """
+    if len(data) > LARGEST_SETTINGS_BYTES:
+        raise InvalidArgumentError.at(
+            field, f"has more than {LARGEST_SETTINGS_BYTES} bytes of settings; accepted: no more"
+        )
+    try:
+        text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
+        settings = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgumentError.at(field, "has settings that are damaged: they are not JSON") from error
+    if not isinstance(settings, dict):
+        raise InvalidArgumentError.at(field, "has settings that are damaged: they are not a JSON object")
+    return settings
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
