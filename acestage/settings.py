@@ -18,11 +18,16 @@ DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
 QuantizationChoice = Literal["auto", "none", "int8"]
 LimitsBasis = Literal["planner", "tier"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Doors = Literal["both", "rest", "page", "none"]
+"""What the gateway opens: the REST interface, the web page."""
+Language = Literal["en", "pt"]
+"""Of the web page."""
 
 EMBEDDED_CHECKPOINT = "tiny-turbo"
 """The checkpoint in the package: untrained, a few MB, the default where no other is named."""
 
 SERVICES = ("orchestrator", "text_encoder", "dit", "vae")
+"""Those that talk gRPC; the gateway, which opens the front doors, is a client of the orchestrator."""
 
 _HOST_AND_PORT = re.compile(r"(?:dns:///)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 _UNIX_SOCKET = re.compile(r"unix:\S+")
@@ -64,6 +69,13 @@ def _auto_as_unset(value: object) -> object:
 
 Switch = Annotated[bool | None, BeforeValidator(_auto_as_unset)]
 """true, false, or auto, which is None: Acestage decides."""
+
+
+def _language(value: object) -> object:
+    """The language of a locale or of a list of them, as in the variable LANGUAGE; any other is English."""
+    if not isinstance(value, str):
+        return value
+    return "pt" if value.strip().lower().split(":")[0].startswith("pt") else "en"
 
 
 def setting_errors(error: ValidationError) -> list[str]:
@@ -214,6 +226,57 @@ class Settings(BaseSettings):
     text_encoder: Address | None = _address("text_encoder")
     dit: Address | None = _address("dit")
     vae: Address | None = _address("vae")
+    doors: Doors = Field(
+        "both",
+        validation_alias=_names("ACESTAGE_DOORS"),
+        description="both, rest, page or none: what acestage up opens besides gRPC.",
+    )
+    rest_host: str = Field(
+        "127.0.0.1",
+        validation_alias=_names("ACESTAGE_REST_HOST", "ACESTEP_API_HOST"),
+        description="Address that the REST interface binds.",
+    )
+    rest_port: int = Field(
+        8001,
+        ge=0,
+        le=65535,
+        validation_alias=_names("ACESTAGE_REST_PORT", "ACESTEP_API_PORT"),
+        description="Port of the REST interface; 0 takes a free one.",
+    )
+    page_host: str = Field(
+        "127.0.0.1",
+        validation_alias=_names("ACESTAGE_PAGE_HOST", "SERVER_NAME"),
+        description="Address that the web page binds.",
+    )
+    page_port: int = Field(
+        7860,
+        ge=0,
+        le=65535,
+        validation_alias=_names("ACESTAGE_PAGE_PORT", "PORT"),
+        description="Port of the web page; 0 takes a free one.",
+    )
+    language: Annotated[Language, BeforeValidator(_language)] = Field(
+        "en",
+        validation_alias=_names("ACESTAGE_LANGUAGE", "LANGUAGE"),
+        description="en or pt: the language in which the web page begins.",
+    )
+    output_dir: Path = Field(
+        Path("outputs"),
+        validation_alias=_names("ACESTAGE_OUTPUT_DIR"),
+        description="Where the gateway keeps finished songs and their settings.",
+    )
+    max_output_bytes: int = Field(
+        10 << 30,
+        ge=1 << 20,
+        validation_alias=_names("ACESTAGE_MAX_OUTPUT_BYTES"),
+        description="Bytes of finished songs that are kept; the oldest go first.",
+    )
+    max_output_age_h: float = Field(
+        168.0,
+        gt=0,
+        validation_alias=_names("ACESTAGE_MAX_OUTPUT_AGE_H"),
+        description="Hours after which finished songs are dropped.",
+    )
     run_dir: Path = Field(
         default_factory=_default_run_dir,
         validation_alias=_names("ACESTAGE_RUN_DIR"),

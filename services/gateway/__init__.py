@@ -1,1 +1,1 @@
-"""The gateway: the front doors over HTTP, and what they hand out."""
+"""The front doors, REST and a web page: clients of the orchestrator that share one book of jobs."""

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from acestage.settings import (
+    Doors,
     DTypeChoice,
     LimitsBasis,
     LogLevel,
@@ -29,11 +30,16 @@ _ORCHESTRATOR_FLAGS = (
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
     *("lease_ttl_s", "offload_to_cpu", "tmp_dir", "max_audio_bytes"),
 )
-_COMMON_FLAGS = (
+_SERVICE_FLAGS = (
     *("host", "port", "run_dir", "log_level"),
     *("max_vram_gb", "quantization", "vae_tile_frame_count"),
 )
+_GATEWAY_FLAGS = (
+    *("orchestrator", "doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
+    *("output_dir", "max_output_bytes", "max_output_age_h", "log_level"),
+)
 _CHOICES = {
+    "doors": get_args(Doors),
     "dtype": get_args(DTypeChoice),
     "limits": get_args(LimitsBasis),
     "log_level": get_args(LogLevel),
@@ -45,6 +51,16 @@ _HELP = {
 }
 
 
+def _flags(service: str) -> tuple[str, ...]:
+    match service:
+        case "gateway":
+            return _GATEWAY_FLAGS
+        case "orchestrator":
+            return _ORCHESTRATOR_FLAGS + _SERVICE_FLAGS
+        case _:
+            return _STAGE_FLAGS + _SERVICE_FLAGS
+
+
 def parse(service: str, description: str, arguments: list[str] | None = None) -> tuple[Settings, int | None]:
     """The settings of `service` from its flags, the environment and `.env`, or what stands in for that.
 
@@ -52,8 +68,7 @@ def parse(service: str, description: str, arguments: list[str] | None = None) ->
         The settings, and the process with which this one must end (None: none).
     """
     parser = argparse.ArgumentParser(prog=f"python -m services.{service}", description=description)
-    names = (_ORCHESTRATOR_FLAGS if service == "orchestrator" else _STAGE_FLAGS) + _COMMON_FLAGS
-    for name in names:
+    for name in _flags(service):
         field = Settings.model_fields[name]
         text = field.description or _HELP[name]
         if name == "port":

@@ -1,0 +1,109 @@
+"""`python -m services.gateway`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+
+from acestage.errors import FailedPreconditionError
+from acestage.settings import Settings
+from services.gateway.gateway import Gateway, open_gateway
+from services.gateway.rest.app import create_rest_app
+from services.gateway.rest.auth import Key
+from services.runtime import flags, logs
+from services.runtime.finishing import end
+from services.runtime.parent_death import die_with_parent
+from services.runtime.server import run_service, until_stopped
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 3
+"""Requests in progress may finish for this long after SIGTERM."""
+
+
+class _Door(uvicorn.Server):
+    """A server that leaves signals to us."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> None:
+    """Serves the doors until SIGTERM or SIGINT.
+
+    Raises:
+        FailedPreconditionError: an address cannot be bound, or the folder of outputs cannot be used.
+    """
+    with ExitStack() as sockets:
+        bound = {
+            name: sockets.enter_context(_bind(name, getattr(settings, f"{name}_host"), port))
+            for name, port in (("rest", settings.rest_port), ("page", settings.page_port))
+            if settings.doors in (name, "both")
+        }
+        async with open_gateway(settings) as gateway:
+            doors = {name: _door(_app(name, gateway, settings)) for name in bound}
+            serving = [asyncio.create_task(doors[name].serve([listener])) for name, listener in bound.items()]
+            for name, listener in bound.items():
+                host, port = listener.getsockname()[:2]
+                log.info("listening: %s", name, extra={"address": f"http://{host}:{port}"})
+            try:
+                await until_stopped(*serving)
+            finally:
+                for door in doors.values():
+                    door.should_exit = True
+                await asyncio.wait(serving, timeout=STOP_GRACE_S + 2)
+                for task in serving:
+                    await end(task)
+
+
+def _app(name: str, gateway: Gateway, settings: Settings) -> FastAPI:
+    return create_rest_app(gateway, Key(None))
+
+
+def _door(app: FastAPI) -> _Door:
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # query strings may hold paths and keys
+        server_header=False,
+        lifespan="off",
+        timeout_graceful_shutdown=STOP_GRACE_S,
+    )
+    return _Door(config)
+
+
+@contextmanager
+def _bind(name: str, host: str, port: int) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    with listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise FailedPreconditionError(
+                f"{name}_port: cannot bind {host}:{port}: {error.strerror}; is it in use?"
+            ) from error
+        yield listener
+
+
+def main() -> None:
+    settings, parent_pid = flags.parse(
+        "gateway", "Opens the front doors: the REST interface and the web page."
+    )
+    if parent_pid is not None:
+        die_with_parent(parent_pid, signal.SIGTERM)
+    logs.configure("gateway", settings.log_level)
+    run_service(lambda: serve(settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""What all front doors share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
+
+from acestage.async_client import AsyncClient
+from acestage.settings import Settings
+from services.gateway.exports.formats import ExportFormat, usable_formats
+from services.gateway.jobs.job_book import JobBook
+from services.gateway.outputs.export_shelf import ExportShelf
+from services.gateway.outputs.output_area import OutputArea
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """The parts behind the doors.
+
+    Attributes:
+        client: of the orchestrator.
+        book: all jobs.
+        area: the folder of finished songs.
+        shelf: other formats of them.
+        formats: every audio format, with "" where it can be written here, else why not.
+    """
+
+    client: AsyncClient
+    book: JobBook
+    area: OutputArea
+    shelf: ExportShelf
+    formats: Mapping[ExportFormat, str]
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """The parts behind the doors, as `settings` say; they end with the block.
+
+    Raises:
+        FailedPreconditionError: the folder of outputs cannot be used.
+    """
+    formats = await asyncio.to_thread(usable_formats)
+    max_age_s = settings.max_output_age_h * 3600
+    area = OutputArea(settings.output_dir, max_bytes=settings.max_output_bytes, max_age_s=max_age_s)
+    with closing(area):
+        async with AsyncClient(settings.address("orchestrator")) as client, JobBook(client, area) as book:
+            yield Gateway(client, book, area, ExportShelf(), formats)

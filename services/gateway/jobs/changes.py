@@ -1,0 +1,53 @@
+"""A list that only grows until it is closed, and that any number of tasks may follow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Signal:
+    """Wakes all who wait, each time it is given."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def give(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Changes(Generic[T]):
+    """Items in the order they came. Memory is bounded by `max_count`: what comes beyond it is left out."""
+
+    def __init__(self, max_count: int) -> None:
+        self._max_count = max_count
+        self._items: list[T] = []
+        self._is_closed = False
+        self._signal = Signal()
+
+    def append(self, item: T) -> None:
+        if len(self._items) < self._max_count:
+            self._items.append(item)
+            self._signal.give()
+
+    def close(self) -> None:
+        self._is_closed = True
+        self._signal.give()
+
+    async def follow(self, start: int = 0) -> AsyncIterator[tuple[int, T]]:
+        """Items from number `start` on with their numbers, those to come too, until the list is closed."""
+        number = start
+        while True:
+            while number < len(self._items):
+                yield number, self._items[number]
+                number += 1
+            if self._is_closed:
+                return
+            await self._signal.wait()

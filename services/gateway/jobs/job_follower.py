@@ -1,0 +1,164 @@
+"""Listens to a job of the orchestrator until its end, and writes down what it hears."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import asdict, replace
+
+from acestage.async_client import AsyncClient
+from acestage.errors import AcestageError, CancelledError, NotFoundError, UnavailableError
+from acestage.generation import AudioChunk, Generation, GenerationEvent, JobQueued
+from services.gateway.jobs.job import Job, JobEvent
+from services.gateway.jobs.job_events import plain, progress_after, to_job_event
+from services.gateway.jobs.pace import Pace, StagePace
+from services.gateway.jobs.record import Failure, JobRecord, JobState, Progress, now
+from services.gateway.outputs.output_area import OutputArea
+from services.gateway.outputs.takes import write_takes
+
+log = logging.getLogger(__name__)
+
+RECONNECT_S = 60.0
+"""For so long an orchestrator may be away; its jobs are gone when it was started anew."""
+RECONNECT_PAUSE_S = 1.0
+CANCEL_TIMEOUT_S = 60.0
+
+
+class JobFollower:
+    """Follows jobs, one call for each.
+
+    Args:
+        client: of the orchestrator.
+        area: where records and audio go.
+        pace: hears how long jobs took.
+        reconnect_s: for so long an orchestrator that does not answer is asked again.
+    """
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        area: OutputArea,
+        pace: Pace,
+        *,
+        reconnect_s: float = RECONNECT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._client = client
+        self._area = area
+        self._pace = pace
+        self._reconnect_s = reconnect_s
+        self._clock = clock
+
+    async def follow(
+        self,
+        job: Job,
+        events: AsyncGenerator[GenerationEvent, None] | None = None,
+        first: JobQueued | None = None,
+    ) -> None:
+        """Follows `job` to its end, and keeps its record on disk.
+
+        Args:
+            job: what to follow.
+            events: those of the call that started it; None attaches to it.
+            first: the one that was read from them already.
+        """
+        pace = StagePace()
+        try:
+            await asyncio.to_thread(self._area.write_record, job.record)
+            if first is not None:
+                await self._hear(job, first, pace)
+            record = await self._until_end(job, events, pace)
+        except OSError as error:
+            record = await self._give_up(job, error)
+        finally:
+            job.close_takes()  # also when we are stopped: the next start attaches, and hears all of it again
+        await self._end(job, record)
+
+    async def _until_end(
+        self, job: Job, events: AsyncGenerator[GenerationEvent, None] | None, pace: StagePace
+    ) -> JobRecord:
+        away_since: float | None = None
+        while True:
+            try:
+                async with aclosing(events or self._client.attach(job.job_id)) as heard:
+                    async for event in heard:
+                        away_since = None
+                        if isinstance(event, Generation):
+                            return await self._succeeded(job, event)
+                        await self._hear(job, event, pace)
+                return job.record.failed("INTERNAL", "the orchestrator ended the job without a result", now())
+            except CancelledError as error:
+                failure = Failure(error.reason, error.message)
+                return replace(job.record, state=JobState.CANCELLED, failure=failure, ended_at=now())
+            except NotFoundError:
+                return job.record.failed(
+                    "JOB_LOST", "the orchestrator was started anew and does not know this job any more", now()
+                )
+            except UnavailableError as error:
+                away_since = self._clock() if away_since is None else away_since
+                is_ours = "target" in error.metadata  # else the job says so of one of its stages
+                if not is_ours or self._clock() - away_since > self._reconnect_s:
+                    return job.record.failed(error.reason, error.message, now())
+                await asyncio.sleep(RECONNECT_PAUSE_S)
+            except AcestageError as error:
+                return job.record.failed(error.reason, error.message, now())
+            events = None
+
+    async def _hear(self, job: Job, event: GenerationEvent, pace: StagePace) -> None:
+        record = job.record
+        progress = progress_after(record.progress, event, pace, self._clock())
+        if isinstance(event, JobQueued):
+            if event.position == 0 and record.state is JobState.QUEUED:
+                record = replace(record, state=JobState.RUNNING, started_at=now())
+                await asyncio.to_thread(self._area.write_record, record)
+        elif isinstance(event, AudioChunk):
+            await job.begin_take(event.item_index).write(event.start_sample, event.samples)
+        job.update(replace(record, progress=progress))
+        job.events.append(to_job_event(event))
+
+    async def _succeeded(self, job: Job, generation: Generation) -> JobRecord:
+        job.close_takes()
+        settings = plain(generation.settings.to_dict())
+        record = replace(
+            job.record,
+            state=JobState.SUCCEEDED,
+            progress=Progress(),
+            ended_at=now(),
+            settings=settings,
+            run_s=generation.run_s,
+            stages=tuple(plain(asdict(stage)) for stage in generation.stages),
+            clamped=tuple(plain(asdict(clamped)) for clamped in generation.clamped),
+        )
+        takes = await asyncio.to_thread(write_takes, job.folder, record, generation.tracks)
+        self._pace.add(generation.run_s)
+        return replace(record, takes=takes)
+
+    async def _give_up(self, job: Job, error: OSError) -> JobRecord:
+        """The audio cannot be kept, so nobody needs it to be made."""
+        log.error("job cannot be kept: %s", error.strerror, extra={"job_id": job.job_id})
+        try:
+            await self._client.cancel(job.job_id, CANCEL_TIMEOUT_S)
+        except AcestageError as problem:
+            log.warning("job could not be cancelled: %s", problem.message, extra={"job_id": job.job_id})
+        text = f"output_dir: the audio cannot be written to disk: {error.strerror}"
+        return job.record.failed("OUTPUT_NOT_WRITTEN", text, now())
+
+    async def _end(self, job: Job, record: JobRecord) -> None:
+        try:
+            await asyncio.to_thread(self._area.write_record, record)
+        except OSError as error:  # it holds until we are started again
+            log.error("record cannot be written: %s", error.strerror, extra={"job_id": job.job_id})
+        job.update(record)
+        job.events.append(ending(record))
+        job.events.close()
+        fields = {"job_id": job.job_id} | ({"reason": record.failure.reason} if record.failure else {})
+        log.info("job %s", record.state.value, extra=fields)
+
+
+def ending(record: JobRecord) -> JobEvent:
+    """The last event of a job, which is named like its final state."""
+    failure = asdict(record.failure) if record.failure else {}
+    return JobEvent(record.state.value, {"job_id": record.job_id} | failure)

@@ -1,0 +1,53 @@
+"""What a client of a front door orders."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from acestage.generation_options import Adapter, GenerationOptions
+from services.gateway.exports.formats import ExportFormat
+
+
+@dataclass(frozen=True, slots=True)
+class JobOrder:
+    """A song to be made, and how it is to be handed over.
+
+    Attributes:
+        caption: what the music is like.
+        options: of the generation, as `acestage.Client` takes them.
+        title: for tags and file names; empty takes the caption.
+        audio_format: of the files that are made when the song is ready; others are made when asked for.
+        edge_fade_ms: a fade at both ends of exported files.
+        notes: for people: what of the request was left out, and why. They come with the result.
+    """
+
+    caption: str
+    options: GenerationOptions
+    title: str = ""
+    audio_format: ExportFormat = ExportFormat.mp3
+    edge_fade_ms: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The title, or what stands in for it."""
+        return self.title or self.caption
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> JobOrder:
+        options: GenerationOptions = values["options"]
+        if "adapters" in options:
+            adapters: list[Any] = list(options["adapters"])
+            options["adapters"] = [Adapter(**adapter) for adapter in adapters]
+        return cls(
+            **values
+            | {
+                "options": options,
+                "audio_format": ExportFormat(values["audio_format"]),
+                "notes": tuple(values["notes"]),
+            }
+        )

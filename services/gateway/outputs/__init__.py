@@ -1,0 +1,1 @@
+"""The folder of finished songs, and what leaves it again."""

@@ -1,0 +1,1 @@
+"""The web page for musicians, in English and Portuguese."""

@@ -1,0 +1,1 @@
+"""The REST interface: that of upstream ACE-Step, and `/v1/jobs` beyond it."""

@@ -1,0 +1,72 @@
+"""From errors to HTTP answers, at one place."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import grpc
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+
+from acestage.errors import AcestageError, InvalidArgumentError
+
+log = logging.getLogger(__name__)
+
+_STATUSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: 400,
+    grpc.StatusCode.UNAUTHENTICATED: 401,
+    grpc.StatusCode.NOT_FOUND: 404,
+    grpc.StatusCode.FAILED_PRECONDITION: 409,
+    grpc.StatusCode.ABORTED: 409,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
+    grpc.StatusCode.CANCELLED: 409,
+    grpc.StatusCode.UNAVAILABLE: 503,
+    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+    grpc.StatusCode.DATA_LOSS: 502,
+}
+_RETRY_S = 10.0
+
+
+def status_of(error: AcestageError) -> int:
+    """The HTTP status that says what `error` says. What no device here can hold is a value out of range."""
+    if error.reason == "VRAM_BUDGET_EXCEEDED":
+        return 400
+    return _STATUSES.get(error.code, 500)
+
+
+def answer(error: AcestageError) -> JSONResponse:
+    """`{"detail": text}`, with the reason and each wrong field beside it."""
+    status = status_of(error)
+    body: dict[str, Any] = {"detail": error.message, "reason": error.reason}
+    if isinstance(error, InvalidArgumentError) and error.violations:
+        body["fields"] = {violation.field: violation.description for violation in error.violations}
+    headers = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(math.ceil(error.retry_delay_s or _RETRY_S))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, status, headers)
+
+
+def add_error_answers(app: FastAPI) -> None:
+    """Answers every error of `acestage.errors`, wrong parameters, and forbidden paths."""
+
+    async def on_error(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, AcestageError)
+        return answer(error)
+
+    async def on_forbidden(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"detail": str(error)}, 403)
+
+    async def on_invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        fields = {".".join(str(part) for part in item["loc"][1:]): item["msg"] for item in error.errors()}
+        detail = "; ".join(f"{field}: {text}" for field, text in fields.items())
+        return JSONResponse({"detail": detail, "reason": InvalidArgumentError.reason, "fields": fields}, 422)
+
+    app.add_exception_handler(AcestageError, on_error)
+    app.add_exception_handler(PermissionError, on_forbidden)
+    app.add_exception_handler(RequestValidationError, on_invalid)
