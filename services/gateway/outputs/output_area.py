@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 RECORD_FILE = "job.json"
 _LOCK_FILE = ".lock"
 _JOB_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
-_HIDDEN = (RECORD_FILE,)
+_MISSING = "path: no such file; outputs are dropped by age and by total bytes"
 
 
 class OutputArea:
@@ -103,13 +103,14 @@ class OutputArea:
             raise PermissionError("path: is no path")
         try:
             found = (self.root / path).resolve()
-        except (OSError, RuntimeError) as error:  # a loop of links, a name too long
-            raise NotFoundError("path: no such file") from error
+            is_file = found.is_file()
+        except (OSError, RuntimeError) as error:  # a name that is too long, a loop of links
+            raise NotFoundError(_MISSING) from error
         parts = found.relative_to(self.root).parts if found.is_relative_to(self.root) else ()
-        if len(parts) != 2 or found.name in _HIDDEN or found.name.startswith("."):
+        if len(parts) != 2 or found.name == RECORD_FILE or found.name.startswith("."):
             raise PermissionError("path: lies outside of the output area")
-        if not found.is_file():
-            raise NotFoundError("path: no such file; outputs are dropped by age and by total bytes")
+        if not is_file:
+            raise NotFoundError(_MISSING)
         return found
 
     def retire(self, ended: Sequence[JobRecord]) -> list[str]:

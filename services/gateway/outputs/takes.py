@@ -101,4 +101,4 @@ def _write_take(folder: Path, record: JobRecord, track: Track, take_count: int) 
 
 def _name(record: JobRecord, index: int, seed: int, take_count: int, audio_format: ExportFormat) -> str:
     depth = {ExportFormat.wav24: "-24-bit", ExportFormat.wav32: "-32-bit"}.get(audio_format, "")
-    return file_name(record.order.name, seed, index, take_count, depth + audio_format.suffix)
+    return file_name(record.order.name, seed, index + 1, take_count, depth + audio_format.suffix)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import pytest
+
+from services.gateway.jobs.pace import Pace, StagePace
+
+
+def test_nothing_is_expected_before_the_first_job() -> None:
+    assert Pace().wait_s(3, 1) is None
+
+
+def test_the_wait_grows_with_the_place_in_line_and_shrinks_with_the_jobs_that_run() -> None:
+    pace = Pace()
+    pace.add(10.0)
+    pace.add(30.0)
+    assert pace.mean_run_s == 20.0
+    assert pace.wait_s(1, 0) == 20.0
+    assert pace.wait_s(4, 2) == 40.0
+
+
+def test_only_the_last_jobs_count() -> None:
+    pace = Pace()
+    for run_s in [1_000.0] * 5 + [2.0] * 20:
+        pace.add(run_s)
+    assert pace.mean_run_s == 2.0
+
+
+def test_the_first_step_of_a_stage_says_nothing_of_the_others() -> None:
+    pace = StagePace()
+    assert pace.left_s("dit", 1, 8, 100.0) is None
+    assert pace.left_s("dit", 3, 8, 104.0) == pytest.approx(10.0)
+    assert pace.left_s("dit", 8, 8, 114.0) == 0.0
+    assert pace.left_s("vae", 1, 5, 120.0) is None
+
+
+def test_a_stage_that_begins_anew_is_timed_anew() -> None:
+    pace = StagePace()
+    pace.left_s("dit", 1, 8, 0.0)
+    pace.left_s("dit", 6, 8, 5.0)
+    assert pace.left_s("dit", 1, 8, 100.0) is None
+    assert pace.left_s("dit", 2, 8, 102.0) == pytest.approx(12.0)
