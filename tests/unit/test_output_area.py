@@ -129,13 +129,13 @@ def test_jobs_that_run_are_not_dropped(area: OutputArea, clock: Clock) -> None:
 
 
 def test_one_gateway_at_a_time_has_the_folder(area: OutputArea) -> None:
-    with pytest.raises(FailedPreconditionError, match="output_dir: .* is used by another gateway"):
+    with pytest.raises(FailedPreconditionError, match=r"output_dir: .* is used by another gateway"):
         OutputArea(area.root, max_bytes=1, max_age_s=1)
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(FailedPreconditionError, match="output_dir: .*file/out cannot be used"):
+    with pytest.raises(FailedPreconditionError, match=r"output_dir: .*file/out cannot be used"):
         OutputArea(tmp_path / "file" / "out", max_bytes=1, max_age_s=1)
 
 

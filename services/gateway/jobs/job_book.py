@@ -10,7 +10,13 @@ from types import TracebackType
 from typing import Self
 
 from acestage.async_client import AsyncClient
-from acestage.errors import DeadlineExceededError, InternalError, InvalidArgumentError, NotFoundError
+from acestage.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from acestage.generation import JobQueued
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.job_follower import CANCEL_TIMEOUT_S, JobFollower, ending
@@ -162,8 +168,15 @@ class JobBook:
             await events.aclose()
             raise InternalError("the orchestrator did not say which job it queued")
         record = JobRecord(first.job_id, now(), order, idempotency_key=key)
-        folder = self._area.folder(first.job_id)
-        job = Job(record, folder)
+        try:
+            await asyncio.to_thread(self._area.write_record, record)
+        except OSError as error:
+            await events.aclose()
+            await self._client.cancel(first.job_id, CANCEL_TIMEOUT_S)
+            raise FailedPreconditionError(
+                f"output_dir: the job cannot be written to disk: {error.strerror}"
+            ) from error
+        job = Job(record, self._area.folder(first.job_id))
         self._jobs[job.job_id] = job
         job.following = asyncio.create_task(self._follower.follow(job, events, first))
         return job

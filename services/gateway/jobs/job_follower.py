@@ -67,7 +67,6 @@ class JobFollower:
         """
         pace = StagePace()
         try:
-            await asyncio.to_thread(self._area.write_record, job.record)
             if first is not None:
                 await self._hear(job, first, pace)
             record = await self._until_end(job, events, pace)
