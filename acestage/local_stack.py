@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self
@@ -24,11 +24,15 @@ from acestage.settings import SERVICES, Settings
 
 log = logging.getLogger(__name__)
 
+GATEWAY = "gateway"
+
 STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.1
 RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
 STEADY_S = 10.0
 """A service that lived for so long may be started again at once: it does not die of its start."""
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+"""Where this machine reaches what it serves on all its addresses."""
 _COMMON_SETTINGS = (
     *("host", "run_dir", "log_level"),
     *("max_vram_gb", "quantization", "vae_tile_frame_count"),
@@ -37,6 +41,10 @@ _ORCHESTRATOR_SETTINGS = (
     *("queue_max_count", "concurrent_job_count", "metrics_port", "lease_ttl_s", "offload_to_cpu"),
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
     *("tmp_dir", "max_audio_bytes"),
+)
+_GATEWAY_SETTINGS = (
+    *("doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
+    *("output_dir", "max_output_bytes", "max_output_age_h", "log_level"),
 )
 _STAGE_SETTINGS = (
     *("checkpoint", "checkpoints_dir", "adapters_dir", "variant", "device", "dtype", "threads"),
@@ -68,10 +76,10 @@ class _Service:
 
 
 class LocalStack:
-    """The orchestrator and the three stages on this machine. Use it with `async with`.
+    """The orchestrator and the three stages on this machine, and the front doors. Use it with `async with`.
 
-    Entering starts all services and returns once they serve. Leaving ends them: the stages first, so that
-    they can give back their leases. They also end when this process dies.
+    Entering starts all services and returns once they serve. Leaving ends them: the gateway first, then the
+    stages, so that they can give back their leases. They also end when this process dies.
 
     Args:
         settings: what the services run.
@@ -79,6 +87,7 @@ class LocalStack:
         env_file: what the services read in the place of `.env`; None is `.env`.
         log_file: where the services' logs go; None is this process's stderr.
         ready_timeout_s: how long the services may take to load the model.
+        opens_doors: whether the gateway is started, with the doors that the settings name.
     """
 
     def __init__(
@@ -89,9 +98,12 @@ class LocalStack:
         env_file: Path | None = None,
         log_file: IO[bytes] | None = None,
         ready_timeout_s: float = 300.0,
+        opens_doors: bool = False,
     ) -> None:
         self._settings = settings
         self._services = {name: _Service(name, ports[name]) for name in SERVICES}
+        self._gateway = _Service(GATEWAY, 0)
+        self.doors = open_doors(settings) if opens_doors else {}
         self._env_file = env_file
         self._log_file = log_file
         self._ready_timeout_s = ready_timeout_s
@@ -107,12 +119,15 @@ class LocalStack:
 
     async def __aenter__(self) -> Self:
         for service in self._services.values():
-            self._check_port(service)
+            _check_port(service.name, self._settings.host, service.port)
+        for name, (host, port) in self.doors.items():
+            _check_port(name, host, port)
+        started = [*self._services.values(), *([self._gateway] if self.doors else [])]
         try:
-            for service in self._services.values():
+            for service in started:
                 await self._start(service)
             async with asyncio.timeout(self._ready_timeout_s):
-                await asyncio.gather(*(self._until_serving(service) for service in self._services.values()))
+                await asyncio.gather(*(self._until_serving(service) for service in started))
         except TimeoutError:
             await self._stop()
             raise UnavailableError(
@@ -121,7 +136,7 @@ class LocalStack:
         except BaseException:
             await self._stop()
             raise
-        self._watchers = [asyncio.create_task(self._watch(service)) for service in self._services.values()]
+        self._watchers = [asyncio.create_task(self._watch(service)) for service in started]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
@@ -129,30 +144,18 @@ class LocalStack:
 
     def command(self, service: str) -> list[str]:
         """The command line of a service."""
-        is_orchestrator = service == "orchestrator"
-        names = _COMMON_SETTINGS + (_ORCHESTRATOR_SETTINGS if is_orchestrator else _STAGE_SETTINGS)
-        given = {name.replace("_", "-"): getattr(self._settings, name) for name in names}
+        given = {name.replace("_", "-"): getattr(self._settings, name) for name in _settings_of(service)}
         flags = {name: value for name, value in given.items() if value is not None}
-        flags |= {"port": self._services[service].port, "parent-pid": os.getpid()}
-        if is_orchestrator:
+        flags |= {"parent-pid": os.getpid()}
+        if service != GATEWAY:
+            flags |= {"port": self._services[service].port}
+        if service == "orchestrator":
             flags |= {stage.replace("_", "-"): self.address(stage) for stage in STAGES}
         else:
             flags |= {"orchestrator": self.target}
         flags |= {"env-file": self._env_file} if self._env_file else {}
         arguments = [part for name, value in flags.items() for part in (f"--{name}", str(value))]
         return [sys.executable, "-m", f"services.{service}", *arguments]
-
-    def _check_port(self, service: _Service) -> None:
-        """Whoever holds the port would answer in the place of our service, and seem to be it."""
-        with socket.socket(socket.AF_INET6 if ":" in self._settings.host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self._settings.host, service.port))
-            except OSError as error:
-                raise FailedPreconditionError(
-                    f"{service.name}_port: cannot bind {self.address(service.name)}: {error.strerror}; "
-                    "do services run already?"
-                ) from error
 
     async def _start(self, service: _Service) -> None:
         service.process = await asyncio.create_subprocess_exec(
@@ -166,18 +169,40 @@ class LocalStack:
 
     async def _until_serving(self, service: _Service) -> None:
         assert service.process is not None
-        async with grpc.aio.insecure_channel(self.address(service.name)) as channel:
-            health: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs lack the methods
-            while True:
+        async with self._probe(service) as is_serving:
+            while not await is_serving():
                 if service.process.returncode is not None:
                     raise FailedPreconditionError(
                         f"{service.name} did not start: it ended with exit code {service.process.returncode}"
                     )
+                await asyncio.sleep(_POLL_S)
+
+    @contextlib.asynccontextmanager
+    async def _probe(self, service: _Service) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
+        """What says whether `service` serves."""
+        if service.name == GATEWAY:
+            yield self._are_doors_open
+            return
+        async with grpc.aio.insecure_channel(self.address(service.name)) as channel:
+            health: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs lack the methods
+
+            async def is_serving() -> bool:
                 with contextlib.suppress(grpc.RpcError):
                     response = await health.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
-                    if response.status == health_pb2.HealthCheckResponse.SERVING:
-                        return
-                await asyncio.sleep(_POLL_S)
+                    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+                return False
+
+            yield is_serving
+
+    async def _are_doors_open(self) -> bool:
+        for host, port in self.doors.values():
+            try:
+                async with asyncio.timeout(5.0):
+                    _, writer = await asyncio.open_connection(_LOOPBACK.get(host, host), port)
+            except OSError:
+                return False
+            writer.close()
+        return True
 
     async def _watch(self, service: _Service) -> None:
         clock = asyncio.get_running_loop().time
@@ -197,9 +222,41 @@ class LocalStack:
         for watcher in self._watchers:
             watcher.cancel()
         await asyncio.gather(*self._watchers, return_exceptions=True)
+        await _end(self._gateway)
         stages = [self._services[name] for name in STAGES]
         await asyncio.gather(*(_end(service) for service in stages))
         await _end(self._services["orchestrator"])
+
+
+def open_doors(settings: Settings) -> dict[str, tuple[str, int]]:
+    """Host and port of each door that `settings` open: "rest", "page"."""
+    addresses = {
+        "rest": (settings.rest_host, settings.rest_port),
+        "page": (settings.page_host, settings.page_port),
+    }
+    return {name: address for name, address in addresses.items() if settings.doors in (name, "both")}
+
+
+def _settings_of(service: str) -> tuple[str, ...]:
+    match service:
+        case "gateway":
+            return _GATEWAY_SETTINGS
+        case "orchestrator":
+            return _COMMON_SETTINGS + _ORCHESTRATOR_SETTINGS
+        case _:
+            return _COMMON_SETTINGS + _STAGE_SETTINGS
+
+
+def _check_port(name: str, host: str, port: int) -> None:
+    """Whoever holds the port would answer in the place of our service, and seem to be it."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise FailedPreconditionError(
+                f"{name}_port: cannot bind {host}:{port}: {error.strerror}; do services run already?"
+            ) from error
 
 
 async def _end(service: _Service) -> None:

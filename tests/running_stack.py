@@ -77,6 +77,7 @@ class RunningStack:
             "ACESTAGE_TMPDIR": str(folder / "tmp"),
             "ACESTAGE_THREADS": str(THREADS),
             "ACESTAGE_CONCURRENT_JOBS": "1",
+            "ACESTAGE_DOORS": "none",
         }
         log_path = folder / "up.log"
         with log_path.open("wb") as log:

@@ -15,6 +15,7 @@ from acestage.cli.terminal import open_console
 from acestage.local_stack import LocalStack
 from acestage.settings import Settings
 
+_DOORS = {"rest": "REST", "page": "Web page"}
 Port = Annotated[int | None, typer.Option(help="Port of this service.")]
 
 
@@ -34,6 +35,12 @@ def up(
     text_encoder_port: Port = None,
     dit_port: Port = None,
     vae_port: Port = None,
+    doors: Annotated[
+        str | None, typer.Option(help="both, rest, page or none: what is open besides gRPC.")
+    ] = None,
+    rest_port: Port = None,
+    page_port: Port = None,
+    language: Annotated[str | None, typer.Option(help="en or pt: of the web page.")] = None,
     limits: Annotated[
         str | None, typer.Option(help="planner or tier: what fits by plan, or the fixed table.")
     ] = None,
@@ -53,6 +60,10 @@ def up(
         text_encoder_port=text_encoder_port,
         dit_port=dit_port,
         vae_port=vae_port,
+        doors=doors,
+        rest_port=rest_port,
+        page_port=page_port,
+        language=language,
         limits=limits,
     )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
@@ -77,8 +88,11 @@ async def _serve(settings: Settings, env_file: Path | None) -> None:
         loop.add_signal_handler(number, stop)
     console.print(f"Starting the services with {settings.checkpoint} …", soft_wrap=True)
     try:
-        async with LocalStack(settings, settings.ports(), env_file=env_file) as stack:
+        ports, opens_doors = settings.ports(), settings.doors != "none"
+        async with LocalStack(settings, ports, env_file=env_file, opens_doors=opens_doors) as stack:
             is_up = True
+            for name, (host, port) in stack.doors.items():
+                console.print(f"{_DOORS[name]}: http://{host}:{port}", soft_wrap=True)
             console.print(f"Up. The orchestrator answers at {stack.target}. Press Ctrl-C to stop.")
             await stopped.wait()
             console.print("Stopping …")

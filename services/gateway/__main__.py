@@ -13,6 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from acestage.errors import FailedPreconditionError
+from acestage.local_stack import open_doors
 from acestage.settings import Settings
 from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.rest.app import create_rest_app
@@ -44,9 +45,8 @@ async def serve(settings: Settings) -> None:
     """
     with ExitStack() as sockets:
         bound = {
-            name: sockets.enter_context(_bind(name, getattr(settings, f"{name}_host"), port))
-            for name, port in (("rest", settings.rest_port), ("page", settings.page_port))
-            if settings.doors in (name, "both")
+            name: sockets.enter_context(_bind(name, host, port))
+            for name, (host, port) in open_doors(settings).items()
         }
         async with open_gateway(settings) as gateway:
             doors = {name: _door(_app(name, gateway, settings)) for name in bound}

@@ -1,4 +1,4 @@
-"""Asks a service whether it serves: `python -m services.runtime.health_probe HOST:PORT`.
+"""Asks a service whether it serves: `python -m services.runtime.health_probe HOST:PORT`, or with a URL.
 
 The exit code is 0 if it does; otherwise its state is printed. Health checks of containers use it, so that
 the image needs no other probe.
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+import urllib.request
+from http import HTTPStatus
+from http.client import HTTPException
 from typing import Any
 
 import grpc
@@ -19,6 +22,8 @@ _SERVING = "SERVING"
 
 def state(target: str) -> str:
     """The health of the server at `target`: "SERVING", another state, or why there is no answer."""
+    if target.startswith(("http://", "https://")):
+        return _http_state(target)
     with grpc.insecure_channel(target) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs lack the methods
         try:
@@ -28,11 +33,20 @@ def state(target: str) -> str:
     return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
 
+def _http_state(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+            status: int = response.status
+    except (OSError, HTTPException) as error:  # every answer but 2xx is one, too
+        return f"UNAVAILABLE: {error}"
+    return _SERVING if status == HTTPStatus.OK else f"answers {status}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m services.runtime.health_probe", description="Exits with 0 if a service serves."
     )
-    parser.add_argument("target", metavar="HOST:PORT", help="where the service answers")
+    parser.add_argument("target", metavar="HOST:PORT|URL", help="where the service answers, by gRPC or HTTP")
     found = state(parser.parse_args().target)
     if found != _SERVING:
         sys.exit(found)

@@ -12,12 +12,15 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,13 @@ from services.runtime.stay import CANCEL_GRACE_S
 ROOT = Path(__file__).resolve().parents[2]
 MAIN_FILE = ROOT / "docker-compose.yml"
 CPU_FILE = ROOT / "docker-compose.cpu.yml"
+DOORS = {"rest": "gateway", "page": "gateway"}
+"""The service of each port that is not its service's own."""
+PUBLISHED = {
+    "orchestrator": ["127.0.0.1:50050:50050"],
+    "gateway": ["127.0.0.1:8001:8001", "127.0.0.1:7860:7860"],
+}
+"""What the host can reach, and nobody else."""
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 
@@ -108,17 +118,20 @@ def services(request: pytest.FixtureRequest) -> Config:
     return load(MAIN_FILE) if request.param == "gpu" else load(MAIN_FILE, CPU_FILE)
 
 
-def test_there_is_a_service_for_the_orchestrator_and_one_a_stage(services: Config) -> None:
-    assert tuple(services) == SERVICES
+def test_there_is_a_service_for_the_orchestrator_one_a_stage_and_the_gateway(services: Config) -> None:
+    assert tuple(services) == (*SERVICES, "gateway")
     for name, service in services.items():
         assert service["command"] == [f"services.{name}"]
 
 
 def test_every_service_reaps_orphans_is_checked_and_comes_back(services: Config) -> None:
-    for service in services.values():
+    for name, service in services.items():
+        environment = service["environment"]
+        port, rest_port = environment.get("ACESTAGE_PORT"), environment.get("ACESTAGE_REST_PORT")
+        target = f"http://127.0.0.1:{rest_port}/health" if name == "gateway" else f"127.0.0.1:{port}"
         assert service["init"] is True
         assert service["healthcheck"]["test"][0] == "CMD"
-        assert service["healthcheck"]["test"][-1] == f"127.0.0.1:{service['environment']['ACESTAGE_PORT']}"
+        assert service["healthcheck"]["test"][-1] == target
         assert service["restart"] == "unless-stopped"
         assert int(service["stop_grace_period"].removesuffix("s")) > STOP_GRACE_S + CANCEL_GRACE_S
 
@@ -126,12 +139,15 @@ def test_every_service_reaps_orphans_is_checked_and_comes_back(services: Config)
 def test_every_service_can_have_replicas(services: Config) -> None:
     for name, service in services.items():
         assert not service.keys() & {"container_name", "hostname", "network_mode", "pid", "ipc"}
-        published = ["127.0.0.1:50050:50050"] if name == "orchestrator" else None
-        assert service.get("ports") == published
+        assert service.get("ports") == PUBLISHED.get(name)
 
 
-def test_stages_reach_the_orchestrator_and_it_reaches_all_their_replicas(services: Config) -> None:
+def test_stages_and_gateway_reach_the_orchestrator_and_it_reaches_all_their_replicas(
+    services: Config,
+) -> None:
     orchestrator = services["orchestrator"]["environment"]
+    gateway = services["gateway"]["environment"]
+    assert gateway["ACESTAGE_ORCHESTRATOR"] == address(services, "orchestrator")
     for stage in STAGES:
         assert services[stage]["environment"]["ACESTAGE_ORCHESTRATOR"] == address(services, "orchestrator")
         assert orchestrator[f"ACESTAGE_{stage.upper()}"] == f"dns:///{address(services, stage)}"
@@ -140,7 +156,10 @@ def test_stages_reach_the_orchestrator_and_it_reaches_all_their_replicas(service
 def test_all_services_share_the_run_folder_and_none_can_change_a_checkpoint_or_an_adapter(
     services: Config,
 ) -> None:
-    for name, service in services.items():
+    gateway = services["gateway"]
+    assert gateway["volumes"] == [f"outputs:{gateway['environment']['ACESTAGE_OUTPUT_DIR']}"]
+    for name in SERVICES:
+        service = services[name]
         run, *others = service["volumes"]
         assert run == f"run:{service['environment']['ACESTAGE_RUN_DIR']}"
         if name == "orchestrator":
@@ -160,7 +179,8 @@ def test_containers_are_given_every_setting_and_nothing_unknown(services: Config
 
 def test_stages_reserve_the_gpu() -> None:
     services = load(MAIN_FILE)
-    assert "deploy" not in services["orchestrator"]
+    assert not services["orchestrator"].keys() & {"deploy"}
+    assert not services["gateway"].keys() & {"deploy"}
     for stage in STAGES:
         (device,) = services[stage]["deploy"]["resources"]["reservations"]["devices"]
         assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
@@ -171,7 +191,7 @@ def test_the_profile_without_gpu_reserves_none() -> None:
     for name, service in services.items():
         assert not service.keys() & {"deploy", "gpus", "runtime"}
         assert service["image"] == "acestage:cpu"
-        assert service["environment"].get("ACESTAGE_DEVICE") == (None if name == "orchestrator" else "cpu")
+        assert service["environment"].get("ACESTAGE_DEVICE") == ("cpu" if name in STAGES else None)
 
 
 def test_the_example_of_env_names_every_setting_and_its_default(
@@ -179,7 +199,7 @@ def test_the_example_of_env_names_every_setting_and_its_default(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
-        if name.startswith(("ACESTAGE_", "ACESTEP_", "MAX_CUDA_VRAM", "PYTORCH_CUDA_")):
+        if name in {alias for names in aliases().values() for alias in names}:
             monkeypatch.delenv(name)
     lines = [line[2:] for line in (ROOT / ".env.example").read_text().splitlines() if "=" in line]
     by_variable = {line.partition("=")[0]: line for line in lines}
@@ -225,6 +245,24 @@ def test_the_probe_fails_a_service_that_does_not_serve() -> None:
     assert (done.returncode, done.stderr) == (1, "NOT_SERVING\n")
 
 
+@pytest.mark.parametrize("status", [200, 503])
+def test_the_probe_asks_by_http_too(status: int) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/health" else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = probe(f"http://127.0.0.1:{server.server_port}/health")
+        server.shutdown()
+    assert done.returncode == (0 if status == 200 else 1), done.stderr
+    assert ("503" in done.stderr) is (status == 503)
+
+
 def test_the_probe_fails_where_nobody_answers() -> None:
     with server_that_says(HealthCheckResponse.SERVING) as target:
         pass
@@ -259,10 +297,11 @@ class Substitution:
     def __init__(self, services: Config, ports: dict[str, int], folder: Path) -> None:
         self._parts: dict[str, str] = {}
         for name, port in ports.items():
-            inside = services[name]["environment"]["ACESTAGE_PORT"]
+            environment = services[DOORS.get(name, name)]["environment"]
+            inside = environment[f"ACESTAGE_{name.upper()}_PORT" if name in DOORS else "ACESTAGE_PORT"]
             self._parts[f"{name}:{inside}"] = self._parts[f"127.0.0.1:{inside}"] = f"127.0.0.1:{port}"
             self._parts[inside] = f"{port}"
-        folders = ("/run/acestage", "/var/tmp/acestage", "/checkpoints", "/adapters")
+        folders = ("/run/acestage", "/var/tmp/acestage", "/var/lib/acestage", "/checkpoints", "/adapters")
         self._parts |= {path: str(folder) + path for path in folders}
         self._pattern = re.compile("|".join(map(re.escape, self._parts)))
 
@@ -292,8 +331,15 @@ def run_services(services: Config, ports: dict[str, int], folder: Path) -> Itera
         yield containers
 
 
+def two_free_ports() -> dict[str, int]:
+    with socket.socket() as rest, socket.socket() as page:
+        for listener in (rest, page):
+            listener.bind(("127.0.0.1", 0))
+        return {"rest": rest.getsockname()[1], "page": page.getsockname()[1]}
+
+
 def test_the_profile_without_gpu_generates_a_song_and_stops_cleanly(tmp_path: Path) -> None:
-    ports = free_ports()
+    ports = free_ports() | two_free_ports()
     with run_services(load(MAIN_FILE, CPU_FILE), ports, tmp_path) as containers:
         with Client(f"127.0.0.1:{ports['orchestrator']}") as client:
             generation = client.generate("warm piano", duration_s=10.0, seed=7, timeout_s=120.0)

@@ -58,7 +58,7 @@ def test_an_end_during_the_start_leaves_nothing(tmp_path: Path, number: signal.S
     ports = free_ports()
     flags = [f"--{name.replace('_', '-')}-port={port}" for name, port in ports.items()]
     command = [sys.executable, "-m", "acestage", "up", "--device=cpu", *flags]
-    environment = os.environ | {"ACESTAGE_RUN_DIR": str(tmp_path / "run")}
+    environment = os.environ | {"ACESTAGE_RUN_DIR": str(tmp_path / "run"), "ACESTAGE_DOORS": "none"}
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     stack = RunningStack(process, ports, tmp_path / "log")
@@ -79,7 +79,7 @@ def run_up(
     port_flags = [f"--{n.replace('_', '-')}-port={p}" for n, p in (ports or free_ports()).items()]
     return subprocess.run(
         [sys.executable, "-m", "acestage", "up", "--device=cpu", *port_flags, *flags],
-        env=os.environ | {"ACESTAGE_RUN_DIR": str(tmp_path / "run")},
+        env=os.environ | {"ACESTAGE_RUN_DIR": str(tmp_path / "run"), "ACESTAGE_DOORS": "none"},
         capture_output=True,
         text=True,
         timeout=120,
