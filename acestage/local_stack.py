@@ -19,6 +19,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from acestage.errors import FailedPreconditionError, UnavailableError
+from acestage.exposure import check_exposure
 from acestage.generation import STAGES
 from acestage.settings import SERVICES, Settings
 
@@ -44,7 +45,7 @@ _ORCHESTRATOR_SETTINGS = (
 )
 _GATEWAY_SETTINGS = (
     *("doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
-    *("output_dir", "max_output_bytes", "max_output_age_h", "log_level"),
+    *("insecure", "output_dir", "max_output_bytes", "max_output_age_h", "log_level"),
 )
 _STAGE_SETTINGS = (
     *("checkpoint", "checkpoints_dir", "adapters_dir", "variant", "device", "dtype", "threads"),
@@ -121,6 +122,7 @@ class LocalStack:
         for service in self._services.values():
             _check_port(service.name, self._settings.host, service.port)
         for name, (host, port) in self.doors.items():
+            check_exposure(f"{name}_host", host, self._settings)
             _check_port(name, host, port)
         started = [*self._services.values(), *([self._gateway] if self.doors else [])]
         try:
@@ -160,12 +162,20 @@ class LocalStack:
     async def _start(self, service: _Service) -> None:
         service.process = await asyncio.create_subprocess_exec(
             *self.command(service.name),
+            env=self._environment(service.name),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self._log_file,
             stderr=self._log_file,
             # Ctrl-C in the terminal must reach this process alone, which then ends the others in order.
             start_new_session=True,
         )
+
+    def _environment(self, service: str) -> dict[str, str] | None:
+        """The environment of a service; command lines are for all to see, so the key goes this way."""
+        key = self._settings.api_key
+        if service != GATEWAY or key is None:
+            return None
+        return os.environ | {"ACESTAGE_API_KEY": key.get_secret_value()}
 
     async def _until_serving(self, service: _Service) -> None:
         assert service.process is not None

@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
@@ -29,6 +30,8 @@ EMBEDDED_CHECKPOINT = "tiny-turbo"
 SERVICES = ("orchestrator", "text_encoder", "dit", "vae")
 """Those that talk gRPC; the gateway, which opens the front doors, is a client of the orchestrator."""
 
+_SECRETS = frozenset({"api_key", "ACESTAGE_API_KEY", "ACESTEP_API_KEY"})
+"""Whose values no message may show."""
 _HOST_AND_PORT = re.compile(r"(?:dns:///)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 _UNIX_SOCKET = re.compile(r"unix:\S+")
 
@@ -71,6 +74,14 @@ Switch = Annotated[bool | None, BeforeValidator(_auto_as_unset)]
 """true, false, or auto, which is None: Acestage decides."""
 
 
+def _check_key(key: SecretStr) -> SecretStr:
+    """A key goes into headers: letters that all of them can hold, and none that ends in a blank."""
+    text = key.get_secret_value()
+    if not text.isascii() or not text.isprintable() or text != text.strip() or not text:
+        raise ValueError("is no key: accepted are printable ASCII characters, without blanks at the ends")
+    return key
+
+
 def _language(value: object) -> object:
     """The language of a locale or of a list of them, as in the variable LANGUAGE; any other is English."""
     if not isinstance(value, str):
@@ -80,11 +91,13 @@ def _language(value: object) -> object:
 
 def setting_errors(error: ValidationError) -> list[str]:
     """A line for each wrong setting: its name, what is wrong, what was given."""
-    return [
-        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')} "
-        f"(given: {item['input']!r})"
-        for item in error.errors()
-    ]
+    return [_setting_error(item) for item in error.errors()]
+
+
+def _setting_error(item: ErrorDetails) -> str:
+    text = f"{'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
+    is_secret = bool({str(part) for part in item["loc"]} & _SECRETS)
+    return text if is_secret else f"{text} (given: {item['input']!r})"
 
 
 def _default_run_dir() -> Path:
@@ -119,6 +132,7 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
+        hide_input_in_errors=True,
         populate_by_name=True,
     )
 
@@ -226,6 +240,16 @@ class Settings(BaseSettings):
     text_encoder: Address | None = _address("text_encoder")
     dit: Address | None = _address("dit")
     vae: Address | None = _address("vae")
+    api_key: Annotated[SecretStr, AfterValidator(_check_key)] | None = Field(
+        None,
+        validation_alias=_names("ACESTAGE_API_KEY", "ACESTEP_API_KEY"),
+        description="The key that clients of the REST interface and of the web page must bring.",
+    )
+    insecure: bool = Field(
+        False,
+        validation_alias=_names("ACESTAGE_INSECURE"),
+        description="true: other machines may come without a key.",
+    )
     doors: Doors = Field(
         "both",
         validation_alias=_names("ACESTAGE_DOORS"),

@@ -41,6 +41,15 @@ def up(
     rest_port: Port = None,
     page_port: Port = None,
     language: Annotated[str | None, typer.Option(help="en or pt: of the web page.")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="What REST and the page ask for. Flags are for all to see: better set ACESTAGE_API_KEY."
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool | None, typer.Option("--insecure", help="Let other machines come without a key.")
+    ] = None,
     limits: Annotated[
         str | None, typer.Option(help="planner or tier: what fits by plan, or the fixed table.")
     ] = None,
@@ -64,6 +73,8 @@ def up(
         rest_port=rest_port,
         page_port=page_port,
         language=language,
+        api_key=api_key,
+        insecure=insecure,
         limits=limits,
     )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from acestage.errors import FailedPreconditionError
+from acestage.exposure import check_exposure
 from acestage.local_stack import open_doors
 from acestage.settings import Settings
 from services.gateway.gateway import Gateway, open_gateway
+from services.gateway.origin_guard import OriginGuard
 from services.gateway.rest.app import create_rest_app
 from services.gateway.rest.auth import Key
 from services.runtime import flags, logs
@@ -43,6 +45,8 @@ async def serve(settings: Settings) -> None:
     Raises:
         FailedPreconditionError: an address cannot be bound, or the folder of outputs cannot be used.
     """
+    for name, (host, _) in open_doors(settings).items():
+        check_exposure(f"{name}_host", host, settings)
     with ExitStack() as sockets:
         bound = {
             name: sockets.enter_context(_bind(name, host, port))
@@ -64,11 +68,13 @@ async def serve(settings: Settings) -> None:
                     await end(task)
 
 
-def _app(name: str, gateway: Gateway, settings: Settings) -> FastAPI:
-    return create_rest_app(gateway, Key(None))
+def _app(name: str, gateway: Gateway, settings: Settings) -> ASGIApp:
+    secret = settings.api_key.get_secret_value() if settings.api_key else None
+    host, _ = open_doors(settings)[name]
+    return OriginGuard(create_rest_app(gateway, Key(secret)), host)
 
 
-def _door(app: FastAPI) -> _Door:
+def _door(app: ASGIApp) -> _Door:
     config = uvicorn.Config(
         app,
         log_config=None,

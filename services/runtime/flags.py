@@ -36,7 +36,7 @@ _SERVICE_FLAGS = (
 )
 _GATEWAY_FLAGS = (
     *("orchestrator", "doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
-    *("output_dir", "max_output_bytes", "max_output_age_h", "log_level"),
+    *("insecure", "output_dir", "max_output_bytes", "max_output_age_h", "log_level"),
 )
 _CHOICES = {
     "doors": get_args(Doors),

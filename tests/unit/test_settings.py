@@ -199,3 +199,25 @@ def test_the_allocator_of_a_file_reaches_the_configuration_of_the_stages(
     assert allocator() == "max_split_size_mb:128"
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:256")
     assert allocator() == "max_split_size_mb:256"
+
+
+def test_a_key_shows_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_API_KEY", "s3cret")
+    settings = Settings()
+    assert settings.api_key is not None
+    assert settings.api_key.get_secret_value() == "s3cret"
+    assert "s3cret" not in f"{settings!r} {settings}"
+    for flags in ({"api_key": " s3cret"}, {"rest_port": 1_000_000}, {"api_key": "s3crét"}):
+        with pytest.raises(ValidationError) as caught:
+            Settings(**flags)
+        assert "s3cr" not in " ".join([str(caught.value), *setting_errors(caught.value)])
+
+
+@pytest.mark.parametrize(
+    ("value", "language"), [("pt_BR:en", "pt"), ("pt", "pt"), ("en_US", "en"), ("de", "en"), ("PT_pt", "pt")]
+)
+def test_the_language_is_that_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, value: str, language: str
+) -> None:
+    monkeypatch.setenv("LANGUAGE", value)
+    assert Settings().language == language
