@@ -113,7 +113,7 @@ class JobBook:
             known = _Keyed(order, asyncio.create_task(self._submit(order, idempotency_key)))
             self._keys[idempotency_key] = known
             known.job.add_done_callback(lambda task: self._forget_failed(idempotency_key, task))
-        elif known.order != order:
+        elif not known.order.is_same(order):
             raise InvalidArgumentError.at(
                 "Idempotency-Key",
                 "came before with another request; accepted: a new key, or the same request",
@@ -186,7 +186,10 @@ class JobBook:
 
     async def _retire_regularly(self) -> None:
         while True:
-            await self.retire()
+            try:
+                await self.retire()
+            except OSError as error:
+                log.error("outputs cannot be dropped: %s", error.strerror)
             await asyncio.sleep(RETIRE_EVERY_S)
 
     async def retire(self) -> None:

@@ -74,7 +74,9 @@ class JobFollower:
         except OSError as error:
             record = await self._give_up(job, error)
         finally:
-            job.close_takes()  # also when we are stopped: the next start attaches, and hears all of it again
+            job.close_takes(
+                are_whole=False
+            )  # also when we are stopped: the next start attaches, and hears all of it again
         await self._end(job, record)
 
     async def _until_end(
@@ -120,7 +122,7 @@ class JobFollower:
         job.events.append(to_job_event(event))
 
     async def _succeeded(self, job: Job, generation: Generation) -> JobRecord:
-        job.close_takes()
+        job.close_takes(are_whole=True)
         settings = plain(generation.settings.to_dict())
         record = replace(
             job.record,
