@@ -102,6 +102,7 @@ class JobBook:
             QueueFullError: too many jobs wait.
             AcestageError: the orchestrator cannot take it.
         """
+        _check_text(order)
         if not idempotency_key:
             return await asyncio.shield(asyncio.create_task(self._submit(order, "")))
         if len(idempotency_key) > MAX_KEY_LENGTH:
@@ -175,8 +176,7 @@ class JobBook:
         if record.idempotency_key:
             self._keys[record.idempotency_key] = _Keyed(record.order, _known(job))
         if record.state.is_final:
-            job.events.append(ending(record))
-            job.events.close()
+            job.events.close(ending(record))
         else:
             job.following = asyncio.create_task(self._follower.follow(job, None))
 
@@ -198,6 +198,17 @@ class JobBook:
         for job_id in await asyncio.to_thread(self._area.retire, ended):
             job = self._jobs.pop(job_id)
             self._keys.pop(job.record.idempotency_key, None)
+
+
+def _check_text(order: JobOrder) -> None:
+    """What reaches no field of the orchestrator's request, and yet goes into records, tags and answers."""
+    for field, texts in (("title", (order.title,)), ("notes", order.notes)):
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError.at(
+                field, "has half of a surrogate pair; accepted: text that UTF-8 can encode"
+            ) from error
 
 
 def _known(job: Job) -> asyncio.Future[Job]:
