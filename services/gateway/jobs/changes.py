@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ class Changes(Generic[T]):
         self._is_closed = True
         self._signal.give()
 
-    async def follow(self, start: int = 0) -> AsyncIterator[tuple[int, T]]:
+    async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, T], None]:
         """Items from number `start` on with their numbers, those to come too, until the list is closed."""
         number = start
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +64,7 @@ class LiveTake:
             self.path.unlink(missing_ok=True)
             os.close(self._fd)
 
-    async def blocks(self) -> AsyncIterator[npt.NDArray[np.float32]]:
+    async def blocks(self) -> AsyncGenerator[npt.NDArray[np.float32], None]:
         """All samples from the first on, a second or less at a time, until the take is closed."""
         if self._is_closed:
             return

@@ -27,7 +27,7 @@ SEND_TIMEOUT_S = 300.0
 class LiveResponse(Response):
     """Sends `parts` until they end, or the client goes; then they are closed at once.
 
-    Where `parts` fail before the first one, the answer is the error's own. Later the connection is broken off,
+    Where `parts` fail before the first one, the answer is the error's own. Later the connection is broken,
     so that nobody takes what came for the whole.
 
     Args:
