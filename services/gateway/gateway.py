@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from acestage.async_client import AsyncClient
 from acestage.settings import Settings
@@ -13,6 +13,7 @@ from services.gateway.exports.formats import ExportFormat, usable_formats
 from services.gateway.jobs.job_book import JobBook
 from services.gateway.outputs.export_shelf import ExportShelf
 from services.gateway.outputs.output_area import OutputArea
+from services.gateway.places import Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class Gateway:
         area: the folder of finished songs.
         shelf: other formats of them.
         formats: every audio format, with "" where it can be written here, else why not.
+        live_streams: places of listeners to audio that is being decoded; each has an encoder.
+        event_streams: places of listeners to events.
+        uploads: places of files on their way in; each may take 512 MiB of disk.
     """
 
     client: AsyncClient
@@ -32,6 +36,9 @@ class Gateway:
     area: OutputArea
     shelf: ExportShelf
     formats: Mapping[ExportFormat, str]
+    live_streams: Places = field(default_factory=lambda: Places("live streams", 16))
+    event_streams: Places = field(default_factory=lambda: Places("streams of events", 256))
+    uploads: Places = field(default_factory=lambda: Places("uploads", 8))
 
 
 @asynccontextmanager

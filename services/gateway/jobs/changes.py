@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -24,7 +24,8 @@ class Signal:
 
 
 class Changes(Generic[T]):
-    """Items in the order they came. Memory is bounded by `max_count`: what comes beyond it is left out."""
+    """Items in the order they came. Memory is bounded by `max_count`: what comes beyond it is left out,
+    but for the last one."""
 
     def __init__(self, max_count: int) -> None:
         self._max_count = max_count
@@ -37,11 +38,13 @@ class Changes(Generic[T]):
             self._items.append(item)
             self._signal.give()
 
-    def close(self) -> None:
+    def close(self, last: T) -> None:
+        """Adds `last`, however many there are; no more come."""
+        self._items.append(last)
         self._is_closed = True
         self._signal.give()
 
-    async def follow(self, start: int = 0) -> AsyncIterator[tuple[int, T]]:
+    async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, T], None]:
         """Items from number `start` on with their numbers, those to come too, until the list is closed."""
         number = start
         while True:

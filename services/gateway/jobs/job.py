@@ -72,9 +72,9 @@ class Job:
             self._changed.give()
         return take
 
-    def close_takes(self) -> None:
-        """No more samples come."""
+    def close_takes(self, are_whole: bool) -> None:
+        """No more samples come; all came where they `are_whole`."""
         for take in self._takes.values():
-            take.close()
+            take.close(are_whole)
         self._takes.clear()
         self._changed.give()

@@ -108,6 +108,7 @@ class JobBook:
             QueueFullError: too many jobs wait.
             AcestageError: the orchestrator cannot take it.
         """
+        _check_text(order)
         if not idempotency_key:
             return await asyncio.shield(asyncio.create_task(self._submit(order, "")))
         if len(idempotency_key) > MAX_KEY_LENGTH:
@@ -119,7 +120,7 @@ class JobBook:
             known = _Keyed(order, asyncio.create_task(self._submit(order, idempotency_key)))
             self._keys[idempotency_key] = known
             known.job.add_done_callback(lambda task: self._forget_failed(idempotency_key, task))
-        elif known.order != order:
+        elif not known.order.is_same(order):
             raise InvalidArgumentError.at(
                 "Idempotency-Key",
                 "came before with another request; accepted: a new key, or the same request",
@@ -188,8 +189,7 @@ class JobBook:
         if record.idempotency_key:
             self._keys[record.idempotency_key] = _Keyed(record.order, _known(job))
         if record.state.is_final:
-            job.events.append(ending(record))
-            job.events.close()
+            job.events.close(ending(record))
         else:
             job.following = asyncio.create_task(self._follower.follow(job, None))
 
@@ -199,7 +199,10 @@ class JobBook:
 
     async def _retire_regularly(self) -> None:
         while True:
-            await self.retire()
+            try:
+                await self.retire()
+            except OSError as error:
+                log.error("outputs cannot be dropped: %s", error.strerror)
             await asyncio.sleep(RETIRE_EVERY_S)
 
     async def retire(self) -> None:
@@ -208,6 +211,17 @@ class JobBook:
         for job_id in await asyncio.to_thread(self._area.retire, ended):
             job = self._jobs.pop(job_id)
             self._keys.pop(job.record.idempotency_key, None)
+
+
+def _check_text(order: JobOrder) -> None:
+    """What reaches no field of the orchestrator's request, and yet goes into records, tags and answers."""
+    for field, texts in (("title", (order.title,)), ("notes", order.notes)):
+        try:
+            "".join(texts).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError.at(
+                field, "has half of a surrogate pair; accepted: text that UTF-8 can encode"
+            ) from error
 
 
 def _known(job: Job) -> asyncio.Future[Job]:

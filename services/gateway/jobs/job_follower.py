@@ -69,25 +69,40 @@ class JobFollower:
         try:
             if first is not None:
                 await self._hear(job, first, pace)
-            record = await self._until_end(job, events, pace)
+            record = await self._until_end(job, events, pace, 0 if first is None else 1)
         except OSError as error:
             record = await self._give_up(job, error)
+        except Exception:  # a defect of ours must not leave a job that never ends
+            log.exception("job cannot be followed", extra={"job_id": job.job_id})
+            record = job.record.failed("INTERNAL", "the gateway failed at this job; its log says how", now())
         finally:
-            job.close_takes()  # also when we are stopped: the next start attaches, and hears all of it again
+            job.close_takes(
+                are_whole=False
+            )  # also when we are stopped: the next start attaches, and hears all of it again
         await self._end(job, record)
 
     async def _until_end(
-        self, job: Job, events: AsyncGenerator[GenerationEvent, None] | None, pace: StagePace
+        self,
+        job: Job,
+        events: AsyncGenerator[GenerationEvent, None] | None,
+        pace: StagePace,
+        heard_count: int,
     ) -> JobRecord:
+        """The record of the end. Of the job's events the first `heard_count` were heard; who attaches gets
+        them again."""
         away_since: float | None = None
         while True:
             try:
+                number = 0 if events is None else heard_count
                 async with aclosing(events or self._client.attach(job.job_id)) as heard:
                     async for event in heard:
                         away_since = None
+                        number += 1
                         if isinstance(event, Generation):
                             return await self._succeeded(job, event)
-                        await self._hear(job, event, pace)
+                        if number > heard_count:
+                            await self._hear(job, event, pace)
+                            heard_count = number
                 return job.record.failed("INTERNAL", "the orchestrator ended the job without a result", now())
             except CancelledError as error:
                 failure = Failure(error.reason, error.message)
@@ -119,7 +134,7 @@ class JobFollower:
         job.events.append(to_job_event(event))
 
     async def _succeeded(self, job: Job, generation: Generation) -> JobRecord:
-        job.close_takes()
+        job.close_takes(are_whole=True)
         settings = plain(generation.settings.to_dict())
         record = replace(
             job.record,
@@ -151,8 +166,7 @@ class JobFollower:
         except OSError as error:  # it holds until we are started again
             log.error("record cannot be written: %s", error.strerror, extra={"job_id": job.job_id})
         job.update(record)
-        job.events.append(ending(record))
-        job.events.close()
+        job.events.close(ending(record))
         fields = {"job_id": job.job_id} | ({"reason": record.failure.reason} if record.failure else {})
         log.info("job %s", record.state.value, extra=fields)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from services.gateway.jobs.changes import Signal
+from services.runtime.finishing import finish
 
 CHANNEL_COUNT = 2
 _FRAME_BYTES = 4 * CHANNEL_COUNT
@@ -24,11 +25,15 @@ class LiveTake:
 
     Args:
         path: of the file, which is made here.
+
+    Attributes:
+        is_whole: all samples came; until it is closed, and after a failure, they have not.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.sample_rate_hz = 48_000
+        self.is_whole = False
         self._sample_count = 0
         self._is_closed = False
         self._signal = Signal()
@@ -45,19 +50,21 @@ class LiveTake:
             OSError: the disk is full, for example.
         """
         data = np.ascontiguousarray(samples, "<f4").tobytes()
-        await asyncio.to_thread(_write_all, self._fd, data, start_sample * _FRAME_BYTES)
+        # The thread has to be done before anybody closes the file: its number may be another file's then.
+        await finish(asyncio.to_thread(_write_all, self._fd, data, start_sample * _FRAME_BYTES))
         self._sample_count = max(self._sample_count, start_sample + len(samples))
         self._signal.give()
 
-    def close(self) -> None:
+    def close(self, is_whole: bool) -> None:
         """No more samples come; the file goes, but for those who read it now."""
         if not self._is_closed:
             self._is_closed = True
+            self.is_whole = is_whole
             self._signal.give()
             self.path.unlink(missing_ok=True)
             os.close(self._fd)
 
-    async def blocks(self) -> AsyncIterator[npt.NDArray[np.float32]]:
+    async def blocks(self) -> AsyncGenerator[npt.NDArray[np.float32], None]:
         """All samples from the first on, a second or less at a time, until the take is closed."""
         if self._is_closed:
             return
@@ -69,7 +76,7 @@ class LiveTake:
                     await self._signal.wait()
                     continue
                 count = min(BLOCK_SAMPLES, self._sample_count - position)
-                yield await asyncio.to_thread(_read, fd, position, count)
+                yield await finish(asyncio.to_thread(_read, fd, position, count))
                 position += count
         finally:
             os.close(fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -33,6 +34,10 @@ class JobOrder:
     def name(self) -> str:
         """The title, or what stands in for it."""
         return self.title or self.caption
+
+    def is_same(self, other: JobOrder) -> bool:
+        """Whether both ask for the same, be it that one of them was read from disk."""
+        return json.dumps(self.to_dict()) == json.dumps(other.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hmac
+from typing import Annotated
+
+from fastapi import Request, Security
+from fastapi.security import APIKeyHeader
 
 from acestage.errors import UnauthenticatedError
 
@@ -37,3 +41,18 @@ class Key:
                 "the key is missing or wrong; accepted: the header `Authorization: Bearer KEY`, or "
                 "`ai_token` in the body"
             )
+
+
+_HEADER = APIKeyHeader(
+    name="Authorization", auto_error=False, description="`Bearer KEY`, where the gateway has a key."
+)
+
+
+async def require_key(request: Request, authorization: Annotated[str | None, Security(_HEADER)]) -> None:
+    """A dependency of routes that take the key from the header alone.
+
+    Raises:
+        UnauthenticatedError: the key is missing or wrong.
+    """
+    key: Key = request.app.state.key
+    key.check(authorization)

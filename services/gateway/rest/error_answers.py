@@ -10,6 +10,7 @@ import grpc
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -28,6 +29,19 @@ _STATUSES = {
     grpc.StatusCode.DATA_LOSS: 502,
 }
 _RETRY_S = 10.0
+
+
+class ErrorAnswer(BaseModel):
+    """What went wrong: a text for people, the reason that programs can rely on, and each wrong field."""
+
+    detail: str
+    reason: str | None = None
+    fields: dict[str, str] | None = None
+
+
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the documentation of a route: it may answer with these."""
+    return {status: {"model": ErrorAnswer} for status in statuses}
 
 
 def status_of(error: AcestageError) -> int:

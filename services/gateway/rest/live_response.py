@@ -1,0 +1,100 @@
+"""An answer that comes in parts for as long as something goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from acestage.errors import AcestageError
+from services.gateway.places import Places
+from services.runtime.finishing import end
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SEND_TIMEOUT_S = 300.0
+"""A client that reads nothing for so long is given up. A player that is paused reads nothing."""
+
+
+class LiveResponse(Response):
+    """Sends `parts` until they end, or the client goes; then they are closed at once.
+
+    Where `parts` fail before the first one, the answer is the error's own. Later the connection is broken,
+    so that nobody takes what came for the whole.
+
+    Args:
+        parts: bytes of the body; none of them empty.
+        places: one of which it needs.
+        send_timeout_s: for a client that does not read.
+    """
+
+    def __init__(
+        self,
+        parts: AsyncGenerator[bytes, None],
+        media_type: str,
+        places: Places,
+        headers: Mapping[str, str] | None = None,
+        send_timeout_s: float = SEND_TIMEOUT_S,
+    ) -> None:
+        self.status_code = 200
+        self.media_type = media_type
+        self.background = None
+        self.init_headers({"Cache-Control": "no-store", **(headers or {})})
+        self._parts = parts
+        self._places = places
+        self._send_timeout_s = send_timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._parts):
+            with self._places.take():
+                try:
+                    await while_connected(receive, self._send_all(send))
+                except ClientDisconnect:
+                    log.info("a listener left")
+
+    async def _send_all(self, send: Send) -> None:
+        async with aclosing(self._parts):
+            part = await anext(self._parts, b"")
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            try:
+                while part:
+                    async with asyncio.timeout(self._send_timeout_s):
+                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                    part = await anext(self._parts, b"")
+            except TimeoutError:
+                log.warning("a listener read nothing for %g s", self._send_timeout_s)
+            except AcestageError as error:
+                log.info("a live answer is broken off: %s", error.message)
+            else:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+    """Awaits `work`; it is cancelled, and has ended, when the client goes.
+
+    Raises:
+        ClientDisconnect: it went.
+    """
+    working = asyncio.ensure_future(work)
+    watching = asyncio.create_task(_until_gone(receive))
+    try:
+        await asyncio.wait((working, watching), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return working.result()
+    finally:
+        await end(watching)
+        await end(working)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
