@@ -36,7 +36,7 @@ def test_readers_get_all_samples_whenever_they_come(tmp_path: Path) -> None:
             late = group.create_task(read(take))
             await take.write(0, samples[:10])  # told again after a reconnection
             await asyncio.sleep(0)
-            take.close()
+            take.close(is_whole=True)
         return [early.result(), late.result()]
 
     for heard in asyncio.run(run()):
@@ -51,7 +51,7 @@ def test_the_file_goes_at_the_end_and_who_reads_keeps_it(tmp_path: Path) -> None
         await take.write(0, samples)
         blocks = take.blocks()
         first = await anext(blocks)
-        take.close()
+        take.close(is_whole=True)
         assert not (tmp_path / "take").exists()
         return np.concatenate([first, *[block async for block in blocks]])
 
@@ -64,9 +64,9 @@ def test_no_descriptor_is_left(tmp_path: Path) -> None:
         await take.write(0, noise(10))
         blocks = take.blocks()
         await anext(blocks)
-        await blocks.aclose()  # type: ignore[attr-defined]
-        take.close()
-        take.close()
+        await blocks.aclose()
+        take.close(is_whole=True)
+        take.close(is_whole=True)
         assert [block async for block in take.blocks()] == []
 
     before = len(os.listdir("/proc/self/fd"))
@@ -83,7 +83,7 @@ def test_a_full_disk_is_an_error_of_the_writer(tmp_path: Path, monkeypatch: pyte
         try:
             await take.write(0, noise(10))
         finally:
-            take.close()
+            take.close(is_whole=True)
 
     monkeypatch.setattr(os, "pwrite", fail)
     with pytest.raises(OSError, match="No space"):

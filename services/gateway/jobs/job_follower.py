@@ -76,9 +76,8 @@ class JobFollower:
             log.exception("job cannot be followed", extra={"job_id": job.job_id})
             record = job.record.failed("INTERNAL", "the gateway failed at this job; its log says how", now())
         finally:
-            job.close_takes(
-                are_whole=False
-            )  # also when we are stopped: the next start attaches, and hears all of it again
+            # Also when we are stopped: the next start attaches, and hears all of it again.
+            job.close_takes(are_whole=False)
         await self._end(job, record)
 
     async def _until_end(
