@@ -1,0 +1,219 @@
+"""The menu for small cards, through a terminal as its users have it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from acestage.local_stack import free_ports
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "start_4gb_mode.sh"
+TIMEOUT_S = 90.0
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Where nothing of the developer's is touched: folders and ports of the test's own."""
+    ports = free_ports()
+    with socket.socket() as rest, socket.socket() as page:
+        for listener in (rest, page):
+            listener.bind(("127.0.0.1", 0))
+        doors = {"ACESTAGE_REST_PORT": rest.getsockname()[1], "ACESTAGE_PAGE_PORT": page.getsockname()[1]}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("LANG", "LC_"))}
+    return kept | {
+        **{f"ACESTAGE_{name.upper()}_PORT": str(port) for name, port in ports.items()},
+        **{name: str(port) for name, port in doors.items()},
+        "ACESTAGE_VENV": sys.prefix,
+        "ACESTAGE_MENU_DIR": str(tmp_path / "menu"),
+        "ACESTAGE_RUN_DIR": str(tmp_path / "run"),
+        "ACESTAGE_TMPDIR": str(tmp_path / "tmp"),
+        "ACESTAGE_OUTPUT_DIR": str(tmp_path / "outputs"),
+        "ACESTAGE_CHECKPOINT": "tiny-turbo",
+        "ACESTAGE_DEVICE": "cpu",
+        "ACESTAGE_THREADS": "1",
+        "LANG": "en_US.UTF-8",
+    }
+
+
+class Terminal:
+    """The script at work in a pseudo-terminal."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self.shown = ""
+        self._fd, inside = pty.openpty()
+        self.process = subprocess.Popen(
+            [str(SCRIPT)],
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+            env=environment,
+            start_new_session=True,
+        )
+        os.close(inside)
+
+    def type(self, text: str) -> None:
+        self.shown = ""
+        os.write(self._fd, f"{text}\n".encode())
+
+    def until(self, pattern: str) -> str:
+        """What is shown up to `pattern`, since the last text was typed."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while not re.search(pattern, self.shown):
+            assert time.monotonic() < deadline, f"{pattern!r} was not shown:\n{self.shown}"
+            if select.select([self._fd], [], [], 1.0)[0]:
+                try:
+                    self.shown += os.read(self._fd, 65_536).decode(errors="replace").replace("\r", "")
+                except OSError:  # the script has ended
+                    assert re.search(pattern, self.shown), self.shown
+        return self.shown
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self._fd)
+
+
+@pytest.fixture
+def terminal(environment: dict[str, str]) -> Iterator[Terminal]:
+    terminal = Terminal(environment)
+    yield terminal
+    terminal.close()
+    run(environment, "stop")
+
+
+def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(SCRIPT), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+
+
+def is_open(port: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) == 0
+
+
+def test_both_doors_are_opened_and_all_is_stopped(terminal: Terminal, environment: dict[str, str]) -> None:
+    terminal.until("Your choice: $")
+    terminal.type("9")
+    assert '"9" is no choice; accepted: 1 to 5, or 0 to leave.' in terminal.until("Your choice: $")
+    terminal.type("3")
+    shown = terminal.until(r"It runs [\s\S]*Your choice: $")
+    doors = [environment["ACESTAGE_PAGE_PORT"], environment["ACESTAGE_REST_PORT"]]
+    for port in doors:
+        assert f"http://127.0.0.1:{port}" in shown
+        assert is_open(port)
+    pid = int(Path(environment["ACESTAGE_MENU_DIR"], "up.pid").read_text())
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    assert len(family) >= 1 + 5 + 3
+    terminal.type("3")
+    assert f"It runs already (process {pid})" in terminal.until("Your choice: $")
+    terminal.type("5")
+    assert "Stopped." in terminal.until(r"Stopped\.[\s\S]*Your choice: $")
+    _, alive = psutil.wait_procs(family, timeout=15)
+    assert alive == []
+    assert not any(is_open(port) for port in doors)
+    terminal.type("0")
+    assert terminal.process.wait(10) == 0
+
+
+def test_the_menu_speaks_portuguese_and_ends_with_its_input(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [str(SCRIPT)],
+        input="x\n5\n",
+        env=environment | {"LANG": "pt_BR.UTF-8"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0
+    for text in ("Página web", "Testar a configuração de memória", '"x" não é uma opção', "Nada está em"):
+        assert text in done.stdout
+
+
+def test_a_port_that_is_taken_is_named_before_anything_starts(environment: dict[str, str]) -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = str(holder.getsockname()[1])
+        done = run(environment | {"ACESTAGE_REST_PORT": port}, "api")
+    assert done.returncode == 1
+    assert f"Port {port} (rest) is taken by" in done.stderr
+    assert f"({os.getpid()})" in done.stderr
+
+
+def test_without_python_it_says_what_to_install(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for tool in ("dirname", "cat", "bash"):
+        found = subprocess.run(["which", tool], capture_output=True, text=True, check=True).stdout.strip()
+        (tmp_path / "bin" / tool).symlink_to(found)
+    lonely = {"PATH": str(tmp_path / "bin"), "ACESTAGE_VENV": str(tmp_path / "none")}
+    done = run(environment | lonely, "test")
+    assert done.returncode == 1
+    assert "Python 3.11 or newer is needed" in done.stderr
+
+
+def test_words_that_are_none_are_refused(environment: dict[str, str]) -> None:
+    done = run(environment, "everything")
+    assert done.returncode == 2
+    assert "page|api|both|test|stop|status|help" in done.stderr
+
+
+def test_a_number_of_another_process_is_not_ours(environment: dict[str, str]) -> None:
+    folder = Path(environment["ACESTAGE_MENU_DIR"])
+    folder.mkdir()
+    (folder / "up.pid").write_text(str(os.getpid()))
+    assert "Nothing runs." in run(environment, "status").stdout
+    assert "Nothing runs." in run(environment, "stop").stdout
+
+
+def test_the_memory_configuration_is_tested_with_a_song(environment: dict[str, str]) -> None:
+    done = run(environment, "test")
+    assert done.returncode == 0, done.stderr
+    for stage in ("text_encoder", "dit", "vae"):
+        (line,) = re.findall(rf"^  {stage} +planned +(\d+) MiB, peak +(\d+) MiB$", done.stdout, re.MULTILINE)
+        assert all(int(figure) > 0 for figure in line)
+    assert "The memory configuration works." in done.stdout
+    assert "Nothing runs." in run(environment, "status").stdout
+
+
+def test_ctrl_c_ends_what_runs_in_the_foreground(environment: dict[str, str], tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [str(SCRIPT), "api"], env=environment, stdout=file, stderr=file, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + TIMEOUT_S
+        while "Up. The orchestrator" not in log.read_text():
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            select.select([], [], [], 0.1)
+        assert is_open(environment["ACESTAGE_REST_PORT"])
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        _, alive = psutil.wait_procs(family, timeout=15)
+        assert alive == []
+    finally:
+        process.kill()
+        process.wait()
