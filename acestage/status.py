@@ -163,6 +163,12 @@ class Status:
     recent_jobs: tuple[EndedJob, ...]
     orchestrator: ProcessMemory
 
+    @property
+    def served_models(self) -> list[str]:
+        """Names of the models that every stage serves; the first is the default."""
+        hosted = [[model.name for model in stage.models] for stage in self.stages]
+        return [name for name in hosted[0] if all(name in names for names in hosted)] if hosted else []
+
 
 def status_from_pb(status: pb.GetStatusResponse, now: datetime | None = None) -> Status:
     """The status that was read at `now` (None: this moment)."""

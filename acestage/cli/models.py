@@ -64,11 +64,8 @@ def list_models(
 
 
 def _served(address: str) -> list[str]:
-    """Names of the models that every stage serves."""
     with Client(address) as client:
-        stages = client.status(SERVED_TIMEOUT_S).stages
-    hosted = [[model.name for model in stage.models] for stage in stages]
-    return [name for name in hosted[0] if all(name in names for names in hosted)] if hosted else []
+        return client.status(SERVED_TIMEOUT_S).served_models
 
 
 @app.command()

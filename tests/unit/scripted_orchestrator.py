@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from acestage.errors import CancelledError, NotFoundError
+from acestage.audio import Audio
+from acestage.errors import CancelledError, InvalidArgumentError, NotFoundError
 from acestage.generation import (
     AudioChunk,
     Generation,
     GenerationEvent,
     JobQueued,
+    ProcessMemory,
     StageProgress,
     StageStarted,
     Track,
 )
 from acestage.generation_options import Model, Settings
+from acestage.status import QueueStatus, StageModel, StageStatus, Status
 
 RATE = 48_000
+UPLOAD_ID = "a" + "0" * 32
 Line = GenerationEvent | Exception | asyncio.Event
 """What a call says, raises, or waits for."""
 
@@ -33,6 +38,7 @@ class ScriptedOrchestrator:
         started: caption and options of each job that was asked for.
         cancelled: ids of jobs that were to be stopped.
         on_cancel: what else happens then.
+        uploaded: what came as audio; it all gets the id `UPLOAD_ID`.
     """
 
     target = "127.0.0.1:1"
@@ -42,6 +48,7 @@ class ScriptedOrchestrator:
         self.started: list[tuple[str, dict[str, Any]]] = []
         self.attached: list[str] = []
         self.cancelled: list[str] = []
+        self.uploaded: list[bytes] = []
         self.on_cancel: Callable[[], object] = lambda: None
 
     def stream(self, caption: str, **options: Any) -> AsyncGenerator[GenerationEvent, None]:
@@ -56,6 +63,24 @@ class ScriptedOrchestrator:
         self.cancelled.append(job_id)
         self.on_cancel()
         return "cancelled"
+
+    async def status(self, timeout_s: float) -> Status:
+        now = datetime(2026, 1, 2, tzinfo=UTC)
+        models = tuple(StageModel(name, "float32", 1) for name in ("tiny", "tiny-base"))
+        stages = tuple(
+            StageStatus(stage, "", True, "", models, "", "cpu", 0, (), None, "warm", "none")
+            for stage in ("text_encoder", "dit", "vae")
+        )
+        queue = QueueStatus(1, 2, 200, 3, 4, 5)
+        memory = ProcessMemory("orchestrator", 1, 1, 1)
+        return Status("1", now, now, (), stages, (), (), (), 0.0, queue, (), memory)
+
+    async def upload(self, source: BinaryIO, *, timeout_s: float) -> Audio:
+        data = source.read()
+        if not data.startswith(b"RIFF"):
+            raise InvalidArgumentError.at("data", "is no audio that can be read")
+        self.uploaded.append(data)
+        return Audio(UPLOAD_ID, 1.0, RATE, RATE, 2, "WAV", RATE, 2, 0.5, 0.1, ())
 
     async def _say(self) -> AsyncGenerator[GenerationEvent, None]:
         lines = self.calls.pop(0) if self.calls else [NotFoundError("job_id: no such job")]

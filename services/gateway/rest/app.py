@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from acestage import __version__
 from services.gateway.gateway import Gateway
+from services.gateway.rest import catalog_api, tasks_api
 from services.gateway.rest.auth import Key
+from services.gateway.rest.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers
+
+LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
+"""Pages of this machine, such as a DAW's, may read answers."""
 
 
 def create_rest_app(gateway: Gateway, key: Key) -> FastAPI:
@@ -15,5 +21,11 @@ def create_rest_app(gateway: Gateway, key: Key) -> FastAPI:
     app = FastAPI(title="Acestage", version=__version__)
     app.state.gateway = gateway
     app.state.key = key
+    app.add_middleware(BodyLimit)
+    app.add_middleware(
+        CORSMiddleware, allow_origin_regex=LOCAL_ORIGINS, allow_methods=["*"], allow_headers=["*"]
+    )
     add_error_answers(app)
+    app.include_router(catalog_api.router)
+    app.include_router(tasks_api.router)
     return app

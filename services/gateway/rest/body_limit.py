@@ -1,0 +1,74 @@
+"""No request is larger than anybody needs."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_TEXT_BYTES = 4 << 20
+"""Of JSON and urlencoded bodies; the longest lyrics and codes take a fifth of that."""
+MAX_FILES_BYTES = (2 * 512 + 8) << 20
+"""Of all others: a source and a reference as large as the orchestrator takes, and fields."""
+
+
+class _TooLargeError(Exception):
+    pass
+
+
+class BodyLimit:
+    """Answers 413 to a body that is too large: at once where its length says so, else when that much came."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        most_bytes = _most_bytes(headers)
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > most_bytes:
+            await _refuse(send, most_bytes)
+            return
+        received_bytes = 0
+        has_started = False
+
+        async def counted_receive() -> Message:
+            nonlocal received_bytes
+            message = await receive()
+            received_bytes += len(message.get("body", b""))
+            if received_bytes > most_bytes:
+                raise _TooLargeError
+            return message
+
+        async def watched_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted_receive, watched_send)
+        except _TooLargeError:
+            if has_started:
+                raise
+            await _refuse(send, most_bytes)
+
+
+def _most_bytes(headers: Headers) -> int:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_text = media_type.endswith("json") or media_type == "application/x-www-form-urlencoded"
+    return MAX_TEXT_BYTES if is_text else MAX_FILES_BYTES
+
+
+async def _refuse(send: Send, most_bytes: int) -> None:
+    body = json.dumps({"detail": f"the body is too large; accepted: up to {most_bytes} bytes"}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": 413, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

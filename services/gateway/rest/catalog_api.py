@@ -1,0 +1,92 @@
+"""What upstream's clients ask of a server: models, figures, whether it lives, samples."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+
+from acestage import __version__
+from acestage.errors import UnavailableError
+from services.gateway.rest.auth import require_key
+from services.gateway.rest.envelope import envelope
+from services.gateway.rest.error_answers import error_responses
+from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.request_body import checked_body
+from services.gateway.rest.song_samples import SAMPLES
+
+STATUS_TIMEOUT_S = 5.0
+
+router = APIRouter(tags=["ACE-Step"])
+_KEYED = [Depends(require_key)]
+
+
+@router.get("/health")
+async def health() -> dict[str, Any]:
+    """Whether the gateway lives; it asks nobody, and everybody may ask."""
+    return envelope({"status": "ok", "service": "acestage", "version": __version__})
+
+
+@router.get("/v1/models", dependencies=_KEYED, responses=error_responses(401, 503))
+async def models(gateway: ItsGateway) -> dict[str, Any]:
+    """Models that requests may name; the first is the default."""
+    names = (await gateway.client.status(STATUS_TIMEOUT_S)).served_models
+    return {
+        "object": "list",
+        "data": [{"id": name, "object": "model", "created": 0, "owned_by": "acestage"} for name in names],
+    }
+
+
+@router.get("/v1/model_inventory", dependencies=_KEYED, responses=error_responses(401, 503))
+async def model_inventory(gateway: ItsGateway) -> dict[str, Any]:
+    names = (await gateway.client.status(STATUS_TIMEOUT_S)).served_models
+    default = names[0] if names else ""
+    return envelope(
+        {
+            "models": [{"name": name, "is_default": name == default} for name in names],
+            "default_model": default,
+            "lm_models": [],
+        }
+    )
+
+
+@router.get("/v1/stats", dependencies=_KEYED, responses=error_responses(401, 503))
+async def stats(gateway: ItsGateway) -> dict[str, Any]:
+    """Figures of the orchestrator, whose queue all doors share."""
+    queue = (await gateway.client.status(STATUS_TIMEOUT_S)).queue
+    jobs = {
+        "queued": queue.queued_count,
+        "running": queue.running_count,
+        "succeeded": queue.succeeded_count,
+        "failed": queue.failed_count + queue.cancelled_count,
+    }
+    return envelope(
+        {
+            "jobs": {"total": sum(jobs.values()), **jobs},
+            "queue_size": queue.queued_count,
+            "queue_maxsize": queue.queue_max_count,
+            "avg_job_seconds": gateway.book.pace.mean_run_s or 0.0,
+        }
+    )
+
+
+@router.post("/create_random_sample", responses=error_responses(400, 401, 415))
+async def create_random_sample(request: Request) -> dict[str, Any]:
+    """Caption, lyrics and metadata of a song, to begin with."""
+    await _check_key(request)
+    return envelope(random.choice(SAMPLES).to_dict())
+
+
+@router.post("/format_input", responses=error_responses(400, 401, 415, 503))
+async def format_input(request: Request) -> dict[str, Any]:
+    """Would have a language model improve caption and lyrics; none is served."""
+    await _check_key(request)
+    raise UnavailableError("format_input needs a language model, and none is served here")
+
+
+async def _check_key(request: Request) -> None:
+    if request.headers.get("content-type"):
+        async with checked_body(request):
+            return
+    request.app.state.key.check(request.headers.get("authorization"))

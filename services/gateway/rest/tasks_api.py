@@ -1,0 +1,81 @@
+"""Upstream's tasks: start one, ask how it is, fetch its audio."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import FileResponse
+
+from acestage.errors import InvalidArgumentError, NotFoundError
+from services.gateway.exports.formats import ExportFormat
+from services.gateway.gateway import Gateway
+from services.gateway.rest.auth import require_key
+from services.gateway.rest.envelope import envelope
+from services.gateway.rest.error_answers import error_responses
+from services.gateway.rest.field_values import FieldValues
+from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.order_fields import in_field_names, read_order
+from services.gateway.rest.request_body import checked_body
+from services.gateway.rest.request_fields import RequestFields
+from services.gateway.rest.task_result import task_answer, unknown_task_answer
+
+MAX_TASK_COUNT = 500
+"""That one query may ask for."""
+
+router = APIRouter(tags=["ACE-Step"])
+_MEDIA_TYPES = {audio_format.suffix: audio_format.media_type for audio_format in ExportFormat}
+
+
+@router.post("/release_task", responses=error_responses(400, 401, 413, 415, 429, 503))
+async def release_task(request: Request, gateway: ItsGateway) -> dict[str, Any]:
+    """Queues a song; JSON, multipart or urlencoded, under any name that upstream's clients use."""
+    try:
+        job = await gateway.book.submit(await read_order(request))
+    except InvalidArgumentError as error:
+        raise in_field_names(error) from error
+    position = max(1, job.record.progress.queue_position)
+    return envelope({"task_id": job.job_id, "status": "queued", "queue_position": position})
+
+
+@router.post("/query_result", responses=error_responses(400, 401, 413, 415))
+async def query_result(request: Request, gateway: ItsGateway) -> dict[str, Any]:
+    """How tasks are: status 0 waits or runs, 1 is done, 2 failed; `result` is JSON in a text."""
+    async with checked_body(request) as body:
+        values = FieldValues(RequestFields(body.values))
+        task_ids = values.names("task_id_list")
+        values.done()
+    if task_ids is None or len(task_ids) > MAX_TASK_COUNT:
+        given = "is missing" if task_ids is None else f"has {len(task_ids)} ids"
+        raise InvalidArgumentError.at(
+            "task_id_list", f"{given}; accepted: a list of 1 to {MAX_TASK_COUNT} ids, or one as JSON text"
+        )
+    return envelope([_answer(gateway, task_id) for task_id in task_ids])
+
+
+@router.api_route(
+    "/v1/audio",
+    methods=["GET", "HEAD"],
+    response_class=FileResponse,
+    responses=error_responses(401, 403, 404),
+    dependencies=[Depends(require_key)],
+)
+async def audio(
+    gateway: ItsGateway, path: Annotated[str, Query(description="As a result has it in `file`.")]
+) -> FileResponse:
+    """A file of a finished song. Takes ranges."""
+    found = await asyncio.to_thread(gateway.area.find, path)
+    return FileResponse(
+        found,
+        media_type=_MEDIA_TYPES.get(found.suffix),
+        filename=found.name,
+        content_disposition_type="inline",
+    )
+
+
+def _answer(gateway: Gateway, task_id: str) -> dict[str, Any]:
+    try:
+        return task_answer(gateway.book.find(task_id).record)
+    except NotFoundError:
+        return unknown_task_answer(task_id)
