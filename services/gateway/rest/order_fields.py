@@ -1,0 +1,310 @@
+"""From the fields of a request to an order."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from fastapi import Request
+
+from acestage.errors import FieldViolation, InvalidArgumentError
+from acestage.generation_options import GenerationOptions
+from services.gateway.exports.export import LONGEST_EDGE_FADE_MS
+from services.gateway.exports.formats import ExportFormat, parse_format
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.order import JobOrder
+from services.gateway.rest.field_values import FieldValues
+from services.gateway.rest.request_body import RequestBody, checked_body
+from services.gateway.rest.request_fields import ALIASES, METAS, PARAMETERS, RequestFields, spellings
+from services.gateway.rest.source_audio import find_file, named_audio, upload
+
+FIELD_NAMES: Mapping[str, str] = {
+    "caption": "prompt",
+    "language": "vocal_language",
+    "duration_s": "audio_duration",
+    "step_count": "inference_steps",
+    "task": "task_type",
+    "source_id": "src_audio",
+    "reference_id": "reference_audio",
+    "audio_codes": "audio_code_string",
+    "repaint_start_s": "repainting_start",
+    "repaint_end_s": "repainting_end",
+    "seeds": "seed",
+}
+"""Options of a generation that are called otherwise here."""
+_OPTIONS = {name: option for option, name in FIELD_NAMES.items() if option != "seeds"}
+
+_PLAIN: Mapping[str, Callable[[FieldValues, str], Any]] = {
+    "lyrics": FieldValues.text,
+    "instruction": FieldValues.text,
+    "model": FieldValues.text,
+    "quantization": FieldValues.text,
+    "shift": FieldValues.number,
+    "guidance_scale": FieldValues.number,
+    "cfg_interval_start": FieldValues.number,
+    "cfg_interval_end": FieldValues.number,
+    "inference_steps": FieldValues.whole_number,
+    "batch_size": FieldValues.whole_number,
+    "timesteps": FieldValues.numbers,
+    "track_classes": FieldValues.names,
+    "adapters": FieldValues.adapters,
+    "clamp": FieldValues.flag,
+    "preview": FieldValues.flag,
+}
+"""Options that need no more than to be read as what they are."""
+
+_ROUTINE: Mapping[str, tuple[str, ...]] = {
+    "audio_cover_strength": ("cover", "cover-nofsq"),
+    "cover_noise_strength": ("cover", "cover-nofsq"),
+    "repainting_start": ("repaint", "lego"),
+    "repainting_end": ("repaint", "lego"),
+}
+"""What clients send with every task as a matter of routine, and the tasks that take it."""
+_WITHOUT_EFFECT = {"audio_cover_strength": 1.0, "cover_noise_strength": 0.0, "repainting_start": 0.0}
+
+_LANGUAGE_MODEL_FLAGS = (
+    *("thinking", "sample_mode", "use_format", "use_cot_caption", "use_cot_language", "use_cot_metas"),
+    *("constrained_decoding", "constrained_decoding_debug", "allow_lm_batch", "is_format_caption"),
+)
+_LANGUAGE_MODEL_FIELD = re.compile(r"lm_?[a-zA-Z_]+")
+
+_OTHER_FIELDS = (
+    *("prompt", "sample_query", "vocal_language", "audio_duration", "bpm", "key_scale", "time_signature"),
+    *("seed", "use_random_seed", "task_type", "infer_method", "track_name", "audio_code_string"),
+    *("src_audio", "src_audio_path", "reference_audio", "reference_audio_path"),
+    *("audio_format", "title", "edge_fade_ms", "ai_token", PARAMETERS, *METAS),
+)
+_KNOWN = frozenset(
+    spelling
+    for name in (*_PLAIN, *_ROUTINE, *_LANGUAGE_MODEL_FLAGS, *_OTHER_FIELDS, *ALIASES)
+    for spelling in spellings(name)
+)
+_NAMED_COUNT = 10
+
+_UNKNOWN_METAS = ("n/a", "auto", "none")
+"""Metadata of results, where nothing is known; clients send it back as it came."""
+_KEY_SCALE = re.compile(r"([A-Ga-g])([#b♯♭]?)\s*(m|min|minor|maj|major)?", re.IGNORECASE)
+_TIME_SIGNATURES = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
+
+
+async def read_order(request: Request) -> JobOrder:
+    """What `request` orders, as JSON or as a form. The key is checked before anything is done with it.
+
+    Raises:
+        UnauthenticatedError: the key is missing or wrong.
+        InvalidArgumentError: with every wrong field; what depends on models and limits the orchestrator
+            checks, and `in_field_names` gives its errors the names of the fields here.
+        HTTPException: 415 for other content types, 400 for damaged forms.
+        AcestageError: the orchestrator cannot take the audio.
+    """
+    gateway: Gateway = request.app.state.gateway
+    async with checked_body(request) as body:
+        values = FieldValues(RequestFields(body.values))
+        order = _order(values, body, gateway.formats)
+        values.done()
+        return await _with_audio(order, gateway, body)
+
+
+def in_field_names(error: InvalidArgumentError) -> InvalidArgumentError:
+    """The same error with the names that fields have here."""
+    if not error.violations:
+        return error
+    renamed = [FieldViolation(_field_name(v.field), v.description) for v in error.violations]
+    return InvalidArgumentError.of(renamed)
+
+
+def _field_name(option: str) -> str:
+    name, bracket, index = option.partition("[")
+    return FIELD_NAMES.get(name, name) + bracket + index
+
+
+def _order(values: FieldValues, body: RequestBody, formats: Mapping[ExportFormat, str]) -> JobOrder:
+    notes: list[str] = []
+    options: dict[str, Any] = {}
+    for name, read in _PLAIN.items():
+        options[_OPTIONS.get(name, name)] = read(values, name)
+    options |= _task(values, body)
+    options |= _metadata(values)
+    options |= _seeds(values)
+    options |= _routine(values, options)
+    has_source = bool(options["audio_codes"] or options["source_id"] or find_file(body, "src_audio"))
+    options["duration_s"] = _duration_s(values, has_source, notes)
+    caption = _caption(values, options, notes)
+    notes += _left_out(values)
+    return JobOrder(
+        caption=caption,
+        options=_sent(options),
+        title=values.text("title") or "",
+        audio_format=_audio_format(values, formats),
+        edge_fade_ms=_edge_fade_ms(values),
+        notes=tuple(notes),
+    )
+
+
+def _sent(options: Mapping[str, Any]) -> GenerationOptions:
+    """Without what was not sent: the model has defaults of its own."""
+    sent: Any = {name: value for name, value in options.items() if value not in (None, "", [])}
+    return sent  # type: ignore[no-any-return]
+
+
+def _task(values: FieldValues, body: RequestBody) -> dict[str, Any]:
+    """What is to be done, and what it is done with."""
+    for name in ("src_audio", "reference_audio"):
+        if values.fields.find(name) is not None and find_file(body, name) is None:
+            values.refuse(name, f"is no file; accepted: a file of a multipart form, or {name}_path")
+    return {
+        "task": _lower(values.text("task_type")),
+        "source_id": named_audio(values, body, "src_audio_path"),
+        "reference_id": named_audio(values, body, "reference_audio_path"),
+        "audio_codes": values.read("audio_code_string", _audio_codes, "text, or a list of one text"),
+        "track_name": _lower(values.text("track_name")),
+        "infer_method": _lower(values.text("infer_method")),
+    }
+
+
+def _metadata(values: FieldValues) -> dict[str, Any]:
+    bpm = None if _is_unknown(values, "bpm") else values.whole_number("bpm")
+    found: dict[str, Any] = {"bpm": bpm if bpm and bpm > 0 else None}
+    for name, convert in (
+        ("key_scale", _key_scale),
+        ("time_signature", _time_signature),
+        ("vocal_language", str.lower),
+    ):
+        text = None if _is_unknown(values, name) else values.text(name)
+        found[_OPTIONS.get(name, name)] = convert(text.strip()) if text else None
+    return found
+
+
+def _seeds(values: FieldValues) -> dict[str, Any]:
+    """A seed that was sent counts, unless a random one was asked for in so many words."""
+    seeds = values.whole_numbers("seed") or []
+    if values.flag("use_random_seed") or not seeds or seeds == [-1]:
+        return {}
+    if len(seeds) == 1:
+        return {"seed": seeds[0]}
+    batch_size = values.whole_number("batch_size")
+    if batch_size not in (None, len(seeds)):
+        values.refuse("seed", f"has {len(seeds)} seeds; accepted: one, or one for each of {batch_size} takes")
+    return {"seeds": seeds, "batch_size": None}
+
+
+def _routine(values: FieldValues, options: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    task = "cover" if options["audio_codes"] and not options["task"] else options["task"]
+    for name, tasks in _ROUTINE.items():
+        number = values.number(name)
+        if name == "repainting_end" and number == -1:
+            number = None
+        is_for_task = task in tasks
+        if is_for_task or number != _WITHOUT_EFFECT.get(name):
+            found[_OPTIONS.get(name, name)] = number
+    return found
+
+
+def _duration_s(values: FieldValues, has_source: bool, notes: list[str]) -> float | None:
+    name = "audio_duration"
+    duration_s = None if _is_unknown(values, name) else values.number(name)
+    if duration_s is None or duration_s <= 0:
+        return None
+    if has_source:
+        notes.append(f"{name} was left out: the song is as long as its source")
+        return None
+    return duration_s
+
+
+def _caption(values: FieldValues, options: Mapping[str, Any], notes: list[str]) -> str:
+    caption = values.text("prompt") or ""
+    query = values.text("sample_query")
+    if query and not caption:
+        notes.append("sample_query became the prompt as it is: no language model is served to write one")
+        return query
+    if query:
+        notes.append("sample_query was left out: the prompt says what the music is like")
+    tracks = [name for name in (options["track_name"], *(options["track_classes"] or ())) if name]
+    if not caption and tracks:
+        notes.append("the tracks became the prompt, which was empty")
+        return ", ".join(tracks).replace("_", " ")
+    return caption
+
+
+def _audio_format(values: FieldValues, formats: Mapping[ExportFormat, str]) -> ExportFormat:
+    text = values.text("audio_format")
+    if text is None:
+        return ExportFormat.mp3
+    try:
+        audio_format = parse_format(text)
+    except InvalidArgumentError as error:
+        values.refuse("audio_format", error.violations[0].description)
+        return ExportFormat.mp3
+    if fault := formats.get(audio_format):
+        usable = ", ".join(name for name, why in formats.items() if not why)
+        values.refuse("audio_format", f"is {text[:50]!r}, but {fault}; accepted: {usable}")
+    return audio_format
+
+
+def _edge_fade_ms(values: FieldValues) -> float:
+    fade_ms = values.number("edge_fade_ms") or 0.0
+    if not 0.0 <= fade_ms <= LONGEST_EDGE_FADE_MS:
+        values.refuse("edge_fade_ms", f"is {fade_ms:g}; accepted: 0 to {LONGEST_EDGE_FADE_MS:g}")
+    return fade_ms
+
+
+def _left_out(values: FieldValues) -> list[str]:
+    """What no model here does, and what nobody knows, for people."""
+    asked = [name for name in _LANGUAGE_MODEL_FLAGS if values.flag(name)]
+    sent = values.fields.names()
+    asked += [name for name in sent if _LANGUAGE_MODEL_FIELD.fullmatch(name)]
+    unknown = [name for name in sent if name not in _KNOWN and not _LANGUAGE_MODEL_FIELD.fullmatch(name)]
+    notes = []
+    if asked:
+        notes.append(f"no language model is served, so these had no effect: {_list(asked)}")
+    if unknown:
+        notes.append(f"not known here, so without effect: {_list(unknown)}")
+    return notes
+
+
+async def _with_audio(order: JobOrder, gateway: Gateway, body: RequestBody) -> JobOrder:
+    """`order` with the files of `body` in the orchestrator's hands."""
+    audio: Any = {
+        "source_id": await upload(gateway.client, body, "src_audio"),
+        "reference_id": await upload(gateway.client, body, "reference_audio"),
+    }
+    brought: Any = {name: audio_id for name, audio_id in audio.items() if audio_id is not None}
+    return replace(order, options=order.options | brought)
+
+
+def _audio_codes(value: Any) -> str:
+    """One text of codes; a list may stand for it, as each take had its own upstream."""
+    items = value if isinstance(value, list) else [value]
+    if len(items) > 1 or not all(isinstance(item, str) for item in items):
+        raise ValueError
+    return items[0] if items else ""
+
+
+def _is_unknown(values: FieldValues, name: str) -> bool:
+    value = values.fields.find(name)
+    return isinstance(value, str) and value.strip().lower() in _UNKNOWN_METAS
+
+
+def _key_scale(text: str) -> str:
+    """A key as the model was trained to read it; what is none stays as it is, to be refused by name."""
+    match = _KEY_SCALE.fullmatch(text)
+    if match is None or match[3] is None:
+        return text
+    is_minor = match[3] == "m" or match[3].lower().startswith("min")
+    return f"{match[1].upper()}{match[2].lower()} {'minor' if is_minor else 'major'}"
+
+
+def _time_signature(text: str) -> str:
+    return _TIME_SIGNATURES.get(text.replace(" ", ""), text)
+
+
+def _lower(text: str | None) -> str | None:
+    return text.strip().lower() if text else None
+
+
+def _list(names: list[str]) -> str:
+    shown = ", ".join(name[:40] for name in names[:_NAMED_COUNT])
+    return shown + (f" and {len(names) - _NAMED_COUNT} more" if len(names) > _NAMED_COUNT else "")
