@@ -16,7 +16,7 @@ from services.gateway.jobs.job import Job
 from services.gateway.jobs.job_follower import CANCEL_TIMEOUT_S, JobFollower, ending
 from services.gateway.jobs.order import JobOrder
 from services.gateway.jobs.pace import Pace
-from services.gateway.jobs.record import JobRecord, JobState, now
+from services.gateway.jobs.record import JobRecord, JobState, Progress, now
 from services.gateway.outputs.output_area import OutputArea
 from services.runtime.finishing import end
 
@@ -161,7 +161,8 @@ class JobBook:
         if not isinstance(first, JobQueued):
             await events.aclose()
             raise InternalError("the orchestrator did not say which job it queued")
-        record = JobRecord(first.job_id, now(), order, idempotency_key=key)
+        place = Progress(queue_position=first.position)
+        record = JobRecord(first.job_id, now(), order, progress=place, idempotency_key=key)
         folder = self._area.folder(first.job_id)
         job = Job(record, folder)
         self._jobs[job.job_id] = job
