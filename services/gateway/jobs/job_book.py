@@ -22,7 +22,7 @@ from services.gateway.jobs.job import Job
 from services.gateway.jobs.job_follower import CANCEL_TIMEOUT_S, JobFollower, ending
 from services.gateway.jobs.order import JobOrder
 from services.gateway.jobs.pace import Pace
-from services.gateway.jobs.record import JobRecord, JobState, now
+from services.gateway.jobs.record import JobRecord, JobState, Progress, now
 from services.gateway.outputs.output_area import OutputArea
 from services.runtime.finishing import end
 
@@ -168,7 +168,8 @@ class JobBook:
         if not isinstance(first, JobQueued):
             await events.aclose()
             raise InternalError("the orchestrator did not say which job it queued")
-        record = JobRecord(first.job_id, now(), order, idempotency_key=key)
+        place = Progress(queue_position=first.position)
+        record = JobRecord(first.job_id, now(), order, progress=place, idempotency_key=key)
         try:
             await asyncio.to_thread(self._area.write_record, record)
         except OSError as error:

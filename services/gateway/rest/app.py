@@ -23,7 +23,11 @@ def create_rest_app(gateway: Gateway, key: Key) -> FastAPI:
     app.state.key = key
     app.add_middleware(BodyLimit)
     app.add_middleware(
-        CORSMiddleware, allow_origin_regex=LOCAL_ORIGINS, allow_methods=["*"], allow_headers=["*"]
+        CORSMiddleware,
+        allow_origin_regex=LOCAL_ORIGINS,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Content-Range", "Content-Disposition", "Location", "Retry-After"],
     )
     add_error_answers(app)
     app.include_router(catalog_api.router)
