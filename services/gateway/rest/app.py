@@ -7,7 +7,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from acestage import __version__
 from services.gateway.gateway import Gateway
-from services.gateway.rest import catalog_api, tasks_api
+from services.gateway.rest import catalog_api, jobs_api, server_api, tasks_api, uploads_api
 from services.gateway.rest.auth import Key
 from services.gateway.rest.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers
@@ -30,6 +30,6 @@ def create_rest_app(gateway: Gateway, key: Key) -> FastAPI:
         expose_headers=["Content-Range", "Content-Disposition", "Location", "Retry-After"],
     )
     add_error_answers(app)
-    app.include_router(catalog_api.router)
-    app.include_router(tasks_api.router)
+    for api in (catalog_api, tasks_api, jobs_api, uploads_api, server_api):
+        app.include_router(api.router)
     return app

@@ -80,6 +80,20 @@ class JobAnswer(BaseModel):
     failure: FailureAnswer | None
 
 
+class JobList(BaseModel):
+    """Jobs, the newest first."""
+
+    jobs: list[JobAnswer]
+    total_count: int = Field(description="Of all that were asked for, those that are left out here too.")
+
+
+class WaveformAnswer(BaseModel):
+    """The outline of a take."""
+
+    duration_s: float
+    peaks: list[tuple[float, float]] = Field(description="The least and the largest sample of equal parts.")
+
+
 def job_answer(job: Job, gateway: Gateway, running_count: int) -> JobAnswer:
     """`job`, while `running_count` jobs run."""
     record = job.record

@@ -1,0 +1,237 @@
+"""`/v1/jobs`: songs from order to audio."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.responses import FileResponse
+
+from acestage.errors import InvalidArgumentError
+from services.gateway.exports.formats import ExportFormat, parse_format
+from services.gateway.exports.pictures import LARGEST_SIDE, peaks, spectrogram_png
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.job import Job
+from services.gateway.jobs.record import JobState
+from services.gateway.outputs.export_shelf import check_take
+from services.gateway.outputs.live_stream import encoded
+from services.gateway.outputs.takes import MASTER_FORMAT, read_master, settings_of
+from services.gateway.rest.auth import require_key
+from services.gateway.rest.error_answers import error_responses
+from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.job_answer import JobAnswer, JobList, WaveformAnswer, job_answer
+from services.gateway.rest.live_response import LiveResponse
+from services.gateway.rest.order_fields import in_field_names, read_order
+
+HEARTBEAT_S = 15.0
+MAX_LISTED_COUNT = 200
+
+router = APIRouter(tags=["Jobs"])
+keyed = APIRouter(prefix="/v1/jobs", dependencies=[Depends(require_key)], responses=error_responses(401, 404))
+_Take = Annotated[int, Query(ge=0, description="Number of the take, from 0.")]
+_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+
+
+@router.post("/v1/jobs", status_code=201, responses=error_responses(400, 401, 413, 415, 429, 503))
+async def start(
+    request: Request,
+    response: Response,
+    gateway: ItsGateway,
+    idempotency_key: Annotated[str, Header(description="Requests with the same one are one job.")] = "",
+) -> JobAnswer:
+    """Queues a song. The fields are those of `/release_task`, as JSON, multipart or urlencoded."""
+    order = await read_order(request)
+    try:
+        job = await gateway.book.submit(order, idempotency_key)
+    except InvalidArgumentError as error:
+        raise in_field_names(error) from error
+    response.headers["Location"] = f"/v1/jobs/{job.job_id}"
+    return _answer(gateway, job)
+
+
+@keyed.get("")
+async def list_jobs(
+    gateway: ItsGateway,
+    state: JobState | None = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_LISTED_COUNT)] = 50,
+) -> JobList:
+    """Jobs, the newest first."""
+    jobs = [job for job in gateway.book.jobs() if state in (None, job.record.state)]
+    return JobList(jobs=[_answer(gateway, job) for job in jobs[:limit]], total_count=len(jobs))
+
+
+@keyed.get("/{job_id}")
+async def get_job(gateway: ItsGateway, job_id: str) -> JobAnswer:
+    """How a job is."""
+    return _answer(gateway, gateway.book.find(job_id))
+
+
+@keyed.delete("/{job_id}", responses=error_responses(503, 504))
+async def cancel(gateway: ItsGateway, job_id: str) -> JobAnswer:
+    """Stops a job within one step or tile; one that has ended stays as it is."""
+    return _answer(gateway, await gateway.book.cancel(job_id))
+
+
+@keyed.get(
+    "/{job_id}/events",
+    response_class=LiveResponse,
+    responses={200: {"content": {"text/event-stream": {}}}, **error_responses(400, 429)},
+)
+async def events(
+    gateway: ItsGateway,
+    job_id: str,
+    last_event_id: Annotated[str, Header(description="The number of the last event that was heard.")] = "",
+) -> LiveResponse:
+    """Everything that the orchestrator says of a job, from the first message on, as server-sent events."""
+    job = gateway.book.find(job_id)
+    if last_event_id and not last_event_id.isdecimal():
+        raise InvalidArgumentError.at("Last-Event-ID", f"is {last_event_id[:50]!r}; accepted: a number")
+    start_number = int(last_event_id) + 1 if last_event_id else 0
+    return LiveResponse(_event_lines(job, start_number), "text/event-stream", gateway.event_streams)
+
+
+@keyed.api_route(
+    "/{job_id}/audio",
+    methods=["GET", "HEAD"],
+    response_class=FileResponse,
+    responses={200: {"content": {"audio/mpeg": _BINARY}}, **error_responses(400, 409, 429)},
+)
+async def audio(
+    request: Request,
+    gateway: ItsGateway,
+    job_id: str,
+    audio_format: Annotated[str, Query(alias="format")] = "mp3",
+    take: _Take = 0,
+    download: Annotated[bool, Query(description="To be saved rather than played.")] = False,
+) -> Response:
+    """A take: the file with its tags, or, while the job goes on, what is there and then what comes."""
+    wanted = _usable_format(gateway, audio_format)
+    job = gateway.book.find(job_id)
+    if not job.record.state.is_final:
+        headers = {"Accept-Ranges": "none"}
+        if request.method == "HEAD":
+            return Response(media_type=wanted.stream_media_type, headers=headers)
+        return LiveResponse(
+            _live(gateway, job, take, wanted), wanted.stream_media_type, gateway.live_streams, headers
+        )
+    path = await gateway.shelf.find(job, take, wanted)
+    return FileResponse(
+        path,
+        media_type=wanted.media_type,
+        filename=_file_name(job, take, wanted, path.name),
+        content_disposition_type="attachment" if download else "inline",
+    )
+
+
+@keyed.get("/{job_id}/waveform", responses=error_responses(400, 409))
+async def waveform(
+    gateway: ItsGateway,
+    job_id: str,
+    take: _Take = 0,
+    count: Annotated[int, Query(ge=1, le=LARGEST_SIDE)] = 1_000,
+) -> WaveformAnswer:
+    """The outline of a finished take: the least and the largest sample of `count` equal parts."""
+    job = gateway.book.find(job_id)
+    check_take(job, take)
+    master = job.folder / job.record.takes[take].master
+    found = await asyncio.to_thread(lambda: peaks(read_master(master), count).round(4).tolist())
+    return WaveformAnswer(duration_s=job.record.takes[take].duration_s, peaks=found)
+
+
+@keyed.get(
+    "/{job_id}/spectrogram.png",
+    response_class=Response,
+    responses={200: {"content": {"image/png": _BINARY}}, **error_responses(400, 409)},
+)
+async def spectrogram(
+    gateway: ItsGateway,
+    job_id: str,
+    take: _Take = 0,
+    width: Annotated[int, Query(ge=16, le=2_048)] = 1_000,
+    height: Annotated[int, Query(ge=16, le=1_024)] = 200,
+) -> Response:
+    """Time to the right, frequency upwards."""
+    job = gateway.book.find(job_id)
+    check_take(job, take)
+    entry = job.record.takes[take]
+    master = job.folder / entry.master
+    png = await asyncio.to_thread(
+        lambda: spectrogram_png(read_master(master), entry.sample_rate_hz, width, height)
+    )
+    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+
+
+@keyed.get("/{job_id}/settings", responses=error_responses(400, 409))
+async def settings(gateway: ItsGateway, job_id: str, take: _Take = 0) -> dict[str, Any]:
+    """All settings of a finished take, with which it can be made again."""
+    job = gateway.book.find(job_id)
+    check_take(job, take)
+    return settings_of(job.record, job.record.takes[take].seed)
+
+
+router.include_router(keyed)
+
+
+def _answer(gateway: Gateway, job: Job) -> JobAnswer:
+    return job_answer(job, gateway, gateway.book.counts()[JobState.RUNNING])
+
+
+def _usable_format(gateway: Gateway, text: str) -> ExportFormat:
+    wanted = parse_format(text, "format")
+    if fault := gateway.formats.get(wanted):
+        usable = ", ".join(name for name, why in gateway.formats.items() if not why)
+        raise InvalidArgumentError.at("format", f"is {wanted}, but {fault}; accepted: {usable}")
+    return wanted
+
+
+def _file_name(job: Job, take: int, audio_format: ExportFormat, name: str) -> str:
+    """Masters have short names on disk, and that of the song for people."""
+    if audio_format is not MASTER_FORMAT or not job.record.takes[take].file:
+        return name
+    return job.record.takes[take].file.rpartition(".")[0] + audio_format.suffix
+
+
+async def _live(
+    gateway: Gateway, job: Job, take: int, audio_format: ExportFormat
+) -> AsyncGenerator[bytes, None]:
+    """The take from its first sample on; waits for it to begin, and reads the file where it is finished."""
+    while (live := job.live_take(take)) is None and not job.record.state.is_final:
+        await job.changed()
+    if live is not None:
+        async with aclosing(encoded(live, audio_format)) as parts:
+            async for part in parts:
+                yield part
+        return
+    # It ended before we heard of the take: all at once, or with an error that says so.
+    path = await gateway.shelf.find(job, take, audio_format)
+    yield await asyncio.to_thread(path.read_bytes)
+
+
+async def _event_lines(job: Job, start_number: int) -> AsyncGenerator[bytes, None]:
+    async with aclosing(job.events.follow(start_number)) as heard:
+        pending: asyncio.Task[tuple[int, Any]] | None = None
+        try:
+            while True:
+                pending = pending or asyncio.ensure_future(_next(heard))
+                done, _ = await asyncio.wait([pending], timeout=HEARTBEAT_S)
+                if not done:
+                    yield b": still here\n\n"
+                    continue
+                try:
+                    number, event = pending.result()
+                except StopAsyncIteration:
+                    return
+                pending = None
+                yield f"id: {number}\nevent: {event.name}\ndata: {json.dumps(event.data)}\n\n".encode()
+        finally:
+            if pending is not None:
+                pending.cancel()
+                await asyncio.wait([pending])
+
+
+async def _next(heard: AsyncIterator[tuple[int, Any]]) -> tuple[int, Any]:
+    return await anext(heard)

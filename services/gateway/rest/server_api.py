@@ -1,0 +1,36 @@
+"""What the services are, and what they allow."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Depends, Response
+
+from services.gateway.jobs.job_events import plain
+from services.gateway.rest.auth import require_key
+from services.gateway.rest.error_answers import error_responses
+from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.metrics import exposition
+
+router = APIRouter(tags=["Server"], dependencies=[Depends(require_key)])
+
+
+@router.get("/v1/limits", responses=error_responses(400, 401, 503))
+async def limits(gateway: ItsGateway, model: str = "") -> dict[str, Any]:
+    """What a request may ask for, and what set each limit."""
+    return (await gateway.client.limits(model=model)).to_dict()
+
+
+@router.get("/v1/status", responses=error_responses(401, 503))
+async def status(gateway: ItsGateway) -> dict[str, Any]:
+    """Devices, lease holders, stages, queue, memory of every process, last jobs."""
+    found: dict[str, Any] = plain(asdict(await gateway.client.status()))
+    return found
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(gateway: ItsGateway) -> Response:
+    """Figures of the gateway for Prometheus; the orchestrator has its own."""
+    body, media_type = exposition(gateway)
+    return Response(body, media_type=media_type)
