@@ -56,6 +56,7 @@ async def serve(settings: Settings) -> None:
             doors = {name: _door(_app(name, gateway, settings)) for name in bound}
             serving = [asyncio.create_task(doors[name].serve([listener])) for name, listener in bound.items()]
             for name, listener in bound.items():
+                listener.listen()  # the servers, which begin just now, do so again
                 host, port = listener.getsockname()[:2]
                 log.info("listening: %s", name, extra={"address": f"http://{host}:{port}"})
             try:
