@@ -25,7 +25,7 @@ from acestage.generation_options import Model, Settings
 from acestage.status import QueueStatus, StageModel, StageStatus, Status
 
 RATE = 48_000
-UPLOAD_ID = "a" + "0" * 32
+NO_AUDIO = b"no audio"
 Line = GenerationEvent | Exception | asyncio.Event
 """What a call says, raises, or waits for."""
 
@@ -38,7 +38,7 @@ class ScriptedOrchestrator:
         started: caption and options of each job that was asked for.
         cancelled: ids of jobs that were to be stopped.
         on_cancel: what else happens then.
-        uploaded: what came as audio; it all gets the id `UPLOAD_ID`.
+        uploaded: what came as audio; the first has the id a00…01.
     """
 
     target = "127.0.0.1:1"
@@ -77,10 +77,10 @@ class ScriptedOrchestrator:
 
     async def upload(self, source: BinaryIO, *, timeout_s: float) -> Audio:
         data = source.read()
-        if not data.startswith(b"RIFF"):
+        if data == NO_AUDIO:
             raise InvalidArgumentError.at("data", "is no audio that can be read")
         self.uploaded.append(data)
-        return Audio(UPLOAD_ID, 1.0, RATE, RATE, 2, "WAV", RATE, 2, 0.5, 0.1, ())
+        return Audio(f"a{len(self.uploaded):032x}", 1.0, RATE, RATE, 2, "WAV", RATE, 2, 0.5, 0.1, ())
 
     async def _say(self) -> AsyncGenerator[GenerationEvent, None]:
         lines = self.calls.pop(0) if self.calls else [NotFoundError("job_id: no such job")]

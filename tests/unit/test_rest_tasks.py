@@ -15,7 +15,7 @@ from acestage.errors import InvalidArgumentError, QueueFullError, WorkerCrashedE
 from acestage.generation import JobQueued
 from services.gateway.rest.body_limit import MAX_TEXT_BYTES
 from tests.unit.rest_door import Door, through_door
-from tests.unit.scripted_orchestrator import UPLOAD_ID, ScriptedOrchestrator, song, stopped
+from tests.unit.scripted_orchestrator import NO_AUDIO, ScriptedOrchestrator, song, stopped
 
 PROMPT = {"prompt": "piano", "seed": 7}
 TRACK_KEYS = {
@@ -177,7 +177,7 @@ def test_wrong_requests_name_the_field_by_its_name_here(tmp_path: Path) -> None:
         ({"json": PROMPT | {"src_audio_path": "/etc/passwd"}}, 400),
         ({"json": PROMPT | {"reference_audio_path": "../../secret.wav"}}, 400),
         ({"content": b" " * (MAX_TEXT_BYTES + 1), "headers": {"Content-Type": "application/json"}}, 413),
-        ({"data": PROMPT, "files": {"src_audio": ("a.wav", b"no audio")}}, 400),
+        ({"data": PROMPT, "files": {"src_audio": ("a.wav", NO_AUDIO)}}, 400),
     ],
 )
 def test_what_cannot_be_taken_starts_nothing(
@@ -205,7 +205,7 @@ def test_files_are_uploaded_and_used_by_id(tmp_path: Path) -> None:
     ((caption, options),) = client.started
     assert caption == "jazz"
     assert options == {
-        "task": "cover", "source_id": UPLOAD_ID, "audio_cover_strength": 0.5, "detached": True
+        "task": "cover", "source_id": f"a{1:032x}", "audio_cover_strength": 0.5, "detached": True
     }  # fmt: skip
 
 
