@@ -72,7 +72,12 @@ async def serve(settings: Settings) -> None:
 def _app(name: str, gateway: Gateway, settings: Settings) -> ASGIApp:
     secret = settings.api_key.get_secret_value() if settings.api_key else None
     host, _ = open_doors(settings)[name]
-    return OriginGuard(create_rest_app(gateway, Key(secret)), host)
+    if name == "rest":
+        return OriginGuard(create_rest_app(gateway, Key(secret)), host)
+    # Gradio takes seconds to import, so it comes only where there is a page.
+    from services.gateway.page.app import create_page_app
+
+    return OriginGuard(create_page_app(gateway, secret, settings.language), host)
 
 
 def _door(app: ASGIApp) -> _Door:
@@ -81,7 +86,7 @@ def _door(app: ASGIApp) -> _Door:
         log_config=None,
         access_log=False,  # query strings may hold paths and keys
         server_header=False,
-        lifespan="off",
+        lifespan="on",
         timeout_graceful_shutdown=STOP_GRACE_S,
     )
     return _Door(config)

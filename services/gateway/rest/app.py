@@ -30,6 +30,7 @@ def create_rest_app(gateway: Gateway, key: Key) -> FastAPI:
         expose_headers=["Content-Range", "Content-Disposition", "Location", "Retry-After"],
     )
     add_error_answers(app)
+    app.include_router(catalog_api.health_router)
     for api in (catalog_api, tasks_api, jobs_api, uploads_api, server_api):
         app.include_router(api.router)
     return app

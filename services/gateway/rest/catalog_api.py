@@ -19,10 +19,11 @@ from services.gateway.rest.song_samples import SAMPLES
 STATUS_TIMEOUT_S = 5.0
 
 router = APIRouter(tags=["ACE-Step"])
+health_router = APIRouter(tags=["ACE-Step"])
 _KEYED = [Depends(require_key)]
 
 
-@router.get("/health")
+@health_router.get("/health")
 async def health() -> dict[str, Any]:
     """Whether the gateway lives; it asks nobody, and everybody may ask."""
     return envelope({"status": "ok", "service": "acestage", "version": __version__})

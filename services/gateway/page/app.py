@@ -1,0 +1,116 @@
+"""The page as an ASGI application, with the audio that it plays."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.responses import RedirectResponse, Response
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from acestage import __version__
+from services.gateway.gateway import Gateway
+from services.gateway.page.song_page import SongPage
+from services.gateway.page.texts import TEXTS
+from services.gateway.rest import catalog_api, jobs_api
+from services.gateway.rest.auth import Key
+from services.gateway.rest.error_answers import add_error_answers
+
+MAX_UPLOAD = "512mb"
+_FONTS = ("system-ui", "sans-serif")
+_CSS = """
+header { display: flex; justify-content: space-between; align-items: baseline; }
+audio.take { width: 100%; margin-bottom: 0.5rem; }
+figure { margin: 0 0 1rem; } figure img { width: 100%; border-radius: 6px; background: #040312; }
+footer { display: none !important; }
+"""
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self'; worker-src 'self' blob:; frame-ancestors 'none'"
+)
+"""What the page may load: nothing from other machines. Gradio has scripts and styles within the page."""
+
+
+def create_page_app(gateway: Gateway, secret: str | None, language: str) -> ASGIApp:
+    """The application.
+
+    Args:
+        gateway: the parts behind it.
+        secret: the password of the page, which any user may give; None asks for none.
+        language: "en" or "pt", in which it begins.
+    """
+    app = FastAPI(title="Acestage", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.state.gateway = gateway
+    app.state.key = Key(None)  # who came as far has given the password
+    add_error_answers(app)
+    app.include_router(catalog_api.health_router)
+    app.include_router(jobs_api.router)
+
+    @app.get("/")
+    async def begin() -> RedirectResponse:
+        return RedirectResponse(f"/{language}/")
+
+    @app.get("/favicon.ico")
+    async def icon() -> Response:
+        return Response(status_code=204)  # browsers ask for it by themselves
+
+    for name, texts in TEXTS.items():
+        other = "/pt/" if name == "en" else "/en/"
+        theme = gr.themes.Soft(font=_FONTS, font_mono=("ui-monospace", "monospace"))
+        gr.mount_gradio_app(
+            app,
+            SongPage(gateway, texts, other).blocks,
+            f"/{name}",
+            max_file_size=MAX_UPLOAD,
+            ssr_mode=False,
+            footer_links=[],
+            theme=theme,
+            css=_CSS,
+        )
+    return Guarded(app, secret)
+
+
+class Guarded:
+    """Asks for the password, and tells browsers to load nothing from elsewhere."""
+
+    def __init__(self, app: ASGIApp, secret: str | None) -> None:
+        self._app = app
+        self._secret = secret.encode() if secret else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if scope["path"] != "/health" and not self._is_known(Headers(scope=scope).get("authorization", "")):
+            await _ask(send)
+            return
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = [(b"content-security-policy", _POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+                message["headers"] = [*message["headers"], *added]
+            await send(message)
+
+        await self._app(scope, receive, send_with_policy)
+
+    def _is_known(self, authorization: str) -> bool:
+        if self._secret is None:
+            return True
+        kind, _, value = authorization.partition(" ")
+        try:
+            given = base64.b64decode(value, validate=True) if kind.lower() == "basic" else b""
+        except binascii.Error:
+            given = b""
+        return hmac.compare_digest(given.partition(b":")[2], self._secret)
+
+
+async def _ask(send: Send) -> None:
+    headers = [(b"www-authenticate", b'Basic realm="Acestage", charset="UTF-8"'), (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

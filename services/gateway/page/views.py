@@ -1,0 +1,115 @@
+"""Parts of the page that show something: progress, takes, the machine."""
+
+from __future__ import annotations
+
+from html import escape
+
+from acestage.limits import Limit
+from acestage.status import Status
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.job import Job
+from services.gateway.jobs.record import JobRecord, JobState
+from services.gateway.page.texts import Texts
+
+GIB = 2**30
+
+
+def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
+    """Where a job is, in a sentence or two."""
+    record = job.record
+    match record.state:
+        case JobState.SUCCEEDED:
+            notes = [*record.order.notes, *dict.fromkeys(w for take in record.takes for w in take.warnings)]
+            model = (record.settings or {}).get("model") or {}
+            notes += [texts.untrained] if model.get("is_untrained") else []
+            return "\n".join([texts.done.format(seconds=record.run_s or 0.0), *notes])
+        case JobState.FAILED:
+            return texts.failed.format(message=record.failure.message if record.failure else "")
+        case JobState.CANCELLED:
+            return texts.stopped
+        case JobState.QUEUED if record.progress.queue_position:
+            return _queued(record, gateway, texts)
+        case _:
+            return _stage(record, texts)
+
+
+def _queued(record: JobRecord, gateway: Gateway, texts: Texts) -> str:
+    position = record.progress.queue_position
+    text = texts.queued.format(position=position)
+    wait_s = gateway.book.pace.wait_s(position, gateway.book.counts()[JobState.RUNNING])
+    return text if wait_s is None else f"{text} {texts.starts_in.format(seconds=wait_s)}"
+
+
+def _stage(record: JobRecord, texts: Texts) -> str:
+    current = record.progress
+    if not current.stage:
+        return texts.starts
+    stage = getattr(texts, current.stage)
+    if current.is_waiting or not current.total_count:
+        return texts.waits.format(stage=stage) if current.is_waiting else f"{stage}: {texts.starts}"
+    text = texts.works.format(stage=stage, done=current.done_count, total=current.total_count)
+    if current.stage_left_s is None:
+        return text
+    return f"{text} {texts.left.format(seconds=current.stage_left_s)}"
+
+
+def player(job: Job, take_count: int, *, plays: bool) -> str:
+    """A player for each take, which streams while the take is decoded."""
+    return "".join(
+        f'<audio class="take" controls preload="none" {"autoplay" if plays and not index else ""} '
+        f'src="{_url(job, "audio", index)}&format=mp3"></audio>'
+        for index in range(take_count)
+    )
+
+
+def takes(job: Job, gateway: Gateway, texts: Texts) -> str:
+    """The finished takes: spectrogram, and a link for each format."""
+    parts = []
+    for index, take in enumerate(job.record.takes):
+        head = texts.take.format(number=index + 1, seed=take.seed, duration=take.duration_s)
+        links = " · ".join(
+            f'<a href="{_url(job, "audio", index)}&format={name}&download=1" download>{name}</a>'
+            for name, fault in gateway.formats.items()
+            if not fault
+        )
+        picture = (
+            f'<img alt="" loading="lazy" src="{_url(job, "spectrogram.png", index)}&width=900&height=120">'
+        )
+        parts.append(
+            f"<figure>{picture}<figcaption>{escape(head)}<br>{texts.download} {links}</figcaption></figure>"
+        )
+    return "".join(parts)
+
+
+def machine(status: Status, texts: Texts) -> str:
+    """Memory of the device, and who has it."""
+    lines = [
+        texts.free.format(
+            device=f"{device.name or device.device}",
+            free=device.free_bytes / GIB,
+            total=device.total_bytes / GIB,
+        )
+        for device in status.devices
+    ]
+    holders = ", ".join(lease.holder for lease in status.leases)
+    lines.append(texts.held_by.format(holders=holders) if holders else texts.held_by_nobody)
+    return "<br>".join(escape(line) for line in lines)
+
+
+def limit(limit: Limit, texts: Texts) -> str:
+    return texts.limit_source.format(value=limit.value, source=limit.source)
+
+
+def history_choices(gateway: Gateway) -> list[tuple[str, str]]:
+    """A label and the id of each job, the newest first."""
+    return [
+        (
+            f"{job.record.created_at:%Y-%m-%d %H:%M} · {job.record.order.name[:60]} · {job.record.state}",
+            job.job_id,
+        )
+        for job in gateway.book.jobs()
+    ]
+
+
+def _url(job: Job, what: str, take: int) -> str:
+    return f"/v1/jobs/{job.job_id}/{what}?take={take}"

@@ -1,0 +1,160 @@
+"""The web page in a real browser, in front of services that run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
+
+from tests.running_gateway import RunningGateway
+from tests.running_stack import RunningStack
+
+CHROMIUM = shutil.which("chromium")
+TIMEOUT_MS = 60_000
+SCREENSHOTS = Path("out/screenshots")
+
+if CHROMIUM is None and not os.environ.get("CI"):
+    pytest.skip("Chromium is missing: apt-get install chromium", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def gateway(turbo_stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    folder = tmp_path_factory.mktemp("page")
+    with RunningGateway.start(turbo_stack.target, folder, doors="page") as gateway:
+        yield gateway
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, gateway: RunningGateway) -> Iterator[Page]:
+    """The page as it opens; it must ask no other machine for anything, and log no error."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.set_default_timeout(TIMEOUT_MS)
+    asked: list[str] = []
+    faults: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("response", lambda answer: faults.append(answer.url) if answer.status >= 400 else None)
+    page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+    page.goto(gateway.url("page"))
+    page.get_by_label("Music Caption").wait_for()
+    yield page
+    page.close()
+    hosts = {urlsplit(url).netloc for url in asked if urlsplit(url).scheme.startswith("http")}
+    assert hosts == {urlsplit(gateway.url("page")).netloc}
+    assert faults == []
+
+
+def take_screenshot(page: Page, name: str) -> None:
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+def status(page: Page) -> Locator:
+    return page.get_by_label("Generation Status")
+
+
+def until_status(page: Page, start: str) -> None:
+    script = "start => [...document.querySelectorAll('textarea')].some(t => t.value.startsWith(start))"
+    page.wait_for_function(script, arg=start)
+
+
+def order(page: Page, caption: str, duration_s: int) -> None:
+    page.get_by_label("Music Caption").fill(caption)
+    page.get_by_role("spinbutton", name="Audio Duration").fill(str(duration_s))
+    page.get_by_role("button", name="Generate Music").click()
+
+
+def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page) -> None:
+    take_screenshot(page, "fresh")
+    order(page, "calm harp, evening", 300)
+    page.wait_for_selector("audio.take")
+    page.wait_for_function("document.querySelector('audio.take').currentTime > 0.2")
+    assert status(page).input_value().startswith("Decoder: ")
+    take_screenshot(page, "running")
+    until_status(page, "Done in ")
+    links = page.locator("figure a")
+    assert links.all_inner_texts() == ["mp3", "flac", "wav16", "wav24", "wav32", "opus", "aac"]
+    with page.expect_download() as download:
+        links.first.click()
+    assert download.value.suggested_filename.startswith("calm-harp-evening-seed-")
+    page.wait_for_function("document.querySelector('figure img').naturalWidth > 0")
+    take_screenshot(page, "finished")
+
+    page.reload()
+    history = page.get_by_label("Past songs")
+    history.click()
+    page.get_by_role("option").filter(has_text="calm harp, evening").first.click()
+    page.get_by_role("button", name="Restore settings").click()
+    until_status(page, "The settings are back")
+    assert page.get_by_label("Music Caption").input_value() == "calm harp, evening"
+    assert page.get_by_role("spinbutton", name="Audio Duration").input_value() == "300"
+    assert page.get_by_label("Seed").input_value() != "-1"
+    page.get_by_role("button", name="Show").click()
+    page.wait_for_selector("figure")
+
+
+def test_a_song_is_stopped(page: Page) -> None:
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_role("spinbutton", name="Steps").fill("200")
+    order(page, "long drone", 600)
+    until_status(page, "Diffusion: ")
+    page.get_by_role("button", name="Stop").click()
+    until_status(page, "Stopped.")
+    take_screenshot(page, "stopped")
+
+
+def test_what_is_wrong_is_said_in_words(page: Page) -> None:
+    page.get_by_role("button", name="Generate Music").click()
+    until_status(page, "Music Caption: ")
+    page.get_by_label("Music Caption").fill("jazz")
+    page.get_by_role("radio", name="Cover (remix)").check()
+    page.get_by_role("button", name="Generate Music").click()
+    until_status(page, "Source audio: is empty")
+    take_screenshot(page, "wrong")
+
+
+def test_the_page_speaks_portuguese(page: Page) -> None:
+    page.get_by_role("link", name="Português").click()
+    page.get_by_label("Descrição da música").wait_for()
+    page.get_by_role("button", name="Gerar música").wait_for()
+    take_screenshot(page, "portuguese")
+    page.get_by_role("link", name="English").click()
+    page.get_by_label("Music Caption").wait_for()
+
+
+def test_it_fits_a_phone_in_the_dark(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto(page.url + "?__theme=dark")
+    page.get_by_label("Music Caption").wait_for()
+    take_screenshot(page, "phone")
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= 390
+
+
+def test_with_a_key_the_page_asks_for_it(turbo_stack: RunningStack, tmp_path: Path) -> None:
+    with RunningGateway.start(turbo_stack.target, tmp_path, doors="page", ACESTAGE_API_KEY="k3y") as gateway:
+        url = gateway.url("page")
+        assert httpx.get(f"{url}/health").status_code == 200
+        for path in ("/", "/en/", "/en/gradio_api/info", "/v1/jobs"):
+            assert httpx.get(url + path).status_code == 401
+            assert httpx.get(url + path, auth=("me", "wrong")).status_code == 401
+        known = httpx.get(f"{url}/en/", auth=("me", "k3y"))
+        assert known.status_code == 200
+        assert "default-src 'self'" in known.headers["content-security-policy"]
+        assert httpx.get(f"{url}/v1/jobs", auth=("me", "k3y")).json()["jobs"] == []
+        assert httpx.get(f"{url}/", headers={"Host": "evil.example"}).status_code == 403
