@@ -18,7 +18,8 @@ LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 
 def create_rest_app(gateway: Gateway, key: Key) -> FastAPI:
     """The application; routes find `gateway` and `key` in its state."""
-    app = FastAPI(title="Acestage", version=__version__)
+    # The usual viewers of the documentation load their scripts from other machines.
+    app = FastAPI(title="Acestage", version=__version__, docs_url=None, redoc_url=None)
     app.state.gateway = gateway
     app.state.key = key
     app.add_middleware(BodyLimit)

@@ -78,6 +78,7 @@ async def cancel(gateway: ItsGateway, job_id: str) -> JobAnswer:
 
 @keyed.get(
     "/{job_id}/events",
+    status_code=200,
     response_class=LiveResponse,
     responses={200: {"content": {"text/event-stream": {}}}, **error_responses(400, 429)},
 )
