@@ -149,6 +149,16 @@ def test_a_job_is_stopped_within_a_step(http: httpx.Client) -> None:
     assert http.get(f"{path}/audio").status_code == 409
 
 
+def test_a_stream_of_a_stopped_job_is_broken_off(http: httpx.Client) -> None:
+    job_id = submit(http, **LONG_SONG | {"audio_duration": 600})["job_id"]
+    with http.stream("GET", f"/v1/jobs/{job_id}/audio") as answer:
+        parts = answer.iter_raw()
+        next(parts)
+        assert http.delete(f"/v1/jobs/{job_id}").json()["state"] == "cancelled"
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(parts)
+
+
 def test_every_format_has_the_song_and_restores_its_settings(http: httpx.Client) -> None:
     job = ended(http, submit(http, **SONG, title="Água & café")["job_id"])
     (take,) = job["takes"]

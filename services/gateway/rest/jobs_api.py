@@ -95,9 +95,9 @@ async def events(
     return LiveResponse(_event_lines(job, start_number), "text/event-stream", gateway.event_streams)
 
 
-@keyed.api_route(
+@keyed.head("/{job_id}/audio", include_in_schema=False)
+@keyed.get(
     "/{job_id}/audio",
-    methods=["GET", "HEAD"],
     response_class=FileResponse,
     responses={200: {"content": {"audio/mpeg": _BINARY}}, **error_responses(400, 409, 429)},
 )

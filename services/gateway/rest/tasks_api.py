@@ -54,9 +54,9 @@ async def query_result(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     return envelope([_answer(gateway, task_id) for task_id in task_ids])
 
 
-@router.api_route(
+@router.head("/v1/audio", include_in_schema=False, dependencies=[Depends(require_key)])
+@router.get(
     "/v1/audio",
-    methods=["GET", "HEAD"],
     response_class=FileResponse,
     responses=error_responses(401, 403, 404),
     dependencies=[Depends(require_key)],
