@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from services.gateway.page.song_form import COVER, CUSTOM, FIELDS, REPAINT, SongForm, restored
+from services.gateway.page.song_form import (
+    COVER,
+    CUSTOM,
+    FIELDS,
+    LEFT_TO_THE_MODEL,
+    REPAINT,
+    SongForm,
+    restored,
+)
 from services.gateway.page.texts import TEXTS
 
 FORM = SongForm(
@@ -63,14 +71,14 @@ def test_settings_come_back_into_the_fields() -> None:
     assert values == {
         "mode": "cover", "caption": "jazz", "lyrics": "", "vocal_language": "en", "duration_s": 12.0,
         "seed": 9, "take_count": 1, "guidance_scale": 0, "cover_strength": 0.3, "is_instrumental": True,
-        "title": "Jazz",
+        "title": "Jazz", "bpm": None, "key_scale": "", "time_signature": "",
     }  # fmt: skip
     assert values.keys() <= set(FIELDS)
 
 
 @pytest.mark.parametrize("settings", [{}, {"task": "lego"}, {"odd": 1, "model": None}])
 def test_settings_of_other_tasks_change_no_mode(settings: dict[str, object]) -> None:
-    assert restored(settings).keys() <= {"is_instrumental"}
+    assert restored(settings) == LEFT_TO_THE_MODEL | {"is_instrumental": True}
 
 
 def test_both_languages_fill_in_the_same() -> None:

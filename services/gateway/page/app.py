@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 
 import gradio as gr
@@ -108,7 +107,7 @@ class Guarded:
         kind, _, value = authorization.partition(" ")
         try:
             given = base64.b64decode(value, validate=True) if kind.lower() == "basic" else b""
-        except binascii.Error:
+        except ValueError:  # no base64, or not even ASCII
             given = b""
         return hmac.compare_digest(given.partition(b":")[2], self._secret)
 

@@ -87,9 +87,14 @@ OPTION_FIELDS = {
 """Options of a generation whose field on the page has another name."""
 
 
+LEFT_TO_THE_MODEL: dict[str, Any] = {"bpm": None, "key_scale": "", "time_signature": "", "title": ""}
+"""Fields that settings may say nothing of, with the values that mean so."""
+
+
 def restored(settings: dict[str, Any]) -> dict[str, Any]:
     """The values of fields that `settings` of a take give; a source has to be chosen again."""
-    values = {OPTION_FIELDS.get(name, name): value for name, value in settings.items()}
+    given = {name: value for name, value in settings.items() if value is not None}
+    values = LEFT_TO_THE_MODEL | {OPTION_FIELDS.get(name, name): value for name, value in given.items()}
     if values.get("mode") not in MODES:
         values.pop("mode", None)
     values["is_instrumental"] = not values.get("lyrics")
@@ -97,4 +102,4 @@ def restored(settings: dict[str, Any]) -> dict[str, Any]:
     # Guidance that a turbo model was made to leave out is no choice of the musician's.
     if (settings.get("model") or {}).get("is_turbo"):
         values["guidance_scale"] = 0
-    return {name: value for name, value in values.items() if name in FIELDS and value is not None}
+    return {name: value for name, value in values.items() if name in FIELDS}

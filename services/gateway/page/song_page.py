@@ -188,7 +188,10 @@ class SongPage:
             job = self._gateway.book.find(job_id or "")
         except AcestageError as error:
             return [error.message, "", "", "", self._history("")]
-        sound = views.player(job, len(job.record.takes), plays=False)
+        # Of a song that is being made, too: the player waits for its sound.
+        is_over = job.record.state.is_final
+        take_count = len(job.record.takes) if is_over else job.record.order.options.get("batch_size", 1)
+        sound = views.player(job, take_count, plays=False)
         shown = views.takes(job, self._gateway, self._texts)
         text = views.progress(job, self._gateway, self._texts)
         return [text, sound, shown, job.job_id, self._history(job.job_id)]
