@@ -259,6 +259,10 @@ def _settings_of(service: str) -> tuple[str, ...]:
 
 def _check_port(name: str, host: str, port: int) -> None:
     """Whoever holds the port would answer in the place of our service, and seem to be it."""
+    if port == 0:
+        raise FailedPreconditionError(
+            f"{name}_port: is 0; accepted for services that find each other: 1 to 65535"
+        )
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
-from acestage.local_stack import RESTART_DELAYS_S, STEADY_S, LocalStack, Restarts
+from acestage.errors import FailedPreconditionError
+from acestage.local_stack import RESTART_DELAYS_S, STEADY_S, LocalStack, Restarts, free_ports
 from acestage.settings import SERVICES, Settings
 from services.runtime import flags
 
@@ -75,3 +79,38 @@ def test_a_service_that_dies_of_its_start_waits_longer_and_longer() -> None:
     restarts = Restarts()
     assert [restarts.next_delay_s(0.5) for _ in range(5)] == [*RESTART_DELAYS_S, RESTART_DELAYS_S[-1]]
     assert [restarts.next_delay_s(lived_s) for lived_s in (STEADY_S, 0.5)] == list(RESTART_DELAYS_S[:2])
+
+
+def test_the_gateway_is_started_with_the_doors_and_without_the_key_in_sight(folder: Path) -> None:
+    settings = Settings(
+        doors="rest", rest_port=9001, language="pt", output_dir=folder / "out", api_key=SecretStr("s3cret")
+    )
+    stack = LocalStack(settings, settings.ports(), opens_doors=True)
+    assert stack.doors == {"rest": ("127.0.0.1", 9001)}
+    found = parsed(stack, "gateway")
+    assert (found.doors, found.rest_port, found.language) == ("rest", 9001, "pt")
+    assert found.output_dir == folder / "out"
+    assert found.address("orchestrator") == stack.target
+    assert "s3cret" not in " ".join(stack.command("gateway"))
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"rest_host": "0.0.0.0"}, "rest_host: '0.0.0.0' can be reached"),
+        ({"doors": "page", "page_host": "studio.lan"}, "page_host: 'studio.lan' can be reached"),
+        ({"doors": "page", "page_port": 0}, "page_port: is 0; accepted"),
+    ],
+)
+def test_doors_that_cannot_be_opened_so_are_named_before_anything_starts(
+    given: dict[str, Any], what: str
+) -> None:
+    settings = Settings(**given)
+
+    async def start() -> None:
+        async with LocalStack(settings, free_ports(), opens_doors=True):
+            pass
+
+    with pytest.raises(FailedPreconditionError) as caught:
+        asyncio.run(start())
+    assert what in caught.value.message
