@@ -596,8 +596,8 @@ def test_a_lease_outlives_a_crash_of_the_ledger() -> None:
 
 def test_a_ledger_in_its_grace_grants_once_it_is_over() -> None:
     async def test() -> None:
+        start = time.monotonic()
         async with running_ledger(epoch=2, grace_s=0.5) as ledger:
-            start = time.monotonic()
             stub = await ledger.stub()
             waiting = asyncio.create_task(acquire(stub))
             listed = await stub.ListLeases(pb.ListLeasesRequest())

@@ -55,6 +55,7 @@ def page(browser: Browser, gateway: RunningGateway) -> Iterator[Page]:
     page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     page.goto(gateway.url("page"))
     page.get_by_label("Music Caption").wait_for()
+    page.get_by_text("GiB free").wait_for()  # it has asked all that it asks at its start
     yield page
     page.close()
     hosts = {urlsplit(url).netloc for url in asked if urlsplit(url).scheme.startswith("http")}
@@ -91,6 +92,7 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page)
     take_screenshot(page, "running")
     until_status(page, "Done in ")
     links = page.locator("figure a")
+    links.first.wait_for()
     assert links.all_inner_texts() == ["mp3", "flac", "wav16", "wav24", "wav32", "opus", "aac"]
     with page.expect_download() as download:
         links.first.click()
@@ -99,6 +101,7 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page)
     take_screenshot(page, "finished")
 
     page.reload()
+    page.get_by_text("GiB free").wait_for()
     history = page.get_by_label("Past songs")
     history.click()
     page.get_by_role("option").filter(has_text="calm harp, evening").first.click()
@@ -135,15 +138,18 @@ def test_the_page_speaks_portuguese(page: Page) -> None:
     page.get_by_role("link", name="Português").click()
     page.get_by_label("Descrição da música").wait_for()
     page.get_by_role("button", name="Gerar música").wait_for()
+    page.get_by_text("GiB livres").wait_for()
     take_screenshot(page, "portuguese")
     page.get_by_role("link", name="English").click()
     page.get_by_label("Music Caption").wait_for()
+    page.get_by_text("GiB free").wait_for()
 
 
 def test_it_fits_a_phone_in_the_dark(page: Page) -> None:
     page.set_viewport_size({"width": 390, "height": 844})
     page.goto(page.url + "?__theme=dark")
     page.get_by_label("Music Caption").wait_for()
+    page.get_by_text("GiB free").wait_for()
     take_screenshot(page, "phone")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390

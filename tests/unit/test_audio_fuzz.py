@@ -6,6 +6,7 @@ Where a decoder crashes all the same, `audio_decoding` stands between it and the
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import resource
@@ -51,6 +52,12 @@ FILES = [
 ]
 MOST_OUTPUT_BYTES = 601 * 48_000 * 8
 MOST_MEMORY_GROWTH_KIB = 300 << 10
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_left_of_others() -> None:
+    """What earlier tests left to the garbage collector must not go while descriptors are counted here."""
+    gc.collect()
 
 
 class Counted(io.RawIOBase):
