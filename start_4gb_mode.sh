@@ -224,10 +224,13 @@ start() {
     fi
     check_ports "$doors" || return 1
     say settings "$(env_file)"
+    mkdir -p "$STATE"
     if [[ "${2:-}" != background ]]; then
+        rm -f "$LOG_FILE"
+        # What takes this process's place keeps its number, so that "stop" finds it from elsewhere.
+        echo "$$" >"$PID_FILE"
         exec "$VENV/bin/acestage" up --doors "$doors" --env-file "$(env_file)"
     fi
-    mkdir -p "$STATE"
     say starting "$LOG_FILE"
     # Of its own session: Ctrl-C in the menu is not for it.
     setsid "$VENV/bin/acestage" up --doors "$doors" --env-file "$(env_file)" >"$LOG_FILE" 2>&1 </dev/null &
@@ -249,7 +252,7 @@ start() {
 }
 
 show_addresses() {
-    sed -nE 's/^((Web page|REST): .*)/  \1/p' "$LOG_FILE"
+    [[ ! -f "$LOG_FILE" ]] || sed -nE 's/^((Web page|REST): .*)/  \1/p' "$LOG_FILE"
 }
 
 stop() {

@@ -209,6 +209,7 @@ def test_ctrl_c_ends_what_runs_in_the_foreground(environment: dict[str, str], tm
             assert time.monotonic() < deadline, log.read_text()
             select.select([], [], [], 0.1)
         assert is_open(environment["ACESTAGE_REST_PORT"])
+        assert f"It runs (process {process.pid})" in run(environment, "status").stdout
         family = psutil.Process(process.pid).children(recursive=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(30) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -50,17 +49,11 @@ class JobBook:
         area: where records and audio are kept.
     """
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        area: OutputArea,
-        *,
-        follower: Callable[[AsyncClient, OutputArea, Pace], JobFollower] = JobFollower,
-    ) -> None:
+    def __init__(self, client: AsyncClient, area: OutputArea) -> None:
         self.pace = Pace()
         self._client = client
         self._area = area
-        self._follower = follower(client, area, self.pace)
+        self._follower = JobFollower(client, area, self.pace)
         self._jobs: dict[str, Job] = {}
         self._keys: dict[str, _Keyed] = {}
         self._retiring: asyncio.Task[None] | None = None
@@ -76,9 +69,6 @@ class JobBook:
     ) -> None:
         tasks = [job.following for job in self._jobs.values() if job.following is not None]
         await asyncio.gather(*(end(task) for task in (*tasks, self._retiring) if task is not None))
-
-    def __len__(self) -> int:
-        return len(self._jobs)
 
     def jobs(self) -> list[Job]:
         """All jobs, the newest first."""

@@ -25,7 +25,7 @@ from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.gateway_of import ItsGateway
 from services.gateway.rest.job_answer import JobAnswer, JobList, WaveformAnswer, job_answer
 from services.gateway.rest.live_response import LiveResponse
-from services.gateway.rest.order_fields import in_field_names, read_order
+from services.gateway.rest.order_fields import submit
 
 HEARTBEAT_S = 15.0
 MAX_LISTED_COUNT = 200
@@ -44,11 +44,7 @@ async def start(
     idempotency_key: Annotated[str, Header(description="Requests with the same one are one job.")] = "",
 ) -> JobAnswer:
     """Queues a song. The fields are those of `/release_task`, as JSON, multipart or urlencoded."""
-    order = await read_order(request)
-    try:
-        job = await gateway.book.submit(order, idempotency_key)
-    except InvalidArgumentError as error:
-        raise in_field_names(error) from error
+    job = await submit(request, idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
     return _answer(gateway, job)
 

@@ -14,6 +14,7 @@ from acestage.generation_options import GenerationOptions
 from services.gateway.exports.export import LONGEST_EDGE_FADE_MS
 from services.gateway.exports.formats import ExportFormat, parse_format
 from services.gateway.gateway import Gateway
+from services.gateway.jobs.job import Job
 from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.request_body import RequestBody, checked_body
@@ -89,16 +90,7 @@ _KEY_SCALE = re.compile(r"([A-Ga-g])([#b♯♭]?)\s*(m|min|minor|maj|major)?", r
 _TIME_SIGNATURES = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
 
-async def read_order(request: Request) -> JobOrder:
-    """What `request` orders, as JSON or as a form. The key is checked before anything is done with it.
-
-    Raises:
-        UnauthenticatedError: the key is missing or wrong.
-        InvalidArgumentError: with every wrong field; what depends on models and limits the orchestrator
-            checks, and `in_field_names` gives its errors the names of the fields here.
-        HTTPException: 415 for other content types, 400 for damaged forms.
-        AcestageError: the orchestrator cannot take the audio.
-    """
+async def _read_order(request: Request) -> JobOrder:
     gateway: Gateway = request.app.state.gateway
     async with checked_body(request) as body:
         values = FieldValues(RequestFields(body.values))
@@ -107,8 +99,24 @@ async def read_order(request: Request) -> JobOrder:
         return await _with_audio(order, gateway, body)
 
 
-def in_field_names(error: InvalidArgumentError) -> InvalidArgumentError:
-    """The same error with the names that fields have here."""
+async def submit(request: Request, idempotency_key: str = "") -> Job:
+    """Starts what `request` orders, as JSON or as a form. The key is checked before anything is done with it.
+
+    Raises:
+        UnauthenticatedError: the key is missing or wrong.
+        InvalidArgumentError: with every wrong field, by its name here.
+        HTTPException: 415 for other content types, 400 for damaged forms.
+        AcestageError: the orchestrator cannot take it.
+    """
+    gateway: Gateway = request.app.state.gateway
+    order = await _read_order(request)
+    try:
+        return await gateway.book.submit(order, idempotency_key)
+    except InvalidArgumentError as error:
+        raise _in_field_names(error) from error
+
+
+def _in_field_names(error: InvalidArgumentError) -> InvalidArgumentError:
     if not error.violations:
         return error
     renamed = [FieldViolation(_field_name(v.field), v.description) for v in error.violations]

@@ -16,7 +16,7 @@ from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.gateway_of import ItsGateway
-from services.gateway.rest.order_fields import in_field_names, read_order
+from services.gateway.rest.order_fields import submit
 from services.gateway.rest.request_body import checked_body
 from services.gateway.rest.request_fields import RequestFields
 from services.gateway.rest.task_result import task_answer, unknown_task_answer
@@ -29,12 +29,9 @@ _MEDIA_TYPES = {audio_format.suffix: audio_format.media_type for audio_format in
 
 
 @router.post("/release_task", responses=error_responses(400, 401, 413, 415, 429, 503))
-async def release_task(request: Request, gateway: ItsGateway) -> dict[str, Any]:
+async def release_task(request: Request) -> dict[str, Any]:
     """Queues a song; JSON, multipart or urlencoded, under any name that upstream's clients use."""
-    try:
-        job = await gateway.book.submit(await read_order(request))
-    except InvalidArgumentError as error:
-        raise in_field_names(error) from error
+    job = await submit(request)
     position = max(1, job.record.progress.queue_position)
     return envelope({"task_id": job.job_id, "status": "queued", "queue_position": position})
 
