@@ -162,6 +162,16 @@ def test_a_player_that_fails_is_named() -> None:
     run(scenario())
 
 
+def test_a_player_that_has_ended_leaves_no_pipe_behind() -> None:
+    sink = PlayerSink(Player("true", ""))
+    sink.begin(48_000, 2)
+    assert sink.process is not None
+    assert sink.process.wait(10) == 0
+    sink.abandon()
+    assert sink.process.stdin is not None
+    assert sink.process.stdin.closed
+
+
 def test_a_player_is_stopped_when_the_stream_is_left() -> None:
     async def scenario() -> None:
         begun = threading.Event()
