@@ -10,6 +10,7 @@ with Client() as client:
 from importlib.metadata import version
 
 from acestage import errors
+from acestage.access import Access
 from acestage.async_client import AsyncClient
 from acestage.audio import Audio
 from acestage.client import Client
@@ -20,6 +21,7 @@ from acestage.status import Status
 
 __version__ = version("acestage")
 __all__ = [
+    "Access",
     "Adapter",
     "AsyncClient",
     "Audio",

@@ -8,15 +8,13 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import grpc.aio
-
+from acestage.access import NO_ACCESS, Access, open_aio_channel
 from acestage.audio import Audio, AudioSource, Upload, UploadProgress
 from acestage.client import DEFAULT_TARGET
 from acestage.generation import Generation, GenerationEvent, JobQueued
 from acestage.generation_options import GenerationOptions
 from acestage.generation_request import request_to_pb
 from acestage.generation_stream import GenerationStream, makes_tracks
-from acestage.keepalive import CLIENT_KEEPALIVE
 from acestage.limits import Limits
 from acestage.orchestrator_errors import ended_early, rpc_errors_of
 from acestage.protos.audio.v1 import audio_pb2, audio_pb2_grpc
@@ -28,9 +26,9 @@ from acestage.status import Status, status_from_pb
 class AsyncClient:
     """The asyncio client; the same methods as `Client`. Use it with `async with`, or await `close`."""
 
-    def __init__(self, target: str = DEFAULT_TARGET) -> None:
+    def __init__(self, target: str = DEFAULT_TARGET, access: Access = NO_ACCESS) -> None:
         self.target = target
-        self._channel = grpc.aio.insecure_channel(target, options=CLIENT_KEEPALIVE)
+        self._channel = open_aio_channel(target, access)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._audio_stub = audio_pb2_grpc.AudioServiceStub(self._channel)
 

@@ -7,14 +7,12 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-import grpc
-
+from acestage.access import NO_ACCESS, Access, open_channel
 from acestage.audio import Audio, AudioSource, Upload, UploadProgress
 from acestage.generation import Generation, GenerationEvent, JobQueued
 from acestage.generation_options import GenerationOptions
 from acestage.generation_request import request_to_pb
 from acestage.generation_stream import GenerationStream
-from acestage.keepalive import CLIENT_KEEPALIVE
 from acestage.limits import Limits
 from acestage.orchestrator_errors import ended_early, rpc_errors_of
 from acestage.protos.audio.v1 import audio_pb2, audio_pb2_grpc
@@ -32,11 +30,15 @@ class Client:
 
     Args:
         target: the orchestrator's address, host:port.
+        access: the key, and the certificates that are trusted; for services that ask for them.
+
+    Raises:
+        FailedPreconditionError: the certificates cannot be read.
     """
 
-    def __init__(self, target: str = DEFAULT_TARGET) -> None:
+    def __init__(self, target: str = DEFAULT_TARGET, access: Access = NO_ACCESS) -> None:
         self.target = target
-        self._channel = grpc.insecure_channel(target, options=CLIENT_KEEPALIVE)
+        self._channel = open_channel(target, access)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._audio_stub = audio_pb2_grpc.AudioServiceStub(self._channel)
 

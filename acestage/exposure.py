@@ -19,6 +19,21 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+_REACHED_AT = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}
+
+
+def reached_at(host: str) -> str:
+    """Where this machine reaches what it serves at `host`: a wildcard is an address for servers alone."""
+    name = host.strip("[]")
+    return _REACHED_AT.get(name, name)
+
+
+def join_address(host: str, port: int) -> str:
+    """`host:port`, with brackets around the colons of IPv6."""
+    name = host.strip("[]")
+    return f"[{name}]:{port}" if ":" in name and not name.startswith("unix:") else f"{name}:{port}"
+
+
 def check_exposure(field: str, host: str, settings: Settings) -> None:
     """`host`, which the setting `field` says, must be safe to serve with `settings`.
 

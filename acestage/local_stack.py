@@ -18,10 +18,12 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from acestage.access import Access, open_aio_channel
 from acestage.errors import FailedPreconditionError, UnavailableError
-from acestage.exposure import check_exposure
+from acestage.exposure import check_exposure, join_address, reached_at
 from acestage.generation import STAGES
 from acestage.settings import SERVICES, Settings
+from acestage.tls import check_certificate
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +34,8 @@ _POLL_S = 0.1
 RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
 STEADY_S = 10.0
 """A service that lived for so long may be started again at once: it does not die of its start."""
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
-"""Where this machine reaches what it serves on all its addresses."""
 _COMMON_SETTINGS = (
-    *("host", "run_dir", "log_level"),
+    *("host", "insecure", "tls_cert", "tls_key", "tls_ca", "run_dir", "log_level"),
     *("max_vram_gb", "quantization", "vae_tile_frame_count"),
 )
 _ORCHESTRATOR_SETTINGS = (
@@ -45,7 +45,8 @@ _ORCHESTRATOR_SETTINGS = (
 )
 _GATEWAY_SETTINGS = (
     *("doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
-    *("insecure", "output_dir", "max_output_bytes", "max_output_age_h", "log_level"),
+    *("insecure", "tls_cert", "tls_key", "tls_ca", "log_level"),
+    *("output_dir", "max_output_bytes", "max_output_age_h"),
 )
 _STAGE_SETTINGS = (
     *("checkpoint", "checkpoints_dir", "adapters_dir", "variant", "device", "dtype", "threads"),
@@ -116,9 +117,11 @@ class LocalStack:
         return self.address("orchestrator")
 
     def address(self, service: str) -> str:
-        return f"{self._settings.host}:{self._services[service].port}"
+        return join_address(reached_at(self._settings.host), self._services[service].port)
 
     async def __aenter__(self) -> Self:
+        check_exposure("host", self._settings.host, self._settings)
+        check_certificate(self._settings, reached_at(self._settings.host))
         for service in self._services.values():
             _check_port(service.name, self._settings.host, service.port)
         for name, (host, port) in self.doors.items():
@@ -162,7 +165,7 @@ class LocalStack:
     async def _start(self, service: _Service) -> None:
         service.process = await asyncio.create_subprocess_exec(
             *self.command(service.name),
-            env=self._environment(service.name),
+            env=self._environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self._log_file,
             stderr=self._log_file,
@@ -170,10 +173,10 @@ class LocalStack:
             start_new_session=True,
         )
 
-    def _environment(self, service: str) -> dict[str, str] | None:
-        """The environment of a service; command lines are for all to see, so the key goes this way."""
+    def _environment(self) -> dict[str, str] | None:
+        """The environment of the services; command lines are for all to see, so the key goes this way."""
         key = self._settings.api_key
-        if service != GATEWAY or key is None:
+        if key is None:
             return None
         return os.environ | {"ACESTAGE_API_KEY": key.get_secret_value()}
 
@@ -193,7 +196,7 @@ class LocalStack:
         if service.name == GATEWAY:
             yield self._are_doors_open
             return
-        async with grpc.aio.insecure_channel(self.address(service.name)) as channel:
+        async with open_aio_channel(self.address(service.name), Access.of(self._settings)) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs lack the methods
 
             async def is_serving() -> bool:
@@ -208,7 +211,7 @@ class LocalStack:
         for host, port in self.doors.values():
             try:
                 async with asyncio.timeout(5.0):
-                    _, writer = await asyncio.open_connection(_LOOPBACK.get(host, host), port)
+                    _, writer = await asyncio.open_connection(reached_at(host), port)
             except OSError:
                 return False
             writer.close()
@@ -247,6 +250,11 @@ def open_doors(settings: Settings) -> dict[str, tuple[str, int]]:
     return {name: address for name, address in addresses.items() if settings.doors in (name, "both")}
 
 
+def scheme(settings: Settings) -> str:
+    """What URLs of the doors begin with."""
+    return "http" if settings.tls_cert is None else "https"
+
+
 def _settings_of(service: str) -> tuple[str, ...]:
     match service:
         case "gateway":
@@ -266,7 +274,7 @@ def _check_port(name: str, host: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((host, port))
+            probe.bind((host.strip("[]"), port))
         except OSError as error:
             raise FailedPreconditionError(
                 f"{name}_port: cannot bind {host}:{port}: {error.strerror}; do services run already?"

@@ -79,6 +79,7 @@ def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError
         grpc.StatusCode.CANCELLED: errors.CancelledError,
         grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgumentError,
         grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhaustedError,
+        grpc.StatusCode.UNAUTHENTICATED: errors.UnauthenticatedError,
     }
     return by_code.get(code, errors.InternalError)(
         f"{target} answered {code.name}: {details}", metadata={"target": target}

@@ -243,12 +243,25 @@ class Settings(BaseSettings):
     api_key: Annotated[SecretStr, AfterValidator(_check_key)] | None = Field(
         None,
         validation_alias=_names("ACESTAGE_API_KEY", "ACESTEP_API_KEY"),
-        description="The key that clients of the REST interface and of the web page must bring.",
+        description="The key that clients must bring: of gRPC, of REST, of the web page.",
     )
     insecure: bool = Field(
         False,
         validation_alias=_names("ACESTAGE_INSECURE"),
         description="true: other machines may come without a key.",
+    )
+    tls_cert: Path | None = Field(
+        None,
+        validation_alias=_names("ACESTAGE_TLS_CERT"),
+        description="Certificate of the servers, PEM, and those between it and its authority; needs tls_key.",
+    )
+    tls_key: Path | None = Field(
+        None, validation_alias=_names("ACESTAGE_TLS_KEY"), description="Private key of tls_cert, PEM."
+    )
+    tls_ca: Path | None = Field(
+        None,
+        validation_alias=_names("ACESTAGE_TLS_CA"),
+        description="Certificates, PEM, that may vouch for servers; with tls_cert and without this, itself.",
     )
     doors: Doors = Field(
         "both",

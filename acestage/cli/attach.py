@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from acestage.async_client import AsyncClient
-from acestage.cli.flags import Target, load_settings
+from acestage.cli.flags import Target, orchestrator_of
 from acestage.cli.job_run import run_job
 from acestage.cli.option_groups import with_groups
 from acestage.cli.output_options import OutputFlags
@@ -38,5 +38,5 @@ def attach(
 
 @asynccontextmanager
 async def _client(target: str | None) -> AsyncIterator[AsyncClient]:
-    async with AsyncClient(target or load_settings().address("orchestrator")) as client:
+    async with AsyncClient(*orchestrator_of(target)) as client:
         yield client

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from acestage.cli.flags import Target, load_settings
+from acestage.cli.flags import Target, orchestrator_of
 from acestage.client import Client
 
 
@@ -18,5 +18,5 @@ def cancel(
 
     A job that has ended before stays as it is.
     """
-    with Client(target or load_settings().address("orchestrator")) as client:
+    with Client(*orchestrator_of(target)) as client:
         typer.echo(client.cancel(job_id))

@@ -9,6 +9,7 @@ import typer
 from pydantic import ValidationError
 
 from acestage import settings
+from acestage.access import Access
 from acestage.settings import Settings, check_address, setting_errors
 
 
@@ -19,6 +20,12 @@ def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
         return settings.load_settings(env_file, **given)
     except ValidationError as error:
         raise typer.BadParameter("; ".join(setting_errors(error))) from None
+
+
+def orchestrator_of(target: str | None) -> tuple[str, Access]:
+    """Where the orchestrator answers, `target` or what the settings say, and what it lets in."""
+    settings = load_settings()
+    return target or settings.address("orchestrator"), Access.of(settings)
 
 
 def _check_target(target: str | None) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from acestage.cli.flags import Target, load_settings
+from acestage.cli.flags import Target, orchestrator_of
 from acestage.cli.terminal import open_console, print_json
 from acestage.client import Client
 from acestage.limits import Limits
@@ -24,8 +24,8 @@ def limits(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show the longest song, the largest batch and the language models that the services allow, and why."""
-    address = target or load_settings().address("orchestrator")
-    with Client(address) as client:
+    address, access = orchestrator_of(target)
+    with Client(address, access) as client:
         found = client.limits(model=model or "")
     if as_json:
         print_json(found.to_dict())

@@ -9,6 +9,7 @@ import typer
 from rich.filesize import decimal
 from rich.table import Table
 
+from acestage.access import Access
 from acestage.cli.flags import Target, load_settings
 from acestage.cli.terminal import open_console
 from acestage.client import Client
@@ -46,7 +47,7 @@ def list_models(
     settings = load_settings(checkpoints_dir=checkpoints_dir)
     address = target or settings.address("orchestrator")
     try:
-        served = _served(address)
+        served = _served(address, Access.of(settings))
     except AcestageError:
         if target is not None:
             raise
@@ -63,8 +64,8 @@ def list_models(
     console.print("Can be pulled: " + ", ".join(REPOSITORIES), soft_wrap=True)
 
 
-def _served(address: str) -> list[str]:
-    with Client(address) as client:
+def _served(address: str, access: Access) -> list[str]:
+    with Client(address, access) as client:
         return client.status(SERVED_TIMEOUT_S).served_models
 
 

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from rich.console import Console
 
+from acestage.access import Access
 from acestage.async_client import AsyncClient
 from acestage.cli.flags import load_settings
 from acestage.errors import CancelledError, FailedPreconditionError, InvalidArgumentError
@@ -50,7 +51,7 @@ async def open_client(
             )
         if address is None:
             address = await _start_services(console, settings, stack)
-        yield await stack.enter_async_context(AsyncClient(address))
+        yield await stack.enter_async_context(AsyncClient(address, Access.of(settings)))
 
 
 async def _start_services(console: Console, settings: Settings, stack: AsyncExitStack) -> str:

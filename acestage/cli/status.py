@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from acestage.cli.flags import Target, load_settings
+from acestage.cli.flags import Target, orchestrator_of
 from acestage.cli.status_view import StatusView
 from acestage.cli.terminal import open_console, print_json
 from acestage.client import Client
@@ -18,8 +18,8 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show services, models, device memory, lease holder, queue and the last jobs."""
-    address = target or load_settings().address("orchestrator")
-    with Client(address) as client:
+    address, access = orchestrator_of(target)
+    with Client(address, access) as client:
         found = client.status()
     if as_json:
         print_json(dataclasses.asdict(found))

@@ -12,7 +12,8 @@ import typer
 from rich.console import RenderableType
 from rich.live import Live
 
-from acestage.cli.flags import Target, load_settings
+from acestage.access import Access
+from acestage.cli.flags import Target, orchestrator_of
 from acestage.cli.status_view import Outage, OutageView, StatusView
 from acestage.cli.terminal import open_console
 from acestage.client import Client
@@ -31,10 +32,10 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
 ) -> None:
     """Watch devices, leases, stages, memory and jobs. Ctrl-C ends it."""
-    address = target or load_settings().address("orchestrator")
+    address, access = orchestrator_of(target)
     console = open_console()
     if once:
-        with Client(address) as client:
+        with Client(address, access) as client:
             console.print(StatusView(client.status(TIMEOUT_S), address))
         return
     if not console.is_terminal:
@@ -44,21 +45,21 @@ def top(
     pause = threading.Event()
     try:
         with Live(console=console, screen=True, auto_refresh=False) as live:
-            for frame in _frames(address):
+            for frame in _frames(address, access):
                 live.update(frame, refresh=True)
                 pause.wait(interval_s)
     except KeyboardInterrupt:
         return
 
 
-def _frames(address: str) -> Iterator[RenderableType]:
+def _frames(address: str, access: Access) -> Iterator[RenderableType]:
     """A frame for every time it is asked; never ends."""
     outage: Outage | None = None
     last: Status | None = None
     while True:
         try:
             # A client's pause before it connects again grows to minutes, so an outage ends it.
-            with Client(address) as client:
+            with Client(address, access) as client:
                 while True:
                     last = client.status(TIMEOUT_S)
                     outage = None

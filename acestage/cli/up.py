@@ -12,10 +12,11 @@ import typer
 
 from acestage.cli.flags import load_settings
 from acestage.cli.terminal import open_console
-from acestage.local_stack import LocalStack
+from acestage.local_stack import LocalStack, scheme
 from acestage.settings import Settings
 
 _DOORS = {"rest": "REST", "page": "Web page"}
+PemFile = Annotated[Path | None, typer.Option(help="PEM file, for TLS; see the README.", dir_okay=False)]
 Port = Annotated[int | None, typer.Option(help="Port of this service.")]
 
 
@@ -44,12 +45,15 @@ def up(
     api_key: Annotated[
         str | None,
         typer.Option(
-            help="What REST and the page ask for. Flags are for all to see: better set ACESTAGE_API_KEY."
+            help="The key that clients must bring. Flags are for all to see: better set ACESTAGE_API_KEY."
         ),
     ] = None,
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Let other machines come without a key.")
     ] = None,
+    tls_cert: PemFile = None,
+    tls_key: PemFile = None,
+    tls_ca: PemFile = None,
     limits: Annotated[
         str | None, typer.Option(help="planner or tier: what fits by plan, or the fixed table.")
     ] = None,
@@ -75,6 +79,9 @@ def up(
         language=language,
         api_key=api_key,
         insecure=insecure,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_ca=tls_ca,
         limits=limits,
     )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
@@ -103,7 +110,7 @@ async def _serve(settings: Settings, env_file: Path | None) -> None:
         async with LocalStack(settings, ports, env_file=env_file, opens_doors=opens_doors) as stack:
             is_up = True
             for name, (host, port) in stack.doors.items():
-                console.print(f"{_DOORS[name]}: http://{host}:{port}", soft_wrap=True)
+                console.print(f"{_DOORS[name]}: {scheme(settings)}://{host}:{port}", soft_wrap=True)
             console.print(f"Up. The orchestrator answers at {stack.target}. Press Ctrl-C to stop.")
             await stopped.wait()
             console.print("Stopping …")

@@ -9,7 +9,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from acestage.audio import Audio
-from acestage.cli.flags import Target, load_settings
+from acestage.cli.flags import Target, orchestrator_of
 from acestage.cli.terminal import open_console, print_json, print_label
 from acestage.client import Client
 
@@ -23,7 +23,7 @@ def upload(
     console = open_console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with (
-        Client(target or load_settings().address("orchestrator")) as client,
+        Client(*orchestrator_of(target)) as client,
         Progress(*columns, console=console, transient=True) as progress,
     ):
         task = progress.add_task("upload", total=None)

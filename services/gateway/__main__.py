@@ -14,13 +14,14 @@ from starlette.types import ASGIApp
 
 from acestage.errors import FailedPreconditionError
 from acestage.exposure import check_exposure
-from acestage.local_stack import open_doors
+from acestage.local_stack import open_doors, scheme
 from acestage.settings import Settings
+from acestage.tls import check_certificate
 from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.origin_guard import OriginGuard
 from services.gateway.rest.app import create_rest_app
-from services.gateway.rest.auth import Key
 from services.runtime import flags, logs
+from services.runtime.api_key import ApiKey
 from services.runtime.finishing import end
 from services.runtime.parent_death import die_with_parent
 from services.runtime.server import run_service, until_stopped
@@ -43,22 +44,24 @@ async def serve(settings: Settings) -> None:
     """Serves the doors until SIGTERM or SIGINT.
 
     Raises:
-        FailedPreconditionError: an address cannot be bound, or the folder of outputs cannot be used.
+        FailedPreconditionError: an address cannot be bound or would be open to all, the certificate cannot be
+            used, or the folder of outputs cannot.
     """
     for name, (host, _) in open_doors(settings).items():
         check_exposure(f"{name}_host", host, settings)
+    check_certificate(settings)
     with ExitStack() as sockets:
         bound = {
             name: sockets.enter_context(_bind(name, host, port))
             for name, (host, port) in open_doors(settings).items()
         }
         async with open_gateway(settings) as gateway:
-            doors = {name: _door(_app(name, gateway, settings)) for name in bound}
+            doors = {name: _door(_app(name, gateway, settings), settings) for name in bound}
             serving = [asyncio.create_task(doors[name].serve([listener])) for name, listener in bound.items()]
             for name, listener in bound.items():
                 listener.listen()  # the servers, which begin just now, do so again
                 host, port = listener.getsockname()[:2]
-                log.info("listening: %s", name, extra={"address": f"http://{host}:{port}"})
+                log.info("listening: %s", name, extra={"address": f"{scheme(settings)}://{host}:{port}"})
             try:
                 await until_stopped(*serving)
             finally:
@@ -70,17 +73,17 @@ async def serve(settings: Settings) -> None:
 
 
 def _app(name: str, gateway: Gateway, settings: Settings) -> ASGIApp:
-    secret = settings.api_key.get_secret_value() if settings.api_key else None
+    key = ApiKey.of(settings)
     host, _ = open_doors(settings)[name]
     if name == "rest":
-        return OriginGuard(create_rest_app(gateway, Key(secret)), host)
+        return OriginGuard(create_rest_app(gateway, key), host)
     # Gradio takes seconds to import, so it comes only where there is a page.
     from services.gateway.page.app import create_page_app
 
-    return OriginGuard(create_page_app(gateway, secret, settings.language), host)
+    return OriginGuard(create_page_app(gateway, key, settings.language), host)
 
 
-def _door(app: ASGIApp) -> _Door:
+def _door(app: ASGIApp, settings: Settings) -> _Door:
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -88,6 +91,8 @@ def _door(app: ASGIApp) -> _Door:
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=STOP_GRACE_S,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
     )
     return _Door(config)
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 
+from acestage.access import Access
 from acestage.async_client import AsyncClient
 from acestage.settings import Settings
 from services.gateway.exports.formats import ExportFormat, usable_formats
@@ -52,5 +53,6 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     max_age_s = settings.max_output_age_h * 3600
     area = OutputArea(settings.output_dir, max_bytes=settings.max_output_bytes, max_age_s=max_age_s)
     with closing(area):
-        async with AsyncClient(settings.address("orchestrator")) as client, JobBook(client, area) as book:
+        client = AsyncClient(settings.address("orchestrator"), Access.of(settings))
+        async with client, JobBook(client, area) as book:
             yield Gateway(client, book, area, ExportShelf(), formats)

@@ -8,6 +8,7 @@ import signal
 import time
 from contextlib import AbstractAsyncContextManager, closing, nullcontext
 
+from acestage.access import Access
 from acestage.protos.audio.v1 import audio_pb2_grpc
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2_grpc
@@ -25,7 +26,7 @@ from services.orchestrator.stage_clients import DitClient, TextEncoderClient, Va
 from services.orchestrator.uploads.audio_service import AudioService
 from services.orchestrator.uploads.audio_store import AudioStore
 from services.runtime import flags, logs
-from services.runtime.channels import open_channel
+from services.runtime.channels import channel_between_services
 from services.runtime.device_lock import Fences
 from services.runtime.finishing import end
 from services.runtime.parent_death import die_with_parent
@@ -47,8 +48,8 @@ async def serve(settings: Settings) -> None:
     """Serves the orchestrator until SIGTERM or SIGINT.
 
     Raises:
-        FailedPreconditionError: another orchestrator has the run folder, the port is taken, or the folder of
-            uploaded audio cannot be used.
+        FailedPreconditionError: another orchestrator has the run folder, the address would be open to all,
+            the port is taken, or the folder of uploaded audio cannot be used.
     """
     with sole_ledger(settings.run_dir), closing(Fences(settings.run_dir)) as fences:
         epoch = next_epoch(settings.run_dir)
@@ -71,11 +72,13 @@ async def serve(settings: Settings) -> None:
 
 async def _serve_jobs(settings: Settings, leases: LeaseService, store: AudioStore) -> None:
     metrics = Metrics()
+    access = Access.of(settings)
     port = settings.orchestrator_port if settings.port is None else settings.port
+    server = Server("orchestrator", SERVICE_NAMES, settings, port)
     async with (
-        open_channel(settings.address("text_encoder")) as text_encoder,
-        open_channel(settings.address("dit")) as dit,
-        open_channel(settings.address("vae")) as vae,
+        channel_between_services(settings.address("text_encoder"), access) as text_encoder,
+        channel_between_services(settings.address("dit"), access) as dit,
+        channel_between_services(settings.address("vae"), access) as vae,
     ):
         pipeline = Pipeline(
             TextEncoderClient("text_encoder", settings.address("text_encoder"), text_encoder),
@@ -86,7 +89,6 @@ async def _serve_jobs(settings: Settings, leases: LeaseService, store: AudioStor
             on_stage_event=metrics.count_stage_event,
         )
         queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)
-        server = Server("orchestrator", SERVICE_NAMES, host=settings.host, port=port)
         generation = GenerationService(pipeline, queue, leases, JobHistory(metrics.count_job))
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server.grpc)
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server.grpc)

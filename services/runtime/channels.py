@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import grpc.aio
 
+from acestage.access import NO_ACCESS, Access, open_aio_channel
 from acestage.keepalive import (
     CLIENT_KEEPALIVE,
     KEEPALIVE_TIME_MS,
@@ -29,6 +30,6 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def open_channel(target: str) -> grpc.aio.Channel:
-    """An insecure channel to `target` with our keepalive."""
-    return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+def channel_between_services(target: str, access: Access = NO_ACCESS) -> grpc.aio.Channel:
+    """A channel to `target`, or in turns to all addresses that it names; it comes back soon after outages."""
+    return open_aio_channel(target, access, CHANNEL_OPTIONS)

@@ -31,12 +31,13 @@ _ORCHESTRATOR_FLAGS = (
     *("lease_ttl_s", "offload_to_cpu", "tmp_dir", "max_audio_bytes"),
 )
 _SERVICE_FLAGS = (
-    *("host", "port", "run_dir", "log_level"),
+    *("host", "port", "insecure", "tls_cert", "tls_key", "tls_ca", "run_dir", "log_level"),
     *("max_vram_gb", "quantization", "vae_tile_frame_count"),
 )
 _GATEWAY_FLAGS = (
     *("orchestrator", "doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
-    *("insecure", "output_dir", "max_output_bytes", "max_output_age_h", "log_level"),
+    *("insecure", "tls_cert", "tls_key", "tls_ca", "log_level"),
+    *("output_dir", "max_output_bytes", "max_output_age_h"),
 )
 _CHOICES = {
     "doors": get_args(Doors),

@@ -1,5 +1,6 @@
 """Asks a service whether it serves: `python -m services.runtime.health_probe HOST:PORT`, or with a URL.
 
+A URL without a scheme, `//HOST:PORT/PATH`, is asked by HTTPS where the settings name certificates.
 The exit code is 0 if it does; otherwise its state is printed. Health checks of containers use it, so that
 the image needs no other probe.
 """
@@ -7,6 +8,7 @@ the image needs no other probe.
 from __future__ import annotations
 
 import argparse
+import ssl
 import sys
 import urllib.request
 from http import HTTPStatus
@@ -16,15 +18,20 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from acestage.access import NO_ACCESS, Access, open_channel
+from acestage.settings import load_settings
+
 TIMEOUT_S = 3.0
 _SERVING = "SERVING"
 
 
-def state(target: str) -> str:
+def state(target: str, access: Access = NO_ACCESS) -> str:
     """The health of the server at `target`: "SERVING", another state, or why there is no answer."""
+    if target.startswith("//"):
+        target = f"{'https' if access.tls_ca else 'http'}:{target}"
     if target.startswith(("http://", "https://")):
-        return _http_state(target)
-    with grpc.insecure_channel(target) as channel:
+        return _http_state(target, access)
+    with open_channel(target, access) as channel:
         health: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs lack the methods
         try:
             response = health.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
@@ -33,9 +40,10 @@ def state(target: str) -> str:
     return health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)
 
 
-def _http_state(url: str) -> str:
+def _http_state(url: str, access: Access) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_S) as response:
+        context = ssl.create_default_context(cafile=access.tls_ca) if url.startswith("https") else None
+        with urllib.request.urlopen(url, timeout=TIMEOUT_S, context=context) as response:
             status: int = response.status
     except (OSError, HTTPException) as error:  # every answer but 2xx is one, too
         return f"UNAVAILABLE: {error}"
@@ -47,7 +55,8 @@ def main() -> None:
         prog="python -m services.runtime.health_probe", description="Exits with 0 if a service serves."
     )
     parser.add_argument("target", metavar="HOST:PORT|URL", help="where the service answers, by gRPC or HTTP")
-    found = state(parser.parse_args().target)
+    arguments = parser.parse_args()
+    found = state(arguments.target, Access.of(load_settings()))
     if found != _SERVING:
         sys.exit(found)
 

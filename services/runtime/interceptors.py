@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -12,11 +12,14 @@ import grpc
 import grpc.aio
 from grpc_status import rpc_status
 
-from acestage.errors import AcestageError, InternalError
+from acestage.errors import AcestageError, InternalError, UnauthenticatedError
 from acestage.rpc_errors import to_status
+from services.runtime.api_key import ApiKey
 from services.runtime.request_context import REQUEST_ID_KEY, accepted_request_id, bound_request_id
 
 log = logging.getLogger(__name__)
+
+_HEALTH = "/grpc.health.v1.Health/"
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -25,13 +28,19 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class ErrorInterceptor(grpc.aio.ServerInterceptor):
     """Maps `AcestageError` to its status with details, and any other exception to a bare INTERNAL.
 
-    Binds the request id of each call, from its `x-request-id` metadata or a new one. Handlers must be
-    async; the generator of a streaming handler is closed as soon as its call ends, however it ends.
+    Binds the request id of each call, from its `x-request-id` metadata or a new one, and asks for the key.
+    Handlers must be async; the generator of a streaming handler is closed as soon as its call ends, however
+    it ends.
     """
 
-    def __init__(self, service: str) -> None:
-        """Args: service: the process's name for people, for example "dit"."""
+    def __init__(self, service: str, key: ApiKey | None = None) -> None:
+        """
+        Args:
+            service: the process's name for people, for example "dit".
+            key: what every call must bring but those that ask for health; None asks for none.
+        """
         self._service = service
+        self._key = key or ApiKey()
 
     async def intercept_service(
         self,
@@ -63,6 +72,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
         async def guarded(request: Any, context: Context) -> Any:
             with bound_request_id(request_id):
                 try:
+                    self._check_key(method, metadata)
                     return await run(request, context)
                 except grpc.aio.BaseError:
                     raise  # gRPC's own: an abort, or a caller that is gone
@@ -74,6 +84,15 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 await context.abort_with_status(rpc_status.to_status(status))
 
         return wrap(guarded, handler.request_deserializer, handler.response_serializer)
+
+    def _check_key(self, method: str, metadata: Mapping[str, str | bytes]) -> None:
+        authorization = metadata.get("authorization", "")
+        is_open = method.startswith(_HEALTH)
+        if not is_open and not (isinstance(authorization, str) and self._key.is_in(authorization)):
+            raise UnauthenticatedError(
+                f"the key of {self._service} is missing or wrong; accepted: `authorization: Bearer KEY` in "
+                "the metadata, which clients take from ACESTAGE_API_KEY"
+            )
 
     def _internal_error(self, request_id: str) -> InternalError:
         return InternalError(

@@ -15,7 +15,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from acestage.errors import AcestageError, FailedPreconditionError
+from acestage.exposure import check_exposure, join_address
+from acestage.settings import Settings
+from acestage.tls import server_credentials
 from services.runtime import heap
+from services.runtime.api_key import ApiKey
 from services.runtime.channels import SERVER_OPTIONS
 from services.runtime.interceptors import ErrorInterceptor
 
@@ -36,14 +40,20 @@ class Server:
     Args:
         service: the process's name for people, for example "dit".
         service_names: full names of the gRPC services it hosts.
-        host: address to bind.
+        settings: the address to bind, the key to ask for, the certificate to show.
         port: port to bind; 0 takes a free one, which `start` returns.
+
+    Raises:
+        FailedPreconditionError: the address would be open to all, or the certificate cannot be used.
     """
 
-    def __init__(self, service: str, service_names: Sequence[str], *, host: str, port: int) -> None:
-        self.grpc = grpc.aio.server(interceptors=[ErrorInterceptor(service)], options=SERVER_OPTIONS)
+    def __init__(self, service: str, service_names: Sequence[str], settings: Settings, port: int) -> None:
+        check_exposure("host", settings.host, settings)
+        self._credentials = server_credentials(settings)
+        interceptor = ErrorInterceptor(service, ApiKey.of(settings))
+        self.grpc = grpc.aio.server(interceptors=[interceptor], options=SERVER_OPTIONS)
         self._service_names = service_names
-        self._address = f"{host}:{port}"
+        self._address = join_address(settings.host, port)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self.grpc)
         reflection.enable_server_reflection(
@@ -68,7 +78,10 @@ class Server:
         """
         await self.set_serving(False)
         try:
-            port = self.grpc.add_insecure_port(self._address)
+            if self._credentials is None:
+                port = self.grpc.add_insecure_port(self._address)
+            else:
+                port = self.grpc.add_secure_port(self._address, self._credentials)
         except RuntimeError as error:
             raise FailedPreconditionError(
                 f"port: cannot bind {self._address}; is it in use? ({error})"

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import grpc.aio
 
+from acestage.access import Access
 from acestage.checkpoints import ModelFacts, open_checkpoints
 from acestage.errors import AcestageError
 from acestage.planning import MIB
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.settings import Settings
 from services.runtime import flags, logs
-from services.runtime.channels import open_channel
+from services.runtime.channels import channel_between_services
 from services.runtime.device_memory import DeviceMemory
 from services.runtime.devices import resolve_device
 from services.runtime.finishing import end
@@ -76,7 +77,7 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
 
     Raises:
         FailedPreconditionError: a checkpoint is not usable, two models have the same name, the device does
-            not exist, or the port is taken.
+            not exist, the address would be open to all, or the port is taken.
     """
     checkpoints = open_checkpoints(
         settings.checkpoints, checkpoints_dir=Path(settings.checkpoints_dir), variant=settings.variant
@@ -95,12 +96,12 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
 
     port = settings.ports()[definition.name] if settings.port is None else settings.port
     fields = {"device": device, "stage": definition.name}
+    names = (definition.service_name, stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name)
+    server = Server(definition.name, names, settings, port)
     async with (
         await WorkerHost.start(config, on_ready_change) as host,
-        open_channel(settings.address("orchestrator")) as channel,
+        channel_between_services(settings.address("orchestrator"), Access.of(settings)) as channel,
     ):
-        names = (definition.service_name, stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name)
-        server = Server(definition.name, names, host=settings.host, port=port)
         holder = f"{definition.name}@{socket.gethostname()}:{os.getpid()}"
         leases = LeaseClient(channel, settings.address("orchestrator"), holder)
         runner = StageRunner(

@@ -19,7 +19,7 @@ from acestage.errors import AcestageError, DeadlineExceededError
 from acestage.generation import Generation, GenerationEvent
 from acestage.settings import SERVICES
 from acestage.status import LeaseStatus, Status
-from services.runtime.channels import open_channel
+from services.runtime.channels import channel_between_services
 from services.runtime.fake_device.spec import FakeDeviceSpec, Fault, strike_count
 from services.runtime.lease_client import LeaseClient
 from tests.running_stack import RunningStack, wait_until
@@ -185,7 +185,7 @@ class ChaosStack:
         return True
 
     async def _hold_all(self, timeout_s: float) -> None:
-        async with open_channel(self.stack.target) as channel:
+        async with channel_between_services(self.stack.target) as channel:
             client = LeaseClient(channel, self.stack.target, "probe")
             hold = client.hold(
                 DEVICE,

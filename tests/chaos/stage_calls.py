@@ -15,7 +15,7 @@ from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
 from services.orchestrator.stage_clients import Deadline, DitClient, VaeClient
-from services.runtime.channels import open_channel
+from services.runtime.channels import channel_between_services
 
 TIMEOUT_S = 120.0
 WIDTH, CHANNELS = 64, 8
@@ -72,7 +72,7 @@ async def denoise(
         model=model,
     )
     heard = Heard()
-    async with open_channel(address) as channel:
+    async with channel_between_services(address) as channel:
         client = DitClient("dit", address, channel)
         latents = await client.denoise(parameters, conditioning, heard.hear, Deadline.after(TIMEOUT_S))
     heard.result = latents.to_torch().numpy()
@@ -86,7 +86,7 @@ async def decode(address: str, frame_count: int) -> Heard:
     heard = Heard()
     chunks = []
     next_sample = 0
-    async with open_channel(address) as channel:
+    async with channel_between_services(address) as channel:
         client = VaeClient("vae", address, channel)
         async with aclosing(
             client.decode(vae_pb2.DecodeParameters(), latents, Deadline.after(TIMEOUT_S))

@@ -118,6 +118,15 @@ def services(request: pytest.FixtureRequest) -> Config:
     return load(MAIN_FILE) if request.param == "gpu" else load(MAIN_FILE, CPU_FILE)
 
 
+TLS = {
+    "type": "bind",
+    "source": "./tls",
+    "target": "/tls",
+    "read_only": True,
+    "bind": {"create_host_path": True},
+}
+
+
 def test_there_is_a_service_for_the_orchestrator_one_a_stage_and_the_gateway(services: Config) -> None:
     assert tuple(services) == (*SERVICES, "gateway")
     for name, service in services.items():
@@ -128,7 +137,7 @@ def test_every_service_reaps_orphans_is_checked_and_comes_back(services: Config)
     for name, service in services.items():
         environment = service["environment"]
         port, rest_port = environment.get("ACESTAGE_PORT"), environment.get("ACESTAGE_REST_PORT")
-        target = f"http://127.0.0.1:{rest_port}/health" if name == "gateway" else f"127.0.0.1:{port}"
+        target = f"//localhost:{rest_port}/health" if name == "gateway" else f"localhost:{port}"
         assert service["init"] is True
         assert service["healthcheck"]["test"][0] == "CMD"
         assert service["healthcheck"]["test"][-1] == target
@@ -153,14 +162,16 @@ def test_stages_and_gateway_reach_the_orchestrator_and_it_reaches_all_their_repl
         assert orchestrator[f"ACESTAGE_{stage.upper()}"] == f"dns:///{address(services, stage)}"
 
 
-def test_all_services_share_the_run_folder_and_none_can_change_a_checkpoint_or_an_adapter(
+def test_all_services_share_the_run_folder_and_none_can_change_what_it_is_given(
     services: Config,
 ) -> None:
     gateway = services["gateway"]
-    assert gateway["volumes"] == [f"outputs:{gateway['environment']['ACESTAGE_OUTPUT_DIR']}"]
+    certificates, outputs = gateway["volumes"]
+    assert outputs == f"outputs:{gateway['environment']['ACESTAGE_OUTPUT_DIR']}"
     for name in SERVICES:
         service = services[name]
-        run, *others = service["volumes"]
+        run, tls, *others = service["volumes"]
+        assert tls == certificates == TLS
         assert run == f"run:{service['environment']['ACESTAGE_RUN_DIR']}"
         if name == "orchestrator":
             assert others == [f"audio:{service['environment']['ACESTAGE_TMPDIR']}"]
@@ -258,7 +269,9 @@ def test_the_probe_asks_by_http_too(status: int) -> None:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         done = probe(f"http://127.0.0.1:{server.server_port}/health")
+        without_scheme = probe(f"//127.0.0.1:{server.server_port}/health")
         server.shutdown()
+    assert without_scheme.returncode == done.returncode
     assert done.returncode == (0 if status == 200 else 1), done.stderr
     assert ("503" in done.stderr) is (status == 503)
 
@@ -299,7 +312,7 @@ class Substitution:
         for name, port in ports.items():
             environment = services[DOORS.get(name, name)]["environment"]
             inside = environment[f"ACESTAGE_{name.upper()}_PORT" if name in DOORS else "ACESTAGE_PORT"]
-            self._parts[f"{name}:{inside}"] = self._parts[f"127.0.0.1:{inside}"] = f"127.0.0.1:{port}"
+            self._parts[f"{name}:{inside}"] = self._parts[f"localhost:{inside}"] = f"127.0.0.1:{port}"
             self._parts[inside] = f"{port}"
         folders = ("/run/acestage", "/var/tmp/acestage", "/var/lib/acestage", "/checkpoints", "/adapters")
         self._parts |= {path: str(folder) + path for path in folders}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -10,7 +11,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from acestage.access import Access, open_aio_channel, open_channel
 from acestage.errors import VramBudgetExceededError
+from services.runtime.api_key import ApiKey
 from services.runtime.interceptors import ErrorInterceptor
 from services.runtime.request_context import REQUEST_ID_KEY, request_id
 from tests.integration.test_lease_service import failure_of, reason_of, run, running_ledger
@@ -18,7 +21,9 @@ from tests.integration.test_lease_service import failure_of, reason_of, run, run
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
-def echo_server(serve: Callable[[], bytes], unary_unary: Any = None) -> grpc.aio.Server:
+def echo_server(
+    serve: Callable[[], bytes], unary_unary: Any = None, key: ApiKey | None = None
+) -> grpc.aio.Server:
     """A server with a method of each kind that answers what `serve` returns or raises.
 
     `unary_unary` takes the place of that one method.
@@ -37,7 +42,7 @@ def echo_server(serve: Callable[[], bytes], unary_unary: Any = None) -> grpc.aio
         "stream_unary": grpc.stream_unary_rpc_method_handler(answer_once),
         "stream_stream": grpc.stream_stream_rpc_method_handler(answer_twice),
     }
-    server = grpc.aio.server(interceptors=[ErrorInterceptor("echo")])
+    server = grpc.aio.server(interceptors=[ErrorInterceptor("echo", key)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("echo.Echo", handlers),))
     return server
 
@@ -107,3 +112,42 @@ def test_errors_of_grpc_itself_are_unchanged() -> None:
             assert (await failure_of(missing(b""))).code() is grpc.StatusCode.UNIMPLEMENTED
 
     run(test())
+
+
+async def call_with_key(kind: str, key: str | None, *, is_blocking: bool) -> Any:
+    """What a server with the key "s3cret" answers to a client of either sort that brings `key`."""
+    server = echo_server(lambda: (request_id() or "").encode(), key=ApiKey("s3cret"))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    target, access = f"127.0.0.1:{port}", Access(key)
+    metadata = ((REQUEST_ID_KEY, "abc-123"),)
+    request = iter([b"x"]) if kind.startswith("stream") else b"x"
+
+    def call_blocking() -> list[bytes]:
+        with open_channel(target, access) as channel:
+            answer = getattr(channel, kind)(f"/echo.Echo/{kind}")(request, metadata=metadata)
+            return list(answer) if kind.endswith("stream") else [answer]
+
+    try:
+        if is_blocking:
+            return await asyncio.to_thread(call_blocking)
+        async with open_aio_channel(target, access) as channel:
+            call = getattr(channel, kind)(f"/echo.Echo/{kind}")(request, metadata=metadata)
+            return [x async for x in call] if kind.endswith("stream") else [await call]
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("is_blocking", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_calls_of_each_kind_bring_the_key_beside_their_own_metadata(kind: str, is_blocking: bool) -> None:
+    assert run(call_with_key(kind, "s3cret", is_blocking=is_blocking))[-1] == b"abc-123"
+
+
+@pytest.mark.parametrize("key", [None, "s3cre", "s3cret2"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_the_key_nothing_runs(kind: str, key: str | None) -> None:
+    error = run(failure_of(call_with_key(kind, key, is_blocking=False)))
+    assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert reason_of(error) == "UNAUTHENTICATED"
+    assert "s3cre" not in error.details()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from acestage.protos.audio.v1 import audio_pb2_grpc
+from acestage.settings import Settings
 from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
 from services.orchestrator.uploads.audio_intake import take_in
 from services.orchestrator.uploads.audio_service import AudioService
@@ -45,7 +46,7 @@ class Served:
 
         async def main() -> Any:
             with closing(AudioStore(self._folder, 1 << 30)) as store:
-                server = Server("orchestrator", (NAME,), host="127.0.0.1", port=0)
+                server = Server("orchestrator", (NAME,), Settings(host="127.0.0.1"), port=0)
                 audio_pb2_grpc.add_AudioServiceServicer_to_server(
                     AudioService(store, **self._options), server.grpc
                 )

@@ -18,7 +18,7 @@ from services.gateway.jobs.job_book import JobBook
 from services.gateway.outputs.export_shelf import ExportShelf
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.rest.app import create_rest_app
-from services.gateway.rest.auth import Key
+from services.runtime.api_key import ApiKey
 from tests.unit.scripted_orchestrator import ScriptedOrchestrator
 
 
@@ -42,7 +42,7 @@ async def open_door(
         async with JobBook(orchestrator, area) as book:
             formats = dict.fromkeys(ExportFormat, "")
             gateway = Gateway(orchestrator, book, area, ExportShelf(), formats)
-            transport = httpx.ASGITransport(create_rest_app(gateway, Key(secret)))
+            transport = httpx.ASGITransport(create_rest_app(gateway, ApiKey(secret)))
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
                 yield Door(http, gateway)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import acestage
 
 PUBLIC = [
+    "Access",
     "Adapter",
     "AsyncClient",
     "Audio",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hmac
 
 import gradio as gr
 from fastapi import FastAPI
@@ -16,8 +15,8 @@ from services.gateway.gateway import Gateway
 from services.gateway.page.song_page import SongPage
 from services.gateway.page.texts import TEXTS
 from services.gateway.rest import catalog_api, jobs_api
-from services.gateway.rest.auth import Key
 from services.gateway.rest.error_answers import add_error_answers
+from services.runtime.api_key import ApiKey
 
 MAX_UPLOAD = "512mb"
 _FONTS = ("system-ui", "sans-serif")
@@ -36,17 +35,17 @@ _POLICY = (
 """What the page may load: nothing from other machines. Gradio has scripts and styles within the page."""
 
 
-def create_page_app(gateway: Gateway, secret: str | None, language: str) -> ASGIApp:
+def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
     """The application.
 
     Args:
         gateway: the parts behind it.
-        secret: the password of the page, which any user may give; None asks for none.
+        key: the password of the page, which any user may give.
         language: "en" or "pt", in which it begins.
     """
     app = FastAPI(title="Acestage", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
-    app.state.key = Key(None)  # who came as far has given the password
+    app.state.key = ApiKey()  # who came as far has given the password
     add_error_answers(app)
     app.include_router(catalog_api.health_router)
     app.include_router(jobs_api.router)
@@ -72,15 +71,15 @@ def create_page_app(gateway: Gateway, secret: str | None, language: str) -> ASGI
             theme=theme,
             css=_CSS,
         )
-    return Guarded(app, secret)
+    return Guarded(app, key)
 
 
 class Guarded:
     """Asks for the password, and tells browsers to load nothing from elsewhere."""
 
-    def __init__(self, app: ASGIApp, secret: str | None) -> None:
+    def __init__(self, app: ASGIApp, key: ApiKey) -> None:
         self._app = app
-        self._secret = secret.encode() if secret else None
+        self._key = key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # nothing of the page needs one
@@ -102,14 +101,12 @@ class Guarded:
         await self._app(scope, receive, send_with_policy)
 
     def _is_known(self, authorization: str) -> bool:
-        if self._secret is None:
-            return True
         kind, _, value = authorization.partition(" ")
         try:
             given = base64.b64decode(value, validate=True) if kind.lower() == "basic" else b""
         except ValueError:  # no base64, or not even ASCII
             given = b""
-        return hmac.compare_digest(given.partition(b":")[2], self._secret)
+        return self._key.is_in(given.partition(b":")[2].decode(errors="replace"))
 
 
 async def _ask(send: Send) -> None:

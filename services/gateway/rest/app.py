@@ -8,15 +8,15 @@ from fastapi.middleware.cors import CORSMiddleware
 from acestage import __version__
 from services.gateway.gateway import Gateway
 from services.gateway.rest import catalog_api, jobs_api, server_api, tasks_api, uploads_api
-from services.gateway.rest.auth import Key
 from services.gateway.rest.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers
+from services.runtime.api_key import ApiKey
 
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 """Pages of this machine, such as a DAW's, may read answers."""
 
 
-def create_rest_app(gateway: Gateway, key: Key) -> FastAPI:
+def create_rest_app(gateway: Gateway, key: ApiKey) -> FastAPI:
     """The application; routes find `gateway` and `key` in its state."""
     # The usual viewers of the documentation load their scripts from other machines.
     app = FastAPI(title="Acestage", version=__version__, docs_url=None, redoc_url=None)

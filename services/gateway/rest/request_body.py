@@ -14,7 +14,8 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import FormData, UploadFile
 
 from acestage.errors import InvalidArgumentError
-from services.gateway.rest.auth import Key
+from services.gateway.rest.auth import check_key
+from services.runtime.api_key import ApiKey
 
 MAX_TEXT_BYTES = 1 << 20
 """Of one text part of a form; the longest that a request may hold, audio codes, have half of that."""
@@ -46,7 +47,7 @@ async def checked_body(request: Request) -> AsyncIterator[RequestBody]:
         InvalidArgumentError: it is no JSON object, or no form.
         HTTPException: 415 where it is of another content type, 400 where a form is damaged.
     """
-    key: Key = request.app.state.key
+    key: ApiKey = request.app.state.key
     authorization = request.headers.get("authorization")
     kind = _content_type(request)
     try:
@@ -61,10 +62,10 @@ async def checked_body(request: Request) -> AsyncIterator[RequestBody]:
         else:
             raise HTTPException(415, f"Content-Type: is {kind[:80]!r}; accepted: {_ACCEPTED}")
     except (InvalidArgumentError, HTTPException):
-        key.check(authorization)  # who has none hears of no other fault
+        check_key(key, authorization)  # who has none hears of no other fault
         raise
     try:
-        key.check(authorization, body.values.get("ai_token"))
+        check_key(key, authorization, body.values.get("ai_token"))
         yield body
     finally:
         await request.close()
