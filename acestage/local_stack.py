@@ -41,7 +41,7 @@ _COMMON_SETTINGS = (
 _ORCHESTRATOR_SETTINGS = (
     *("queue_max_count", "concurrent_job_count", "metrics_port", "lease_ttl_s", "offload_to_cpu"),
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
-    *("tmp_dir", "max_audio_bytes"),
+    *("tmp_dir", "max_audio_bytes", "max_audio_age_h"),
 )
 _GATEWAY_SETTINGS = (
     *("doors", "rest_host", "rest_port", "page_host", "page_port", "language"),

@@ -330,6 +330,12 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_MAX_AUDIO_BYTES"),
         description="Bytes of uploaded audio that are kept; what was not used for longest goes first.",
     )
+    max_audio_age_h: float = Field(
+        168.0,
+        gt=0,
+        validation_alias=_names("ACESTAGE_MAX_AUDIO_AGE_H"),
+        description="Hours after which uploaded audio that nobody used is dropped.",
+    )
     queue_max_count: int = Field(
         200,
         ge=1,

@@ -25,6 +25,7 @@ from services.orchestrator.service import GenerationService
 from services.orchestrator.stage_clients import DitClient, TextEncoderClient, VaeClient
 from services.orchestrator.uploads.audio_service import AudioService
 from services.orchestrator.uploads.audio_store import AudioStore
+from services.orchestrator.uploads.retention import drop_by_age
 from services.runtime import flags, logs
 from services.runtime.channels import channel_between_services
 from services.runtime.device_lock import Fences
@@ -96,13 +97,15 @@ async def _serve_jobs(settings: Settings, leases: LeaseService, store: AudioStor
         metrics.registry.register(StatusCollector(generation.status, asyncio.get_running_loop()))
         await server.start()
         ledger = asyncio.create_task(leases.run())
+        retention = asyncio.create_task(drop_by_age(store, settings.max_audio_age_h * 3600))
         try:
             async with _metrics_server(metrics, settings):
                 await server.set_serving(True)
-                await until_stopped(ledger)
+                await until_stopped(ledger, retention)
         finally:
             await server.stop()
             await generation.close()
+            await end(retention)
             await end(ledger)
 
 

@@ -28,7 +28,7 @@ _STAGE_FLAGS = (
 _ORCHESTRATOR_FLAGS = (
     *("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count", "metrics_port"),
     *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
-    *("lease_ttl_s", "offload_to_cpu", "tmp_dir", "max_audio_bytes"),
+    *("lease_ttl_s", "offload_to_cpu", "tmp_dir", "max_audio_bytes", "max_audio_age_h"),
 )
 _SERVICE_FLAGS = (
     *("host", "port", "insecure", "tls_cert", "tls_key", "tls_ca", "run_dir", "log_level"),

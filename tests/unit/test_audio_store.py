@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import subprocess
@@ -18,6 +19,8 @@ from acestage.errors import FailedPreconditionError, NotFoundError, ResourceExha
 from services.orchestrator.uploads import audio_store
 from services.orchestrator.uploads.audio_facts import AudioFacts
 from services.orchestrator.uploads.audio_store import AudioStore
+from services.orchestrator.uploads.retention import drop_by_age
+from tests.running_stack import wait_until
 
 SAMPLE_COUNT = 1_000
 ROOM_BYTES = 3 * (SAMPLE_COUNT * 8 + 400)
@@ -140,7 +143,8 @@ def test_audio_in_use_is_never_dropped(store: AudioStore) -> None:
         assert caught.value.retry_delay_s
         assert np.array_equal(samples, samples_of(2))
     add(store, 4)
-    assert not has(store, first)
+    # The third was let go first, and so was unused for longest.
+    assert [has(store, audio_id) for audio_id in (first, second, third)] == [True, True, False]
 
 
 def test_audio_larger_than_the_store_is_refused(tmp_path: Path) -> None:
@@ -254,3 +258,55 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(FailedPreconditionError, match="ACESTAGE_TMPDIR"):
         AudioStore(tmp_path / "link", ROOM_BYTES)
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_what_nobody_used_for_long_is_dropped(tmp_path: Path) -> None:
+    clock = Clock()
+    with closing(AudioStore(tmp_path / "audio", 1 << 20, clock)) as store:
+        old, used, held = (add(store, number) for number in (1, 2, 3))
+        with store.use(held):
+            clock.now_s += 90
+            with store.use(used):
+                pass
+            clock.now_s += 20
+            store.drop_unused(100.0)
+            assert [has(store, audio_id) for audio_id in (old, used, held)] == [False, True, True]
+        clock.now_s += 81
+        store.drop_unused(100.0)
+        assert [has(store, audio_id) for audio_id in (used, held)] == [False, True]  # held until just now
+    assert len(files(tmp_path / "audio")) == 1
+
+
+def test_age_counts_from_the_last_use_also_across_restarts(tmp_path: Path) -> None:
+    clock = Clock()
+    with closing(AudioStore(tmp_path / "audio", 1 << 20, clock)) as store:
+        audio_id = add(store, 1)
+    clock.now_s += 99
+    with closing(AudioStore(tmp_path / "audio", 1 << 20, clock)) as store:
+        store.drop_unused(100.0)
+        assert has(store, audio_id)
+        clock.now_s += 2
+        store.drop_unused(100.0)
+        assert not has(store, audio_id)
+
+
+def test_uploads_are_looked_through_again_and_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with closing(AudioStore(tmp_path / "audio", 1 << 20)) as store:
+            dropping = asyncio.create_task(drop_by_age(store, 0.2))
+            audio_id = add(store, 1)
+            await asyncio.to_thread(wait_until, lambda: not has(store, audio_id), "the audio is dropped")
+            assert not dropping.done()
+            dropping.cancel()
+
+    asyncio.run(scenario())

@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from acestage.errors import FailedPreconditionError
-from acestage.exposure import check_exposure, is_loopback
+from acestage.exposure import check_exposure, is_loopback, join_address, reached_at
 from acestage.settings import Settings
 
 EXPOSED = ["0.0.0.0", "::", "[::]", "", "192.168.1.7", "studio.lan", "127.0.0.1.example", "localhost.example"]
@@ -22,3 +22,18 @@ def test_what_others_reach_needs_a_key_or_a_word(host: str) -> None:
         check_exposure("rest_host", host, Settings(api_key=None, insecure=False))
     check_exposure("rest_host", host, Settings(api_key=SecretStr("k"), insecure=False))
     check_exposure("rest_host", host, Settings(api_key=None, insecure=True))
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [
+        ("0.0.0.0", "127.0.0.1:5"),
+        ("", "127.0.0.1:5"),
+        ("::", "[::1]:5"),
+        ("[::]", "[::1]:5"),
+        ("fe80::1", "[fe80::1]:5"),
+        ("studio.lan", "studio.lan:5"),
+    ],
+)
+def test_this_machine_reaches_a_wildcard_at_its_loopback(host: str, reached: str) -> None:
+    assert join_address(reached_at(host), 5) == reached

@@ -1,8 +1,7 @@
 """Audio that was taken in, on disk, found by an id that is made from its samples.
 
-A file is the samples (interleaved stereo, float32), then what there is to say about them as JSON, then that
-JSON's length. It is written under another name and renamed, so it is there as a whole or not at all. Ids stay
-valid when the orchestrator starts again, and the times of the files say what was used last.
+A file is written under another name and renamed, so it is there as a whole or not at all. Ids stay valid when
+the orchestrator starts again, and the times of the files say what was used last.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ import shutil
 import stat
 import tempfile
 import threading
+import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +25,12 @@ import numpy.typing as npt
 
 from acestage.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
 from services.orchestrator.uploads.audio_facts import AudioFacts
+from services.orchestrator.uploads.stored_file import ENDING, append_facts, read_facts
 from services.orchestrator.uploads.work_folder import WorkFolder
 
 log = logging.getLogger(__name__)
 
 _ID = re.compile(r"a[0-9a-f]{32}")
-_ENDING = ".audio"
-_LENGTH_BYTES = 4
 _IN_USE_RETRY_S = 10.0
 _FULL_RETRY_S = 30.0
 
@@ -59,13 +58,15 @@ class AudioStore:
         folder: where it lies; made where it is not there. Stores of several processes may share it, each
             with a bound of its own.
         max_bytes: of all files together, those of uploads that go on apart.
+        clock: seconds, as the times of files have them.
 
     Raises:
         FailedPreconditionError: the folder cannot be used, or belongs to somebody else.
     """
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
+        self._clock = clock
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}  # what was used last is at the end
@@ -105,7 +106,7 @@ class AudioStore:
         """
         dropped: list[Path] = []
         try:
-            byte_count = _append(samples, facts)
+            byte_count = append_facts(samples, facts)
             with self._lock:
                 if self._find(facts.audio_id) is not None:
                     self._touch(facts.audio_id)
@@ -113,6 +114,7 @@ class AudioStore:
                 self._make_room(byte_count, dropped)
                 samples.replace(self._path(facts.audio_id))
                 self._insert(facts, byte_count)
+                self._touch(facts.audio_id)
         except OSError as error:
             raise disk_error(error.strerror) from error
         finally:
@@ -145,7 +147,9 @@ class AudioStore:
         finally:
             with self._lock:
                 entry.user_count -= 1
-                if entry.is_dropped and not entry.user_count:
+                if not entry.is_dropped:
+                    self._touch(audio_id)
+                elif not entry.user_count:
                     self._byte_count -= entry.byte_count
 
     def delete(self, audio_id: str) -> None:
@@ -159,14 +163,32 @@ class AudioStore:
             dropped = self._drop(audio_id)
         _remove([dropped])
 
+    def drop_unused(self, max_age_s: float) -> None:
+        """Drops what nobody has used for `max_age_s` seconds."""
+        dropped: list[Path] = []
+        with self._lock:
+            used_before = self._clock() - max_age_s
+            for audio_id, entry in list(self._entries.items()):
+                if not entry.user_count and self._used_at(audio_id) < used_before:
+                    log.info("dropping audio that was not used for long", extra={"audio_id": audio_id})
+                    dropped.append(self._drop(audio_id))
+        _remove(dropped)
+
+    def _used_at(self, audio_id: str) -> float:
+        """When the audio was used last, in seconds of the clock; 0 where its file is gone."""
+        try:
+            return self._path(audio_id).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def _path(self, audio_id: str) -> Path:
-        return self._folder / f"{audio_id}{_ENDING}"
+        return self._folder / f"{audio_id}{ENDING}"
 
     def _load(self) -> None:
         """Finds what earlier processes have stored."""
         found = [
-            (path.stat(follow_symlinks=False).st_mtime_ns, path.name.removesuffix(_ENDING))
-            for path in self._folder.glob(f"*{_ENDING}")
+            (path.stat(follow_symlinks=False).st_mtime_ns, path.name.removesuffix(ENDING))
+            for path in self._folder.glob(f"*{ENDING}")
         ]
         for _, audio_id in sorted(found):
             if _ID.fullmatch(audio_id):
@@ -180,8 +202,9 @@ class AudioStore:
         entry = self._find(audio_id) if _ID.fullmatch(audio_id) else None
         if entry is None:
             raise NotFoundError(
-                f"there is no audio with the id {audio_id[:64]!r}: it was never uploaded, was deleted, or "
-                "made room for newer audio; upload it again and use the id that the upload returns",
+                f"there is no audio with the id {audio_id[:64]!r}: it was never uploaded, was deleted, was "
+                "not used for long, or made room for newer audio; upload it again and use the id that the "
+                "upload returns",
                 metadata={"audio_id": audio_id[:64]},
             )
         return entry
@@ -195,7 +218,7 @@ class AudioStore:
                 return entry
             self._forget(audio_id)
         try:
-            facts, byte_count = _read(path)
+            facts, byte_count = read_facts(path)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -211,7 +234,9 @@ class AudioStore:
 
     def _touch(self, audio_id: str) -> None:
         self._entries[audio_id] = self._entries.pop(audio_id)
-        os.utime(self._path(audio_id))
+        now = self._clock()
+        with contextlib.suppress(FileNotFoundError):  # another process has just removed it
+            os.utime(self._path(audio_id), (now, now))
 
     def _make_room(self, byte_count: int, dropped: list[Path]) -> None:
         """Drops what was not used for longest until `byte_count` more bytes are within the bound.
@@ -276,34 +301,3 @@ def _make_private(folder: Path) -> None:
             f"tmp_dir: {folder} is no folder of this user's own; name another one with ACESTAGE_TMPDIR"
         )
     folder.chmod(0o700)
-
-
-def _append(path: Path, facts: AudioFacts) -> int:
-    """Writes `facts` behind the samples in the file `path`, and all of it to disk; returns its bytes."""
-    with path.open("ab") as file:
-        text = facts.to_json().encode()
-        file.write(text + len(text).to_bytes(_LENGTH_BYTES, "little"))
-        file.flush()
-        os.fsync(file.fileno())
-        return file.tell()
-
-
-def _read(path: Path) -> tuple[AudioFacts, int]:
-    """The facts in the file `path`, and its bytes.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not what `_append` wrote.
-    """
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as file:
-        byte_count = file.seek(0, os.SEEK_END)
-        file.seek(max(byte_count - _LENGTH_BYTES, 0))
-        text_bytes = int.from_bytes(file.read(), "little")
-        text_start = byte_count - _LENGTH_BYTES - text_bytes
-        if text_start <= 0:
-            raise ValueError(f"its last bytes speak of {text_bytes} bytes of facts, it has {byte_count}")
-        file.seek(text_start)
-        facts = AudioFacts.from_json(file.read(text_bytes))
-    if facts.samples_bytes != text_start or f"{facts.audio_id}{_ENDING}" != path.name:
-        raise ValueError(f"it has {text_start} bytes of samples; its facts say {facts}")
-    return facts, byte_count
