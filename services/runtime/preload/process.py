@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import os
 import selectors
 import signal
@@ -41,6 +42,9 @@ def main(control_fd: int, config_json: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _check_torch(config)
+        importlib.import_module(f"services.{config.stage}.worker")
+        gc.freeze()  # modules stay: nobody need look through them again
+        gc.enable()
         models = map_models(config)
     except AcestageError as error:
         control.sendall(pack(error_message(error)))
