@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
+TRACK_NAMES = (
+    *("vocals", "backing_vocals", "drums", "bass", "guitar", "keyboard", "percussion", "strings"),
+    *("synth", "fx", "brass", "woodwinds"),
+)
+"""The tracks that ACE-Step 1.5 was trained to tell apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class Adapter:

@@ -26,11 +26,16 @@ class DeviceStatus:
 
 @dataclass(frozen=True, slots=True)
 class StageModel:
-    """A model that a stage hosts, with the bytes of its weights there in its data type."""
+    """A model that a stage hosts, with the bytes of its weights there in its data type.
+
+    Attributes:
+        knows_tracks: it can extract, add and complete single tracks.
+    """
 
     name: str
     dtype: str
     weights_bytes: int
+    knows_tracks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,12 @@ class Status:
         hosted = [[model.name for model in stage.models] for stage in self.stages]
         return [name for name in hosted[0] if all(name in names for names in hosted)] if hosted else []
 
+    @property
+    def has_tracks_model(self) -> bool:
+        """Whether a model is served that can extract, add and complete single tracks."""
+        served = self.served_models
+        return any(m.knows_tracks and m.name in served for stage in self.stages for m in stage.models)
+
 
 def status_from_pb(status: pb.GetStatusResponse, now: datetime | None = None) -> Status:
     """The status that was read at `now` (None: this moment)."""
@@ -216,7 +227,8 @@ def _stage(stage: pb.StageStatus) -> StageStatus:
         is_serving=stage.is_serving,
         error=stage.error,
         models=tuple(
-            StageModel(hosted.model.name, hosted.dtype, hosted.weights_bytes) for hosted in info.models
+            StageModel(hosted.model.name, hosted.dtype, hosted.weights_bytes, hosted.model.knows_tracks)
+            for hosted in info.models
         ),
         placed_model=info.placed_model,
         device=info.device,

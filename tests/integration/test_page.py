@@ -9,7 +9,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from tests.running_gateway import RunningGateway
@@ -68,6 +70,14 @@ def take_screenshot(page: Page, name: str) -> None:
     page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
+def until_pictures_are_there(page: Page) -> None:
+    """The waveform and the spectrogram of each take."""
+    page.wait_for_function(
+        "(pictures => pictures.length >= 2 && pictures.every(picture => picture.naturalWidth > 0))"
+        "([...document.querySelectorAll('figure img')])"
+    )
+
+
 def status(page: Page) -> Locator:
     return page.get_by_label("Generation Status")
 
@@ -83,7 +93,7 @@ def order(page: Page, caption: str, duration_s: int) -> None:
     page.get_by_role("button", name="Generate Music").click()
 
 
-def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page) -> None:
+def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page, tmp_path: Path) -> None:
     take_screenshot(page, "fresh")
     order(page, "calm harp, evening", 300)
     page.wait_for_selector("audio.take")
@@ -97,7 +107,7 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page)
     with page.expect_download() as download:
         links.first.click()
     assert download.value.suggested_filename.startswith("calm-harp-evening-seed-")
-    page.wait_for_function("document.querySelector('figure img').naturalWidth > 0")
+    until_pictures_are_there(page)
     take_screenshot(page, "finished")
 
     page.reload()
@@ -113,6 +123,12 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page)
     page.get_by_role("button", name="Show").click()
     page.wait_for_selector("figure")
 
+    page.get_by_label("Music Caption").fill("something else")
+    song = tmp_path / "song.mp3"
+    download.value.save_as(song)
+    page.set_input_files("#restore-file input[type=file]", song)
+    page.wait_for_function("document.querySelector('#field-caption textarea').value === 'calm harp, evening'")
+
 
 def test_a_song_is_stopped(page: Page) -> None:
     page.get_by_role("button", name="Advanced").click()
@@ -124,14 +140,109 @@ def test_a_song_is_stopped(page: Page) -> None:
     take_screenshot(page, "stopped")
 
 
-def test_what_is_wrong_is_said_in_words(page: Page) -> None:
+def test_what_is_wrong_is_said_in_words_at_its_field(page: Page) -> None:
     page.get_by_role("button", name="Generate Music").click()
-    until_status(page, "Music Caption: ")
+    until_status(page, "Music Caption: is empty")
+    fault = page.locator("#field-caption .fault")
+    fault.wait_for()
+    assert fault.inner_text().startswith("is empty")
+    assert fault.get_attribute("role") == "alert"
     page.get_by_label("Music Caption").fill("jazz")
+    fault.wait_for(state="detached")
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("Timesteps").fill("1, half")
+    page.get_by_role("button", name="Generate Music").click()
+    page.locator("#field-timesteps .fault").wait_for()
     page.get_by_role("radio", name="Cover (remix)").check()
     page.get_by_role("button", name="Generate Music").click()
-    until_status(page, "Source audio: is empty")
+    page.locator("#field-source .fault").wait_for()
+    until_status(page, "Source audio: is empty; choose the audio")
     take_screenshot(page, "wrong")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """20 s of a tone that swells."""
+    times = np.arange(20 * 48_000) / 48_000
+    path = tmp_path / "source.wav"
+    soundfile.write(path, np.sin(1_400 * times) * (0.3 + 0.2 * np.sin(times)), 48_000)
+    return path
+
+
+def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path) -> None:
+    page.get_by_label("Music Caption").fill("a guitar solo")
+    page.get_by_role("radio", name="Repaint").check()
+    page.set_input_files("#field-source input[type=file]", source)
+    wave = page.locator("#source-wave canvas.is-pickable")
+    box = wave.bounding_box()
+    assert box is not None
+
+    def drag(start: float, end: float) -> None:
+        y = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + box["width"] * start, y)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * end, y, steps=5)
+        page.mouse.up()
+
+    def part() -> list[float]:
+        return [float(page.locator(f"#field-{end} input").input_value()) for end in ("start_s", "end_s")]
+
+    drag(0.5, 0.25)
+    assert part() == pytest.approx([5.0, 10.0], abs=0.1)
+    drag(0.5, 0.75)  # its end is moved
+    assert part() == pytest.approx([5.0, 15.0], abs=0.1)
+    take_screenshot(page, "repaint")
+    page.get_by_role("button", name="Generate Music").click()
+    until_status(page, "Done in ")
+    until_pictures_are_there(page)
+    take_screenshot(page, "repainted")
+    assert "20.0 s" in page.locator("figcaption").inner_text()
+
+    page.get_by_role("radio", name="Cover (remix)").check()
+    page.get_by_label("How close to the source").first.wait_for()
+    assert page.locator("#source-wave canvas.is-drawn:not(.is-pickable)").count() == 1
+    page.get_by_role("button", name="Generate Music").click()
+    until_status(page, "Done in ")
+    take_screenshot(page, "cover")
+    page.get_by_role("radio", name="Custom").check()
+    wave.wait_for(state="hidden")
+
+
+def test_base_models_add_what_is_done_with_single_tracks(
+    browser: Browser, checkpoints: dict[str, Path], source: Path, tmp_path: Path
+) -> None:
+    with (
+        RunningStack.start(checkpoints["base/diffusers"], tmp_path / "stack") as stack,
+        RunningGateway.start(stack.target, tmp_path / "page", doors="page") as gateway,
+    ):
+        page = browser.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+        page.goto(gateway.url("page"))
+        page.get_by_role("radio", name="Complete a track").check()
+        page.get_by_label("Tracks to add").wait_for()
+        page.get_by_role("radio", name="Extract a track").check()
+        page.get_by_label("Music Caption").fill("drums")
+        page.set_input_files("#field-source input[type=file]", source)
+        page.get_by_label("Track", exact=True).click()
+        page.get_by_role("option", name="backing vocals").click()
+        page.get_by_role("button", name="Advanced").click()
+        page.get_by_role("spinbutton", name="Steps").fill("2")
+        take_screenshot(page, "extract")
+        page.get_by_role("button", name="Generate Music").click()
+        until_status(page, "Done in ")
+        jobs = httpx.get(f"{gateway.url('page')}/v1/jobs").json()["jobs"]
+        settings = httpx.get(f"{gateway.url('page')}/v1/jobs/{jobs[0]['job_id']}/settings").json()
+        assert (settings["task"], settings["track_name"]) == ("extract", "backing_vocals")
+        page.close()
+
+
+def test_the_machine_panel_keeps_itself_up_to_date(page: Page, turbo_stack: RunningStack) -> None:
+    page.get_by_text("Longest song: 600 s, set by the model").wait_for()
+    with turbo_stack.client() as client:
+        client.generate("warm-up", duration_s=10, step_count=1)
+    page.get_by_text("Held by vae@").or_(page.get_by_text(", vae@")).wait_for()
+    turbo_stack.take_device("cpu")
+    page.get_by_text("Held by nobody").wait_for()
 
 
 def test_the_page_speaks_portuguese(page: Page) -> None:
@@ -145,11 +256,11 @@ def test_the_page_speaks_portuguese(page: Page) -> None:
     page.get_by_text("GiB free").wait_for()
 
 
-def test_it_fits_a_phone_in_the_dark(page: Page) -> None:
-    page.set_viewport_size({"width": 390, "height": 844})
+def test_it_is_dark_where_that_is_wanted_and_fits_a_phone(page: Page) -> None:
     page.goto(page.url + "?__theme=dark")
-    page.get_by_label("Music Caption").wait_for()
     page.get_by_text("GiB free").wait_for()
+    take_screenshot(page, "dark")
+    page.set_viewport_size({"width": 390, "height": 844})
     take_screenshot(page, "phone")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390

@@ -19,11 +19,11 @@ from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDiagonalGau
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from acestage.generation_options import TRACK_NAMES
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from acestage.protos.stage.v1.stage_pb2 import Model
 from services.orchestrator.song import requests
 from services.orchestrator.song.generation_settings import GenerationSettings
-from services.orchestrator.song.tasks import TRACK_NAMES
 from tests.in_process import InProcess, Samples
 from tests.parity.reference import TOLERANCE, load_reference
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import soundfile
 from PIL import Image
 
 from acestage.errors import InvalidArgumentError
-from services.gateway.exports.pictures import peaks, spectrogram_png
+from services.gateway.exports.pictures import peaks, spectrogram_png, waveform_svg
+from services.gateway.exports.stored_samples import StoredSamples
 from tests.unit.exported_audio import RATE_HZ, two_tones
 
 
@@ -61,3 +65,21 @@ def test_short_and_broken_sounds_have_a_picture(sample_count: int) -> None:
 def test_a_wrong_size_is_refused(width: int, height: int, field: str) -> None:
     with pytest.raises(InvalidArgumentError, match=f"{field}: is .*; accepted: 1 to 4096"):
         spectrogram_png(two_tones(10), RATE_HZ, width, height)
+
+
+def test_a_drawing_follows_the_outline_from_left_to_right_and_back() -> None:
+    svg = waveform_svg(np.array([[-1.0, 0.5], [0.0, 1.0]], np.float32))
+    root = ElementTree.fromstring(svg)
+    assert root.attrib["viewBox"] == "0 0 2 2"
+    assert root[0].attrib["points"] == "0,0.500 1,0.000 1,1.000 0,2.000"
+
+
+def test_samples_in_a_file_are_looked_at_like_those_in_memory(tmp_path: Path) -> None:
+    samples = two_tones(RATE_HZ)
+    soundfile.write(tmp_path / "take.wav", samples, RATE_HZ, subtype="FLOAT")
+    with StoredSamples(tmp_path / "take.wav") as stored:
+        assert len(stored) == len(samples)
+        assert np.array_equal(stored[5:9], samples[5:9])
+        assert stored[9:5].shape == (0, 2)
+        assert np.array_equal(peaks(stored, 70), peaks(samples, 70))
+        assert spectrogram_png(stored, RATE_HZ, 40, 30) == spectrogram_png(samples, RATE_HZ, 40, 30)

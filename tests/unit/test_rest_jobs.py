@@ -161,6 +161,7 @@ KEYED = [
     ("GET", "/v1/jobs/abc/events"),
     ("GET", "/v1/jobs/abc/audio"),
     ("GET", "/v1/jobs/abc/waveform"),
+    ("GET", "/v1/jobs/abc/waveform.svg"),
     ("GET", "/v1/jobs/abc/spectrogram.png"),
     ("GET", "/v1/jobs/abc/settings"),
     ("POST", "/v1/uploads"),

@@ -4,16 +4,21 @@ from dataclasses import replace
 
 import pytest
 
+from acestage.errors import InvalidArgumentError
+from acestage.generation_options import Adapter
+from services.gateway.jobs.order import JobOrder
 from services.gateway.page.song_form import (
+    COMPLETE,
     COVER,
     CUSTOM,
+    EXTRACT,
     FIELDS,
-    LEFT_TO_THE_MODEL,
+    LEFT_OUT,
+    LEGO,
     REPAINT,
     SongForm,
     restored,
 )
-from services.gateway.page.texts import TEXTS
 
 FORM = SongForm(
     mode=CUSTOM,
@@ -24,6 +29,8 @@ FORM = SongForm(
     start_s=2,
     end_s=5,
     cover_strength=0.5,
+    track_name="drums",
+    track_classes=["bass"],
     vocal_language="pt",
     bpm=None,
     key_scale="",
@@ -37,6 +44,11 @@ FORM = SongForm(
     infer_method="ode",
     audio_format="flac",
     title=" Song ",
+    reference=None,
+    model="",
+    timesteps="",
+    adapters="",
+    edge_fade_ms=None,
 )
 COMMON = {"lyrics": "la", "language": "pt", "seed": 7, "batch_size": 2, "infer_method": "ode"}
 
@@ -53,6 +65,37 @@ def test_each_mode_sends_its_own_fields_alone() -> None:
     repaint = replace(FORM, mode=REPAINT).order("a1").options
     window = {"repaint_start_s": 2, "repaint_end_s": 5}
     assert repaint == COMMON | {"task": "repaint", "source_id": "a1"} | window
+    extract = replace(FORM, mode=EXTRACT).order("a1").options
+    assert extract == COMMON | {"task": "extract", "source_id": "a1", "track_name": "drums"}
+    lego = replace(FORM, mode=LEGO).order("a1").options
+    assert lego == COMMON | {"task": "lego", "source_id": "a1", "track_name": "drums"} | window
+    complete = replace(FORM, mode=COMPLETE).order("a1").options
+    assert complete == COMMON | {"task": "complete", "source_id": "a1", "track_classes": ["bass"]}
+
+
+def test_a_window_without_ends_is_the_whole_source() -> None:
+    options = replace(FORM, mode=REPAINT, start_s=None, end_s=0.0).order("a1").options
+    assert "repaint_start_s" not in options
+    assert options["repaint_end_s"] == 0.0
+
+
+def test_lists_are_read_from_their_text() -> None:
+    form = replace(FORM, timesteps=" 1, .5,0.25 ", adapters="drums:0.8, warm, a:b:-1", model="base")
+    order = replace(form, edge_fade_ms=20).order(None, "a2")
+    assert order.options["timesteps"] == [1.0, 0.5, 0.25]
+    assert order.options["adapters"] == [Adapter("drums", 0.8), Adapter("warm"), Adapter("a:b", -1.0)]
+    assert (order.options["model"], order.options["reference_id"]) == ("base", "a2")
+    assert order.edge_fade_ms == 20.0
+
+
+@pytest.mark.parametrize(
+    ("field", "text"), [("timesteps", "1, half"), ("adapters", "drums:much"), ("adapters", "drums:")]
+)
+def test_a_list_that_cannot_be_read_is_named(field: str, text: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        replace(FORM, **{field: text}).order()
+    (violation,) = caught.value.violations
+    assert (violation.field, text in violation.description) == (field, True)
 
 
 def test_an_instrumental_has_no_lyrics_and_an_empty_seed_draws_one() -> None:
@@ -65,30 +108,46 @@ def test_settings_come_back_into_the_fields() -> None:
     settings = {
         "task": "cover", "caption": "jazz", "lyrics": "", "language": "en", "duration_s": 12.0, "bpm": None,
         "seed": 9, "batch_size": 1, "guidance_scale": 1.0, "audio_cover_strength": 0.3, "source_id": "a1",
-        "model": {"is_turbo": True}, "title": "Jazz",
+        "model": {"is_turbo": True, "name": "turbo"}, "title": "Jazz", "timesteps": [], "adapters": [],
+        "track_name": "", "track_classes": [], "repaint_start_s": None, "step_count": 8,
     }  # fmt: skip
     values = restored(settings)
-    assert values == {
+    assert values == LEFT_OUT | {
         "mode": "cover", "caption": "jazz", "lyrics": "", "vocal_language": "en", "duration_s": 12.0,
         "seed": 9, "take_count": 1, "guidance_scale": 0, "cover_strength": 0.3, "is_instrumental": True,
-        "title": "Jazz", "bpm": None, "key_scale": "", "time_signature": "",
+        "title": "Jazz", "model": "turbo", "step_count": 8,
     }  # fmt: skip
     assert values.keys() <= set(FIELDS)
 
 
-@pytest.mark.parametrize("settings", [{}, {"task": "lego"}, {"odd": 1, "model": None}])
+def test_every_choice_that_the_page_can_order_comes_back() -> None:
+    form = replace(
+        FORM,
+        mode=LEGO,
+        bpm=90,
+        key_scale="F# minor",
+        time_signature="3",
+        model="base",
+        shift=0,
+        guidance_scale=4.0,
+        timesteps="1, 0.5",
+        adapters="drums:0.8, warm:1",
+        infer_method="sde",
+        take_count=1,
+        title="Song",
+    )
+    order = form.order("a1")
+    # As the settings of a take have it: with the caption, and with the model as what it is.
+    settings = {**JobOrder.to_dict(order)["options"], "caption": "piano", "title": order.title}
+    settings |= {"model": {"name": "base", "is_turbo": False}, "duration_s": 30.0}
+    values = restored(settings)
+    same = set(FIELDS) - {"source", "reference", "audio_format", "edge_fade_ms", "track_classes"}
+    assert {name: values[name] for name in same & values.keys()} == {
+        name: getattr(form, name) for name in same & values.keys()
+    }
+    assert same - values.keys() == {"cover_strength"}
+
+
+@pytest.mark.parametrize("settings", [{}, {"task": "cover-nofsq"}, {"odd": 1, "model": None}])
 def test_settings_of_other_tasks_change_no_mode(settings: dict[str, object]) -> None:
-    assert restored(settings) == LEFT_TO_THE_MODEL | {"is_instrumental": True}
-
-
-def test_both_languages_fill_in_the_same() -> None:
-    english, portuguese = TEXTS["en"], TEXTS["pt"]
-    for name in english.__dataclass_fields__:
-        fields = [set(_fields(getattr(texts, name))) for texts in (english, portuguese)]
-        assert fields[0] == fields[1], name
-
-
-def _fields(text: str) -> list[str]:
-    from string import Formatter
-
-    return [field for _, field, _, _ in Formatter().parse(text) if field]
+    assert restored(settings) == LEFT_OUT | {"is_instrumental": True}

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 
 from acestage.errors import InvalidArgumentError
+from acestage.generation_options import TRACK_NAMES
 from acestage.limits import Limit, Limits
 from acestage.protos.dit.v1.dit_pb2 import Adapter
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from acestage.protos.stage.v1.stage_pb2 import Model
 from services.orchestrator.limits.limits import MOST_ITEMS
 from services.orchestrator.song import requests
-from services.orchestrator.song.tasks import TASKS, TRACK_NAMES
+from services.orchestrator.song.tasks import TASKS
 from services.orchestrator.song.timeline import Span
 
 _FACTS: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,10 +35,17 @@ _COLOURS = (
 )
 
 
-def peaks(samples: Samples, count: int) -> npt.NDArray[np.float32]:
+class Sliceable(Protocol):
+    """Samples [count, channels], in memory or elsewhere, of which parts are looked at."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Samples: ...
+
+
+def peaks(samples: Sliceable, count: int) -> npt.NDArray[np.float32]:
     """The least and the largest sample [count, 2], over all channels, of `count` equal parts of `samples`.
 
-    `samples` are [count, channels]. Where there are fewer than `count`, parts share them; of none, all is 0.
+    Where there are fewer samples than `count`, parts share them; of none, all is 0.
     """
     _check_side("count", count)
     outline = np.zeros((count, 2), np.float32)
@@ -49,12 +57,22 @@ def peaks(samples: Samples, count: int) -> npt.NDArray[np.float32]:
     return np.nan_to_num(outline)
 
 
-def spectrogram_png(samples: Samples, sample_rate_hz: int, width: int, height: int) -> bytes:
+def waveform_svg(outline: npt.NDArray[np.float32]) -> str:
+    """A drawing of `outline` [count, 2] as `peaks` gives it, as wide and high as its place, in full scale."""
+    upper = [f"{x},{1 - high:.3f}" for x, (_, high) in enumerate(outline)]
+    lower = [f"{x},{1 - low:.3f}" for x, (low, _) in reversed(list(enumerate(outline)))]
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {len(outline)} 2" width="900" height="60" '
+        'preserveAspectRatio="none"><polygon fill="#a8306c" stroke="#a8306c" stroke-width="1" '
+        f'vector-effect="non-scaling-stroke" points="{" ".join(upper + lower)}"/></svg>'
+    )
+
+
+def spectrogram_png(samples: Sliceable, sample_rate_hz: int, width: int, height: int) -> bytes:
     """A PNG: time to the right, frequency upwards from 30 Hz to half the rate, an octave as high everywhere.
 
     Colours span 90 dB below the loudest spot. Long pieces are not looked at in full: a column takes four
-    windows of 4,096 samples, evenly spread over its time, and shows their mean. `samples` are
-    [count, channels].
+    windows of 4,096 samples, evenly spread over its time, and shows their mean.
     """
     _check_side("width", width)
     _check_side("height", height)
@@ -72,7 +90,7 @@ def spectrogram_png(samples: Samples, sample_rate_hz: int, width: int, height: i
     return file.getvalue()
 
 
-def _column_spectra(samples: Samples, width: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+def _column_spectra(samples: Sliceable, width: int) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
     """The first column and the power [columns, bins] of some columns at a time, over the channels."""
     total = len(samples)
     window = np.hanning(_WINDOW_SAMPLES).astype(np.float32)[:, None]
@@ -89,7 +107,7 @@ def _column_spectra(samples: Samples, width: int) -> Iterator[tuple[int, npt.NDA
         yield first, spectra
 
 
-def _window_at(samples: Samples, centre: int) -> Samples:
+def _window_at(samples: Sliceable, centre: int) -> Samples:
     """One window [samples, channels] around `centre`; what is beyond the ends, or no number, is silence."""
     start = centre - _WINDOW_SAMPLES // 2
     piece = samples[max(start, 0) : max(start + _WINDOW_SAMPLES, 0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import gradio as gr
 from fastapi import FastAPI
@@ -20,12 +21,7 @@ from services.runtime.api_key import ApiKey
 
 MAX_UPLOAD = "512mb"
 _FONTS = ("system-ui", "sans-serif")
-_CSS = """
-header { display: flex; justify-content: space-between; align-items: baseline; }
-audio.take { width: 100%; margin-bottom: 0.5rem; }
-figure { margin: 0 0 1rem; } figure img { width: 100%; border-radius: 6px; background: #040312; }
-footer { display: none !important; }
-"""
+_HERE = Path(__file__).parent
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     "style-src 'self' 'unsafe-inline'; "
@@ -58,6 +54,7 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
     async def icon() -> Response:
         return Response(status_code=204)  # browsers ask for it by themselves
 
+    script = (_HERE / "page.js").read_text()
     for name, texts in TEXTS.items():
         other = "/pt/" if name == "en" else "/en/"
         theme = gr.themes.Soft(font=_FONTS, font_mono=("ui-monospace", "monospace"))
@@ -69,7 +66,8 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
             ssr_mode=False,
             footer_links=[],
             theme=theme,
-            css=_CSS,
+            css_paths=_HERE / "page.css",
+            head=f"<script>{script}</script>",
         )
     return Guarded(app, key)
 

@@ -5,17 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
-from acestage.generation_options import GenerationOptions
+from acestage.errors import InvalidArgumentError
+from acestage.generation_options import Adapter, GenerationOptions
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.jobs.order import JobOrder
 
 CUSTOM, COVER, REPAINT = "text2music", "cover", "repaint"
+EXTRACT, LEGO, COMPLETE = "extract", "lego", "complete"
 MODES = (CUSTOM, COVER, REPAINT)
+TRACK_MODES = (EXTRACT, LEGO, COMPLETE)
+"""Those that only base models know."""
+SHOWN_IN: dict[str, tuple[str, ...]] = {
+    "source": (COVER, REPAINT, *TRACK_MODES),
+    "start_s": (REPAINT, LEGO),
+    "end_s": (REPAINT, LEGO),
+    "cover_strength": (COVER,),
+    "track_name": (EXTRACT, LEGO),
+    "track_classes": (COMPLETE,),
+    "duration_s": (CUSTOM,),
+}
+"""The modes of each field that not all modes have."""
 
 
 @dataclass(frozen=True, slots=True)
 class SongForm:
-    """The values of the fields, in the order of the page. Empty text and 0 leave a choice to the model."""
+    """The values of the fields, in their order. Empty text, None and 0 leave a choice to the model."""
 
     mode: str
     caption: str
@@ -25,22 +39,33 @@ class SongForm:
     start_s: float | None
     end_s: float | None
     cover_strength: float
+    track_name: str | None
+    track_classes: list[str] | None
+    duration_s: float
+    take_count: int
+    seed: int | None
     vocal_language: str
     bpm: int | None
     key_scale: str
     time_signature: str
-    duration_s: float
-    seed: int | None
-    take_count: int
+    reference: str | None
+    title: str
+    model: str
     step_count: int
     guidance_scale: float
     shift: float
     infer_method: str
+    timesteps: str
+    adapters: str
     audio_format: str
-    title: str
+    edge_fade_ms: float | None
 
-    def order(self, source_id: str | None) -> JobOrder:
-        """The order that the fields mean, for the uploaded `source_id` where the mode needs one."""
+    def order(self, source_id: str | None = None, reference_id: str | None = None) -> JobOrder:
+        """The order that the fields mean, with the ids of the audio that was uploaded for it.
+
+        Raises:
+            InvalidArgumentError: a field that is a list cannot be read.
+        """
         options: dict[str, Any] = {
             "task": self.mode,
             "lyrics": "" if self.is_instrumental else self.lyrics,
@@ -50,27 +75,34 @@ class SongForm:
             "time_signature": self.time_signature,
             "seed": -1 if self.seed is None else int(self.seed),
             "batch_size": int(self.take_count),
+            "reference_id": reference_id,
+            "model": self.model,
             "step_count": int(self.step_count) or None,
             "guidance_scale": self.guidance_scale or None,
             "shift": self.shift or None,
             "infer_method": self.infer_method,
+            "timesteps": _timesteps(self.timesteps),
+            "adapters": _adapters(self.adapters),
         }
-        if self.mode == CUSTOM:
-            options["duration_s"] = float(self.duration_s)
-        else:
-            options["source_id"] = source_id
-        if self.mode == COVER:
-            options["audio_cover_strength"] = float(self.cover_strength)
-        if self.mode == REPAINT:
-            options |= {"repaint_start_s": self.start_s, "repaint_end_s": self.end_s}
+        own = {
+            "source": ("source_id", source_id),
+            "start_s": ("repaint_start_s", self.start_s),
+            "end_s": ("repaint_end_s", self.end_s),
+            "cover_strength": ("audio_cover_strength", float(self.cover_strength)),
+            "track_name": ("track_name", self.track_name),
+            "track_classes": ("track_classes", self.track_classes),
+            "duration_s": ("duration_s", float(self.duration_s)),
+        }
+        options |= dict(own[name] for name, modes in SHOWN_IN.items() if self.mode in modes)
         given: GenerationOptions = {  # type: ignore[assignment]
-            name: value for name, value in options.items() if value not in (None, "")
+            name: value for name, value in options.items() if value not in (None, "", [])
         }
         return JobOrder(
             caption=self.caption,
             options=given,
             title=self.title.strip(),
             audio_format=ExportFormat(self.audio_format),
+            edge_fade_ms=float(self.edge_fade_ms or 0.0),
         )
 
 
@@ -79,6 +111,7 @@ OPTION_FIELDS = {
     "language": "vocal_language",
     "batch_size": "take_count",
     "source_id": "source",
+    "reference_id": "reference",
     "repaint_start_s": "start_s",
     "repaint_end_s": "end_s",
     "audio_cover_strength": "cover_strength",
@@ -87,19 +120,67 @@ OPTION_FIELDS = {
 """Options of a generation whose field on the page has another name."""
 
 
-LEFT_TO_THE_MODEL: dict[str, Any] = {"bpm": None, "key_scale": "", "time_signature": "", "title": ""}
+LEFT_OUT: dict[str, Any] = {
+    "lyrics": "",
+    "model": "",
+    "bpm": 0,
+    "key_scale": "",
+    "time_signature": "",
+    "title": "",
+    "start_s": None,
+    "end_s": None,
+    "track_name": None,
+    "track_classes": None,
+    "timesteps": "",
+    "adapters": "",
+}
 """Fields that settings may say nothing of, with the values that mean so."""
 
 
 def restored(settings: dict[str, Any]) -> dict[str, Any]:
     """The values of fields that `settings` of a take give; a source has to be chosen again."""
-    given = {name: value for name, value in settings.items() if value is not None}
-    values = LEFT_TO_THE_MODEL | {OPTION_FIELDS.get(name, name): value for name, value in given.items()}
-    if values.get("mode") not in MODES:
+    given = {name: value for name, value in settings.items() if value not in (None, "", [], ())}
+    values = LEFT_OUT | {OPTION_FIELDS.get(name, name): value for name, value in given.items()}
+    if values.get("mode") not in MODES + TRACK_MODES:
         values.pop("mode", None)
-    values["is_instrumental"] = not values.get("lyrics")
-    values.pop("source", None)
+    values["is_instrumental"] = not values["lyrics"]
+    values["track_classes"] = list(values["track_classes"] or []) or None
+    for audio in ("source", "reference"):
+        values.pop(audio, None)
+    if steps := values["timesteps"]:
+        # They are the schedule: what else would set it is left out.
+        values |= {"timesteps": ", ".join(f"{step:g}" for step in steps), "step_count": 0, "shift": 0}
+    values["adapters"] = ", ".join(f"{one['name']}:{one['scale']:g}" for one in values["adapters"])
+    model = settings.get("model") or {}
+    values["model"] = model.get("name", "")
     # Guidance that a turbo model was made to leave out is no choice of the musician's.
-    if (settings.get("model") or {}).get("is_turbo"):
+    if model.get("is_turbo"):
         values["guidance_scale"] = 0
     return {name: value for name, value in values.items() if name in FIELDS}
+
+
+def _timesteps(text: str) -> list[float]:
+    try:
+        return [float(part) for part in _parts(text)]
+    except ValueError:
+        raise InvalidArgumentError.at(
+            "timesteps",
+            f"is {text[:80]!r}; accepted: falling numbers with commas between them, such as 1, 0.6",
+        ) from None
+
+
+def _adapters(text: str) -> list[Adapter]:
+    found = []
+    for part in _parts(text):
+        name, colon, scale = part.rpartition(":")
+        try:
+            found.append(Adapter(name, float(scale)) if colon else Adapter(part))
+        except ValueError:
+            raise InvalidArgumentError.at(
+                "adapters", f"is {text[:80]!r}; accepted: names with commas between them, such as drums:0.8"
+            ) from None
+    return found
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -1,4 +1,4 @@
-"""The page itself: its fields, and what its buttons do."""
+"""The page itself: what its buttons do."""
 
 from __future__ import annotations
 
@@ -11,30 +11,19 @@ from typing import Any
 import gradio as gr
 
 from acestage.errors import AcestageError, InvalidArgumentError
-from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.stored_settings import read_settings
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.record import JobState
 from services.gateway.outputs.takes import settings_of
 from services.gateway.page import views
-from services.gateway.page.song_form import (
-    COVER,
-    CUSTOM,
-    FIELDS,
-    MODES,
-    OPTION_FIELDS,
-    REPAINT,
-    SongForm,
-    restored,
-)
+from services.gateway.page.fields import build_fields, mode_choices, model_choices, visibility
+from services.gateway.page.song_form import FIELDS, OPTION_FIELDS, SHOWN_IN, SongForm, restored
 from services.gateway.page.texts import Texts
 
 UPLOAD_TIMEOUT_S = 600.0
 TICK_S = 0.5
+MACHINE_TICK_S = 5.0
 KEPT_UPLOADS_S = 3600
-LANGUAGES = ("en", "pt", "es", "fr", "de", "it", "ja", "ko", "zh", "ru")
-NOTES = ("C", "C#", "D", "E♭", "E", "F", "F#", "G", "A♭", "A", "B♭", "B")
-KEYS = tuple(f"{note} {mode}" for mode in ("major", "minor") for note in NOTES)
 
 
 class SongPage:
@@ -49,97 +38,77 @@ class SongPage:
     def __init__(self, gateway: Gateway, texts: Texts, other_url: str) -> None:
         self._gateway = gateway
         self._texts = texts
-        self._fields: dict[str, Any] = {}
         with gr.Blocks(
             title="Acestage", analytics_enabled=False, delete_cache=(KEPT_UPLOADS_S, KEPT_UPLOADS_S)
         ) as self.blocks:
             gr.HTML(f'<header><h1>Acestage</h1><a href="{other_url}">{texts.other_language}</a></header>')
             with gr.Row():
                 with gr.Column(min_width=320):
-                    self._build_fields()
+                    usable = [name.value for name, fault in gateway.formats.items() if not fault]
+                    self._fields = build_fields(texts, usable)
                 with gr.Column(min_width=320):
                     self._build_results()
-
-    def _build_fields(self) -> None:
-        texts, fields = self._texts, self._fields
-        modes = list(zip((texts.custom, texts.cover, texts.repaint), MODES, strict=True))
-        fields["mode"] = gr.Radio(modes, value=CUSTOM, label=texts.mode)
-        fields["caption"] = gr.Textbox("", label=texts.caption, placeholder=texts.caption_hint, lines=2)
-        fields["lyrics"] = gr.Textbox("", label=texts.lyrics, placeholder=texts.lyrics_hint, lines=6)
-        fields["is_instrumental"] = gr.Checkbox(label=texts.instrumental)
-        fields["source"] = gr.File(label=texts.source, type="filepath", visible=False)
-        with gr.Row():
-            fields["start_s"] = gr.Number(label=texts.start, visible=False, value=0)
-            fields["end_s"] = gr.Number(label=texts.end, visible=False, value=10)
-        fields["cover_strength"] = gr.Slider(
-            0, 1, value=1, step=0.05, label=texts.cover_strength, visible=False
-        )
-        with gr.Row():
-            fields["duration_s"] = gr.Slider(10, 600, value=60, step=1, label=texts.duration)
-            fields["take_count"] = gr.Slider(1, 8, value=1, step=1, label=texts.takes)
-        fields["seed"] = gr.Number(label=texts.seed, info=texts.seed_hint, value=-1, precision=0)
-        with gr.Accordion(texts.details, open=False):
-            fields["vocal_language"] = gr.Dropdown(list(LANGUAGES), value="en", label=texts.vocal_language)
-            fields["bpm"] = gr.Number(label=texts.bpm, value=None, precision=0)
-            fields["key_scale"] = gr.Dropdown([(texts.unset, ""), *KEYS], value="", label=texts.key)
-            fields["time_signature"] = gr.Dropdown(
-                [(texts.unset, ""), "2", "3", "4", "6"], value="", label=texts.time_signature
-            )
-            fields["title"] = gr.Textbox("", label=texts.title)
-        with gr.Accordion(texts.advanced, open=False):
-            fields["step_count"] = gr.Slider(0, 200, value=0, step=1, label=texts.steps)
-            fields["guidance_scale"] = gr.Slider(0, 30, value=0, step=0.1, label=texts.guidance)
-            fields["shift"] = gr.Slider(0, 10, value=0, step=0.1, label=texts.shift)
-            fields["infer_method"] = gr.Radio(["ode", "sde"], value="ode", label=texts.method)
-            usable = [name.value for name, fault in self._gateway.formats.items() if not fault]
-            fields["audio_format"] = gr.Dropdown(
-                usable, value=ExportFormat.mp3.value, label=texts.audio_format
-            )
-        shown = [fields[name] for name in ("source", "start_s", "end_s", "cover_strength", "duration_s")]
-        fields["mode"].change(_visibility, fields["mode"], shown, show_progress="hidden")
+        self._labels = {name: field.label for name, field in self._fields.items()}
 
     def _build_results(self) -> None:
-        texts = self._texts
-        inputs = [self._fields[name] for name in FIELDS]
+        texts, fields = self._texts, self._fields
+        inputs = [fields[name] for name in FIELDS]
         with gr.Row():
             generate = gr.Button(texts.generate, variant="primary")
             stop = gr.Button(texts.stop, variant="stop")
         status = gr.Textbox(label=texts.status, value=texts.ready, lines=3, interactive=False)
-        player = gr.HTML()
-        takes = gr.HTML()
+        faults = gr.JSON(visible=False)
+        player = gr.HTML(elem_classes="maybe-empty")
+        takes = gr.HTML(elem_classes="maybe-empty")
         job_id = gr.State("")
         with gr.Accordion(texts.history, open=True):
             history = gr.Dropdown([], label=texts.history_pick)
             with gr.Row():
                 show = gr.Button(texts.show)
                 restore = gr.Button(texts.restore)
-            file = gr.File(label=texts.restore_file, type="filepath", height=150)
+            file = gr.File(label=texts.restore_file, type="filepath", height=140, elem_id="restore-file")
         with gr.Accordion(texts.machine, open=True):
             machine = gr.HTML()
-            refresh = gr.Button(texts.refresh, size="sm")
-        outputs = [status, player, takes, job_id, history]
-        generate.click(self._generate, inputs, outputs, concurrency_limit=None, show_progress="hidden")
-        stop.click(self._stop, job_id, status, concurrency_limit=None, show_progress="hidden")
-        show.click(self._show, history, outputs, show_progress="hidden")
-        restore.click(self._restore, history, [status, *inputs], show_progress="hidden")
-        file.upload(self._restore_file, file, [status, *inputs], show_progress="hidden")
-        limited = [self._fields["duration_s"], self._fields["take_count"]]
-        opened = [machine, history, *limited]
-        self.blocks.load(self._opened, None, opened, show_progress="hidden")
-        refresh.click(self._machine, None, machine, show_progress="hidden")
+        quiet: dict[str, Any] = {"show_progress": "hidden"}
+        outputs = [status, faults, player, takes, job_id, history]
+        begun = generate.click(self._generate, inputs, outputs, concurrency_limit=None, **quiet)
+        # What is wrong comes at once; a song that goes on has nothing to show there.
+        begun.then(None, faults, None, js="acestage.showFaults")
+        stop.click(self._stop, job_id, status, concurrency_limit=None, **quiet)
+        show.click(self._show, history, outputs, **quiet)
+        restore.click(self._restore, history, [status, *inputs], **quiet)
+        file.upload(self._restore_file, file, [status, *inputs], **quiet)
+        history.focus(self._choices, None, history, **quiet)
+
+        changed = fields["mode"].change(
+            visibility, fields["mode"], [fields[name] for name in SHOWN_IN], **quiet
+        )
+        changed.then(None, None, None, js="acestage.modeChanged")
+        fields["source"].change(None, fields["source"], None, js="acestage.showSource")
+        limited = [fields[name] for name in ("duration_s", "take_count", "mode", "model")]
+        self.blocks.load(self._opened, None, [machine, history, *limited], **quiet)
+        gr.Timer(MACHINE_TICK_S).tick(self._machine, None, machine, **quiet)
 
     async def _generate(self, *values: Any) -> AsyncIterator[list[Any]]:
         form = SongForm(*values)
+        needs_source = form.mode in SHOWN_IN["source"]
         try:
-            job = await self._gateway.book.submit(form.order(await self._upload(form)))
+            if needs_source and not form.source:
+                raise InvalidArgumentError.at("source_id", self._texts.source_missing)
+            order = form.order(
+                source_id=await self._upload(form.source if needs_source else None),
+                reference_id=await self._upload(form.reference),
+            )
+            job = await self._gateway.book.submit(order)
         except InvalidArgumentError as error:
-            yield [self._in_labels(error), gr.skip(), gr.skip(), gr.skip(), gr.skip()]
+            faults = self._faults(error)
+            yield [self._in_labels(faults, error), faults, *[gr.skip()] * 4]
             return
         except AcestageError as error:
-            yield [self._texts.failed.format(message=error.message), *[gr.skip()] * 4]
+            yield [self._failed(error), {}, *[gr.skip()] * 4]
             return
         plays = False
-        yield [views.progress(job, self._gateway, self._texts), "", "", job.job_id, self._history(job.job_id)]
+        yield [self._progress(job), {}, "", "", job.job_id, self._choices(job.job_id)]
         while not job.record.state.is_final:
             try:
                 async with asyncio.timeout(TICK_S):
@@ -149,30 +118,35 @@ class SongPage:
             begins = not plays and job.live_take(0) is not None
             plays = plays or begins
             sound = views.player(job, int(form.take_count), plays=True) if begins else gr.skip()
-            yield [views.progress(job, self._gateway, self._texts), sound, gr.skip(), gr.skip(), gr.skip()]
+            yield [self._progress(job), gr.skip(), sound, *[gr.skip()] * 3]
         succeeded = job.record.state is JobState.SUCCEEDED
         sound = gr.skip() if plays or not succeeded else views.player(job, len(job.record.takes), plays=False)
-        yield [
-            views.progress(job, self._gateway, self._texts),
-            sound,
-            views.takes(job, self._gateway, self._texts),
-            gr.skip(),
-            self._history(job.job_id),
-        ]
+        shown = views.takes(job, self._gateway, self._texts)
+        yield [self._progress(job), gr.skip(), sound, shown, gr.skip(), self._choices(job.job_id)]
 
-    async def _upload(self, form: SongForm) -> str | None:
-        if form.mode == CUSTOM or not form.source:
+    async def _upload(self, file: str | None) -> str | None:
+        if not file:
             return None
-        return (await self._gateway.client.upload(Path(form.source), timeout_s=UPLOAD_TIMEOUT_S)).audio_id
+        return (await self._gateway.client.upload(Path(file), timeout_s=UPLOAD_TIMEOUT_S)).audio_id
 
-    def _in_labels(self, error: InvalidArgumentError) -> str:
-        """Each wrong field by the words that stand at it."""
-        lines = []
+    def _progress(self, job: Any) -> str:
+        return views.progress(job, self._gateway, self._texts)
+
+    def _failed(self, error: AcestageError) -> str:
+        return self._texts.failed.format(message=self._texts.translated(error.message))
+
+    def _faults(self, error: InvalidArgumentError) -> dict[str, str]:
+        """What is wrong with each field of the page, or of the request where the page has none."""
+        faults = {}
         for violation in error.violations:
             name = violation.field.partition("[")[0]
-            field = self._fields.get(OPTION_FIELDS.get(name, name))
-            lines.append(f"{field.label if field is not None else violation.field}: {violation.description}")
-        return "\n".join(lines) or error.message
+            faults[OPTION_FIELDS.get(name, name)] = self._texts.translated(violation.description)
+        return faults
+
+    def _in_labels(self, faults: dict[str, str], error: InvalidArgumentError) -> str:
+        """Each wrong field by the words that stand at it."""
+        lines = [f"{self._labels.get(name, name)}: {fault}" for name, fault in faults.items()]
+        return "\n".join(lines) or self._texts.translated(error.message)
 
     async def _stop(self, job_id: str) -> str:
         if not job_id:
@@ -180,21 +154,20 @@ class SongPage:
         try:
             job = await self._gateway.book.cancel(job_id)
         except AcestageError as error:
-            return self._texts.failed.format(message=error.message)
-        return views.progress(job, self._gateway, self._texts)
+            return self._failed(error)
+        return self._progress(job)
 
     async def _show(self, job_id: str | None) -> list[Any]:
         try:
             job = self._gateway.book.find(job_id or "")
         except AcestageError as error:
-            return [error.message, "", "", "", self._history("")]
+            return [error.message, {}, "", "", "", self._choices()]
         # Of a song that is being made, too: the player waits for its sound.
         is_over = job.record.state.is_final
         take_count = len(job.record.takes) if is_over else job.record.order.options.get("batch_size", 1)
         sound = views.player(job, take_count, plays=False)
         shown = views.takes(job, self._gateway, self._texts)
-        text = views.progress(job, self._gateway, self._texts)
-        return [text, sound, shown, job.job_id, self._history(job.job_id)]
+        return [self._progress(job), {}, sound, shown, job.job_id, self._choices(job.job_id)]
 
     async def _restore(self, job_id: str | None) -> list[Any]:
         try:
@@ -202,7 +175,8 @@ class SongPage:
         except AcestageError as error:
             return [error.message, *[gr.skip()] * len(FIELDS)]
         if not record.takes:
-            return [self._texts.failed.format(message=record.state), *[gr.skip()] * len(FIELDS)]
+            state = self._texts.states[record.state]
+            return [self._texts.failed.format(message=state), *[gr.skip()] * len(FIELDS)]
         return self._filled(settings_of(record, record.takes[0].seed))
 
     async def _restore_file(self, file: str | None) -> list[Any]:
@@ -219,29 +193,30 @@ class SongPage:
         return [self._texts.restored, *(values.get(name, gr.skip()) for name in FIELDS)]
 
     async def _opened(self) -> list[Any]:
+        client, texts = self._gateway.client, self._texts
         try:
-            limits = await self._gateway.client.limits()
+            limits, status = await asyncio.gather(client.limits(), client.status())
         except AcestageError:
-            return [await self._machine(), self._history(""), gr.skip(), gr.skip()]
+            return [await self._machine(), self._choices(), *[gr.skip()] * 4]
         longest, most = limits.max_duration_s, limits.max_batch_size
         return [
-            await self._machine(),
-            self._history(""),
-            gr.update(maximum=longest.value, info=views.limit(longest, self._texts)),
-            gr.update(maximum=most.value, info=views.limit(most, self._texts), interactive=most.value > 1),
+            views.machine(status, limits, texts),
+            self._choices(),
+            gr.update(maximum=longest.value, info=views.limit_info(longest, texts)),
+            gr.update(maximum=most.value, info=views.limit_info(most, texts), interactive=most.value > 1),
+            gr.update(choices=mode_choices(texts, knows_tracks=status.has_tracks_model)),
+            gr.update(choices=model_choices(texts, status.served_models)),
         ]
 
     async def _machine(self) -> str:
+        client = self._gateway.client
         try:
-            return views.machine(await self._gateway.client.status(), self._texts)
+            limits, status = await asyncio.gather(client.limits(), client.status())
         except AcestageError as error:
             return escape(self._texts.no_services.format(message=error.message))
+        return views.machine(status, limits, self._texts)
 
-    def _history(self, job_id: str) -> Any:
-        return gr.update(choices=views.history_choices(self._gateway), value=job_id or None)
-
-
-def _visibility(mode: str) -> list[Any]:
-    is_repaint = mode == REPAINT
-    visible = [mode != CUSTOM, is_repaint, is_repaint, mode == COVER, mode == CUSTOM]
-    return [gr.update(visible=is_visible) for is_visible in visible]
+    def _choices(self, job_id: str | None = None) -> Any:
+        """The jobs there are, of which `job_id` is picked; None leaves it as it is."""
+        choices = views.history_choices(self._gateway, self._texts)
+        return gr.update(choices=choices) if job_id is None else gr.update(choices=choices, value=job_id)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -11,18 +13,22 @@ class Texts:
 
     other_language: str
     mode: str
-    custom: str
-    cover: str
-    repaint: str
+    modes: Mapping[str, str]
     caption: str
     caption_hint: str
     lyrics: str
     lyrics_hint: str
     instrumental: str
     source: str
+    source_missing: str
     start: str
+    start_hint: str
     end: str
+    end_hint: str
     cover_strength: str
+    track_name: str
+    track_classes: str
+    track_names: Mapping[str, str]
     details: str
     vocal_language: str
     bpm: str
@@ -32,18 +38,25 @@ class Texts:
     seed: str
     seed_hint: str
     takes: str
+    reference: str
     advanced: str
+    model: str
+    first_model: str
     steps: str
     guidance: str
     shift: str
     method: str
+    timesteps: str
+    timesteps_hint: str
+    adapters: str
+    adapters_hint: str
     audio_format: str
+    edge_fade: str
     title: str
     unset: str
     generate: str
     stop: str
     status: str
-    player: str
     history: str
     history_pick: str
     show: str
@@ -51,7 +64,6 @@ class Texts:
     restore_file: str
     restored: str
     machine: str
-    refresh: str
     ready: str
     queued: str
     starts: str
@@ -62,34 +74,69 @@ class Texts:
     done: str
     failed: str
     stopped: str
+    states: Mapping[str, str]
     no_services: str
     limit_source: str
+    longest: str
+    most_takes: str
     take: str
     download: str
     free: str
     held_by: str
     held_by_nobody: str
     untrained: str
+    own_choice: str
     text_encoder: str
     dit: str
     vae: str
+    phrases: tuple[tuple[str, str], ...] = ()
+
+    def translated(self, text: str) -> str:
+        """What the services say, which is English, as far as `phrases` have patterns and words for it."""
+        for pattern, phrase in self.phrases:
+            text = re.sub(pattern, phrase, text)
+        return text
 
 
 ENGLISH = Texts(
     other_language="Português",
     mode="Mode",
-    custom="Custom",
-    cover="Cover (remix)",
-    repaint="Repaint",
+    modes={
+        "text2music": "Custom",
+        "cover": "Cover (remix)",
+        "repaint": "Repaint",
+        "extract": "Extract a track",
+        "lego": "Add a track",
+        "complete": "Complete a track",
+    },
     caption="Music Caption",
     caption_hint="What the music is like: style, instruments, mood, voice",
     lyrics="Lyrics",
     lyrics_hint="Marks such as [verse] and [chorus] help; empty is instrumental",
     instrumental="Instrumental",
     source="Source audio",
-    start="Repaint from (s)",
-    end="to (s)",
+    source_missing="is empty; choose the audio to work on",
+    start="From (s)",
+    start_hint="Empty: the source's start",
+    end="To (s)",
+    end_hint="Empty: the source's end",
     cover_strength="How close to the source",
+    track_name="Track",
+    track_classes="Tracks to add",
+    track_names={
+        "vocals": "vocals",
+        "backing_vocals": "backing vocals",
+        "drums": "drums",
+        "bass": "bass",
+        "guitar": "guitar",
+        "keyboard": "keyboard",
+        "percussion": "percussion",
+        "strings": "strings",
+        "synth": "synth",
+        "fx": "effects",
+        "brass": "brass",
+        "woodwinds": "woodwinds",
+    },
     details="Details",
     vocal_language="Vocal Language",
     bpm="BPM",
@@ -99,26 +146,32 @@ ENGLISH = Texts(
     seed="Seed",
     seed_hint="-1 draws one",
     takes="Takes",
+    reference="Reference audio (its timbre)",
     advanced="Advanced",
-    steps="Steps (0: the model's own)",
-    guidance="Guidance Scale (0: the model's own)",
-    shift="Shift (0: the model's own)",
+    model="Model",
+    first_model="the first that is served",
+    steps="Steps",
+    guidance="Guidance Scale",
+    shift="Shift",
     method="Method",
+    timesteps="Timesteps",
+    timesteps_hint="In the place of steps and shift, such as 1, 0.75, 0.5, 0.25",
+    adapters="LoRA adapters",
+    adapters_hint="Names, with how much of each, such as drums:0.8, warm:0.5",
     audio_format="Audio Format",
+    edge_fade="Fade at both ends (ms)",
     title="Title",
     unset="any",
     generate="Generate Music",
     stop="Stop",
     status="Generation Status",
-    player="Listen",
     history="History",
     history_pick="Past songs",
     show="Show",
     restore="Restore settings",
-    restore_file="Restore settings from a file (audio made here, or its .json)",
+    restore_file="Restore settings from a file",
     restored="The settings are back in the fields.",
     machine="This machine",
-    refresh="Refresh",
     ready="Ready.",
     queued="In the queue, number {position}.",
     starts="Starting.",
@@ -129,14 +182,24 @@ ENGLISH = Texts(
     done="Done in {seconds:.1f} s.",
     failed="Failed: {message}",
     stopped="Stopped.",
+    states={
+        "queued": "in the queue",
+        "running": "in work",
+        "succeeded": "done",
+        "failed": "failed",
+        "cancelled": "stopped",
+    },
     no_services="The services do not answer: {message}",
     limit_source="Up to {value:g}, set by: {source}",
+    longest="Longest song: {value:g} s, set by {source}",
+    most_takes="Takes at once: {value:g}, set by {source}",
     take="Take {number}, seed {seed}, {duration:.1f} s",
     download="Download:",
     free="{device}: {free:.1f} of {total:.1f} GiB free",
     held_by="Held by {holders}",
     held_by_nobody="Held by nobody",
     untrained="This model is untrained: what it makes is noise that proves the path, not music.",
+    own_choice="0: the model's own",
     text_encoder="Text encoder",
     dit="Diffusion",
     vae="Decoder",
@@ -144,18 +207,42 @@ ENGLISH = Texts(
 PORTUGUESE = Texts(
     other_language="English",
     mode="Modo",
-    custom="Personalizado",
-    cover="Cover (remix)",
-    repaint="Refazer um trecho",
+    modes={
+        "text2music": "Personalizado",
+        "cover": "Cover (remix)",
+        "repaint": "Refazer um trecho",
+        "extract": "Extrair uma faixa",
+        "lego": "Acrescentar uma faixa",
+        "complete": "Completar uma faixa",
+    },
     caption="Descrição da música",
     caption_hint="Como é a música: estilo, instrumentos, clima, voz",
     lyrics="Letra",
     lyrics_hint="Marcas como [verse] e [chorus] ajudam; vazio é instrumental",
     instrumental="Instrumental",
     source="Áudio de origem",
-    start="Refazer de (s)",
-    end="até (s)",
+    source_missing="está vazio; escolha o áudio a trabalhar",
+    start="De (s)",
+    start_hint="Vazio: o começo da origem",
+    end="Até (s)",
+    end_hint="Vazio: o fim da origem",
     cover_strength="Proximidade da origem",
+    track_name="Faixa",
+    track_classes="Faixas a acrescentar",
+    track_names={
+        "vocals": "voz",
+        "backing_vocals": "coro",
+        "drums": "bateria",
+        "bass": "baixo",
+        "guitar": "guitarra",
+        "keyboard": "teclado",
+        "percussion": "percussão",
+        "strings": "cordas",
+        "synth": "sintetizador",
+        "fx": "efeitos",
+        "brass": "metais",
+        "woodwinds": "madeiras",
+    },
     details="Detalhes",
     vocal_language="Idioma do canto",
     bpm="BPM",
@@ -165,26 +252,32 @@ PORTUGUESE = Texts(
     seed="Semente",
     seed_hint="-1 sorteia uma",
     takes="Versões",
+    reference="Áudio de referência (o timbre)",
     advanced="Avançado",
-    steps="Passos (0: o padrão do modelo)",
-    guidance="Guidance (0: o padrão do modelo)",
-    shift="Shift (0: o padrão do modelo)",
+    model="Modelo",
+    first_model="o primeiro que é servido",
+    steps="Passos",
+    guidance="Guidance",
+    shift="Shift",
     method="Método",
+    timesteps="Instantes",
+    timesteps_hint="No lugar de passos e shift, como 1, 0.75, 0.5, 0.25",
+    adapters="Adaptadores LoRA",
+    adapters_hint="Nomes, e quanto de cada um, como bateria:0.8, quente:0.5",
     audio_format="Formato do áudio",
+    edge_fade="Fade nas pontas (ms)",
     title="Título",
     unset="qualquer",
     generate="Gerar música",
     stop="Parar",
     status="Andamento",
-    player="Ouvir",
     history="Histórico",
     history_pick="Músicas anteriores",
     show="Mostrar",
     restore="Restaurar ajustes",
-    restore_file="Restaurar ajustes de um arquivo (áudio feito aqui, ou o seu .json)",
+    restore_file="Restaurar ajustes de um arquivo",
     restored="Os ajustes estão de volta nos campos.",
     machine="Esta máquina",
-    refresh="Atualizar",
     ready="Pronto.",
     queued="Na fila, número {position}.",
     starts="Começando.",
@@ -195,16 +288,47 @@ PORTUGUESE = Texts(
     done="Pronto em {seconds:.1f} s.",
     failed="Falhou: {message}",
     stopped="Parado.",
+    states={
+        "queued": "na fila",
+        "running": "em andamento",
+        "succeeded": "pronta",
+        "failed": "falhou",
+        "cancelled": "parada",
+    },
     no_services="Os serviços não respondem: {message}",
     limit_source="Até {value:g}, definido por: {source}",
+    longest="Música mais longa: {value:g} s, definido por: {source}",
+    most_takes="Versões de uma vez: {value:g}, definido por: {source}",
     take="Versão {number}, semente {seed}, {duration:.1f} s",
     download="Baixar:",
     free="{device}: {free:.1f} de {total:.1f} GiB livres",
     held_by="Em uso por {holders}",
     held_by_nobody="Em uso por ninguém",
     untrained="Este modelo não foi treinado: o som é ruído que prova o caminho, não música.",
+    own_choice="0: o padrão do modelo",
     text_encoder="Codificador de texto",
     dit="Difusão",
     vae="Decodificador",
+    phrases=(
+        (r"^is empty\b", "está vazio"),
+        (r"^are empty\b", "estão vazios"),
+        (r"^(is|are) set\b", "está preenchido"),
+        (r"^is (?=['\"-]?[\w.])", "é "),
+        (r"^has (\d+) ", r"tem \1 "),
+        (r"^leaves nothing to generate", "não deixa nada a gerar"),
+        (r"^makes a song of ([\d.]+) s", r"faz uma música de \1 s"),
+        (r"; accepted for (.*) alone$", r"; aceito só para \1"),
+        (r"; accepted(:?) ", r"; aceito\1 "),
+        (r"\bup to\b", "até"),
+        (r"([\d.]) to ([\d.])", r"\1 a \2"),
+        (r"\bor more\b", "ou mais"),
+        (r"\bor less\b", "ou menos"),
+        (r"; say what the music is like$", "; descreva a música"),
+        (r"; the task (\S+) needs ", r"; a tarefa \1 precisa de "),
+        (r"\bthe model\b", "o modelo"),
+        (r"\bthe most for one request\b", "o máximo por pedido"),
+        (r"\bplanner: (.*) on (.*) with ", r"planejador: \1 em \2 com "),
+        (r"\btier (?=\S)", "faixa "),
+    ),
 )
 TEXTS = {"en": ENGLISH, "pt": PORTUGUESE}

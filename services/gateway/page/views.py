@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from acestage.limits import Limit
+from acestage.limits import Limit, Limits
 from acestage.status import Status
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
@@ -24,7 +24,8 @@ def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
             notes += [texts.untrained] if model.get("is_untrained") else []
             return "\n".join([texts.done.format(seconds=record.run_s or 0.0), *notes])
         case JobState.FAILED:
-            return texts.failed.format(message=record.failure.message if record.failure else "")
+            message = record.failure.message if record.failure else ""
+            return texts.failed.format(message=texts.translated(message))
         case JobState.CANCELLED:
             return texts.stopped
         case JobState.QUEUED if record.progress.queue_position:
@@ -63,7 +64,7 @@ def player(job: Job, take_count: int, *, plays: bool) -> str:
 
 
 def takes(job: Job, gateway: Gateway, texts: Texts) -> str:
-    """The finished takes: spectrogram, and a link for each format."""
+    """The finished takes: waveform, spectrogram, and a link for each format."""
     parts = []
     for index, take in enumerate(job.record.takes):
         head = texts.take.format(number=index + 1, seed=take.seed, duration=take.duration_s)
@@ -72,17 +73,18 @@ def takes(job: Job, gateway: Gateway, texts: Texts) -> str:
             for name, fault in gateway.formats.items()
             if not fault
         )
-        picture = (
+        pictures = (
+            f'<img class="wave" alt="" loading="lazy" src="{_url(job, "waveform.svg", index)}">'
             f'<img alt="" loading="lazy" src="{_url(job, "spectrogram.png", index)}&width=900&height=120">'
         )
         parts.append(
-            f"<figure>{picture}<figcaption>{escape(head)}<br>{texts.download} {links}</figcaption></figure>"
+            f"<figure>{pictures}<figcaption>{escape(head)}<br>{texts.download} {links}</figcaption></figure>"
         )
     return "".join(parts)
 
 
-def machine(status: Status, texts: Texts) -> str:
-    """Memory of the device, and who has it."""
+def machine(status: Status, limits: Limits, texts: Texts) -> str:
+    """Memory of the device, who has it, and what it allows."""
     lines = [
         texts.free.format(
             device=f"{device.name or device.device}",
@@ -93,18 +95,21 @@ def machine(status: Status, texts: Texts) -> str:
     ]
     holders = ", ".join(lease.holder for lease in status.leases)
     lines.append(texts.held_by.format(holders=holders) if holders else texts.held_by_nobody)
+    for text, limit in ((texts.longest, limits.max_duration_s), (texts.most_takes, limits.max_batch_size)):
+        lines.append(text.format(value=limit.value, source=texts.translated(limit.source)))
     return "<br>".join(escape(line) for line in lines)
 
 
-def limit(limit: Limit, texts: Texts) -> str:
-    return texts.limit_source.format(value=limit.value, source=limit.source)
+def limit_info(limit: Limit, texts: Texts) -> str:
+    return texts.limit_source.format(value=limit.value, source=texts.translated(limit.source))
 
 
-def history_choices(gateway: Gateway) -> list[tuple[str, str]]:
+def history_choices(gateway: Gateway, texts: Texts) -> list[tuple[str, str]]:
     """A label and the id of each job, the newest first."""
     return [
         (
-            f"{job.record.created_at:%Y-%m-%d %H:%M} · {job.record.order.name[:60]} · {job.record.state}",
+            f"{job.record.created_at.astimezone():%Y-%m-%d %H:%M} · {job.record.order.name[:60]} · "
+            f"{texts.states[job.record.state]}",
             job.job_id,
         )
         for job in gateway.book.jobs()

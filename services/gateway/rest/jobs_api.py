@@ -6,20 +6,24 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
 from acestage.errors import InvalidArgumentError
 from services.gateway.exports.formats import ExportFormat, parse_format
-from services.gateway.exports.pictures import LARGEST_SIDE, peaks, spectrogram_png
+from services.gateway.exports.pictures import LARGEST_SIDE, peaks, spectrogram_png, waveform_svg
+from services.gateway.exports.stored_samples import StoredSamples
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState
 from services.gateway.outputs.export_shelf import check_take
 from services.gateway.outputs.live_stream import encoded
-from services.gateway.outputs.takes import MASTER_FORMAT, read_master, settings_of
+from services.gateway.outputs.takes import MASTER_FORMAT, settings_of
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.gateway_of import ItsGateway
@@ -33,6 +37,8 @@ MAX_LISTED_COUNT = 200
 router = APIRouter(tags=["Jobs"])
 keyed = APIRouter(prefix="/v1/jobs", dependencies=[Depends(require_key)], responses=error_responses(401, 404))
 _Take = Annotated[int, Query(ge=0, description="Number of the take, from 0.")]
+_KEPT = {"Cache-Control": "private, max-age=86400"}
+"""A finished take does not change."""
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -135,8 +141,27 @@ async def waveform(
     job = gateway.book.find(job_id)
     check_take(job, take)
     master = job.folder / job.record.takes[take].master
-    found = await asyncio.to_thread(lambda: peaks(read_master(master), count).round(4).tolist())
-    return WaveformAnswer(duration_s=job.record.takes[take].duration_s, peaks=found)
+    outline = await asyncio.to_thread(_outline, master, count)
+    return WaveformAnswer(duration_s=job.record.takes[take].duration_s, peaks=outline.round(4).tolist())
+
+
+@keyed.get(
+    "/{job_id}/waveform.svg",
+    response_class=Response,
+    responses={200: {"content": {"image/svg+xml": _BINARY}}, **error_responses(400, 409)},
+)
+async def waveform_picture(
+    gateway: ItsGateway,
+    job_id: str,
+    take: _Take = 0,
+    count: Annotated[int, Query(ge=1, le=LARGEST_SIDE)] = 600,
+) -> Response:
+    """The same as a drawing, of `count` columns."""
+    job = gateway.book.find(job_id)
+    check_take(job, take)
+    master = job.folder / job.record.takes[take].master
+    svg = await asyncio.to_thread(lambda: waveform_svg(_outline(master, count)))
+    return Response(svg, media_type="image/svg+xml", headers=_KEPT)
 
 
 @keyed.get(
@@ -156,10 +181,12 @@ async def spectrogram(
     check_take(job, take)
     entry = job.record.takes[take]
     master = job.folder / entry.master
-    png = await asyncio.to_thread(
-        lambda: spectrogram_png(read_master(master), entry.sample_rate_hz, width, height)
-    )
-    return Response(png, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
+
+    def draw() -> bytes:
+        with StoredSamples(master) as samples:
+            return spectrogram_png(samples, entry.sample_rate_hz, width, height)
+
+    return Response(await asyncio.to_thread(draw), media_type="image/png", headers=_KEPT)
 
 
 @keyed.get("/{job_id}/settings", responses=error_responses(400, 409))
@@ -171,6 +198,11 @@ async def settings(gateway: ItsGateway, job_id: str, take: _Take = 0) -> dict[st
 
 
 router.include_router(keyed)
+
+
+def _outline(master: Path, count: int) -> npt.NDArray[np.float32]:
+    with StoredSamples(master) as samples:
+        return peaks(samples, count)
 
 
 def _answer(gateway: Gateway, job: Job) -> JobAnswer:

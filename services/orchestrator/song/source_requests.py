@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acestage.checks import Checks
+from acestage.generation_options import TRACK_NAMES
 from acestage.limits import Limits
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
@@ -19,7 +20,6 @@ from services.orchestrator.song.tasks import (
     REPAINT,
     TASKS,
     TEXT_TO_MUSIC,
-    TRACK_NAMES,
     Task,
 )
 from services.orchestrator.song.timeline import Span, Timeline, whole_song, with_window

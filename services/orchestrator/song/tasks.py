@@ -1,7 +1,7 @@
 """What the model can be asked for: the tasks, the instruction that opens the prompt of each, what each takes.
 
-Instructions and names of tracks are those that ACE-Step 1.5 was trained with; `TASK_INSTRUCTIONS` of
-`diffusers.pipelines.ace_step` has the former.
+Instructions are those that ACE-Step 1.5 was trained with: `TASK_INSTRUCTIONS` of
+`diffusers.pipelines.ace_step`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,6 @@ LEGO = "lego"
 COMPLETE = "complete"
 
 COVERS = (COVER, COVER_WITHOUT_CODES)
-
-TRACK_NAMES = (
-    *("vocals", "backing_vocals", "drums", "bass", "guitar", "keyboard", "percussion", "strings"),
-    *("synth", "fx", "brass", "woodwinds"),
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,135 @@
+// The outline of the source, on which the part to repaint is picked, and what is wrong, said at its field.
+const acestage = (() => {
+  const RATE_HZ = 8000;
+  const HANDLE_PX = 8;
+  let source = null; // {durationS, samples}
+  let grabbedS = null; // the other end of the part while it is drawn
+
+  const field = (name) => document.getElementById(`field-${name}`);
+  const canvas = () => document.querySelector("#source-wave canvas");
+  const isPickable = () => field("start_s") !== null && field("start_s").offsetParent !== null;
+
+  function number(name) {
+    const value = field(name)?.querySelector("input")?.value ?? "";
+    return value === "" ? null : Number(value);
+  }
+
+  function setNumber(name, value) {
+    const input = field(name).querySelector("input");
+    // The page's framework hears only of values that are set as a user would.
+    Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, "value").set.call(input, String(value));
+    input.dispatchEvent(new Event("input", { bubbles: true }));
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  async function showSource(file) {
+    source = null;
+    draw();
+    if (!file) return;
+    try {
+      const answer = await fetch(file.url);
+      const audio = await new OfflineAudioContext(1, 1, RATE_HZ).decodeAudioData(await answer.arrayBuffer());
+      source = { durationS: audio.duration, samples: audio.getChannelData(0) };
+    } catch {
+      return; // a format that this browser does not know: the numbers still do
+    }
+    draw();
+  }
+
+  function draw() {
+    const area = canvas();
+    if (!area) return;
+    const isShown = source !== null && field("source") !== null && field("source").offsetParent !== null;
+    area.classList.toggle("is-drawn", isShown);
+    area.classList.toggle("is-pickable", isShown && isPickable());
+    if (!isShown) return;
+    const width = (area.width = Math.max(area.clientWidth, 1) * devicePixelRatio);
+    const height = (area.height = area.clientHeight * devicePixelRatio);
+    const style = getComputedStyle(area);
+    const context = area.getContext("2d");
+    if (isPickable()) {
+      const [start, end] = part();
+      context.fillStyle = style.getPropertyValue("--color-accent");
+      context.globalAlpha = 0.25;
+      context.fillRect((start / source.durationS) * width, 0, ((end - start) / source.durationS) * width, height);
+      context.globalAlpha = 1;
+    }
+    context.fillStyle = style.getPropertyValue("--body-text-color-subdued");
+    for (let x = 0; x < width; x++) {
+      const first = Math.floor((x / width) * source.samples.length);
+      const last = Math.max(Math.floor(((x + 1) / width) * source.samples.length), first + 1);
+      let low = 0;
+      let high = 0;
+      for (let i = first; i < last; i++) {
+        low = Math.min(low, source.samples[i]);
+        high = Math.max(high, source.samples[i]);
+      }
+      context.fillRect(x, ((1 - high) / 2) * height, 1, Math.max(((high - low) / 2) * height, 1));
+    }
+  }
+
+  function part() {
+    return [number("start_s") ?? 0, number("end_s") ?? source.durationS];
+  }
+
+  function secondsAt(event) {
+    const box = canvas().getBoundingClientRect();
+    const share = Math.min(Math.max((event.clientX - box.left) / box.width, 0), 1);
+    return share * source.durationS;
+  }
+
+  function setPart(one, other) {
+    setNumber("start_s", Math.min(one, other).toFixed(2));
+    setNumber("end_s", Math.max(one, other).toFixed(2));
+    draw();
+  }
+
+  function grab(event) {
+    if (event.target !== canvas() || !source || !isPickable()) return;
+    const here = secondsAt(event);
+    const reach = (HANDLE_PX / canvas().clientWidth) * source.durationS;
+    const [start, end] = part();
+    // An end that is near is moved; anywhere else a new part begins.
+    grabbedS = Math.abs(here - start) < reach ? end : Math.abs(here - end) < reach ? start : here;
+    canvas().setPointerCapture(event.pointerId);
+  }
+
+  document.addEventListener("pointerdown", grab);
+  document.addEventListener("pointermove", (event) => {
+    if (grabbedS !== null) setPart(grabbedS, secondsAt(event));
+  });
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => (grabbedS = null));
+  window.addEventListener("resize", draw);
+
+  function clearFaults(within = document) {
+    for (const fault of within.querySelectorAll(".fault")) {
+      fault.parentElement.classList.remove("has-fault");
+      fault.remove();
+    }
+  }
+
+  function showFaults(faults) {
+    clearFaults();
+    for (const [name, text] of Object.entries(faults ?? {})) {
+      const place = field(name);
+      if (!place) continue;
+      const fault = document.createElement("p");
+      fault.className = "fault";
+      fault.setAttribute("role", "alert");
+      fault.textContent = text;
+      place.classList.add("has-fault");
+      place.append(fault);
+    }
+    document.querySelector(".has-fault")?.scrollIntoView({ block: "nearest" });
+  }
+
+  document.addEventListener("input", (event) => {
+    const place = event.target.closest?.("[id^=field-]");
+    if (place) clearFaults(place);
+    if (grabbedS === null && ["field-start_s", "field-end_s"].includes(place?.id)) draw();
+  });
+
+  // Fields appear a moment after the mode has changed.
+  const modeChanged = () => requestAnimationFrame(() => requestAnimationFrame(draw));
+  return { showSource, showFaults, modeChanged };
+})();
