@@ -1,6 +1,6 @@
 # make demo    sets everything up and generates 10 s with the embedded model
 # make test    sets everything up and runs all tests
-# make bench   sets everything up and measures swaps, waking and memory with the embedded model
+# make bench   sets everything up and measures swaps, waking, memory and REST with the embedded model
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,6 +21,7 @@ bench: $(READY)
 	$(BIN)/python -m bench.wake --threads 1
 	$(BIN)/python -m bench.memory --threads 1
 	$(BIN)/python -m bench.host_memory
+	$(BIN)/python -m bench.gateway --threads 1
 
 # On a machine with a CUDA device: what no other machine can check.
 gpu-check: $(READY)

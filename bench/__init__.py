@@ -4,6 +4,7 @@
     python -m bench.wake         how long it takes to wake a worker
     python -m bench.memory       whether processes grow over many jobs
     python -m bench.decode_start how soon a decode sounds, against diffusers
+    python -m bench.gateway      how soon REST answers while fifty clients order songs
     python -m bench.host_memory  what the services take beside the device, and how long they take to start
 
 Each but `decode_start`, which has none, starts its own services on free ports. All work on the CPU, with the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -9,9 +10,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestage import AsyncClient
+from acestage import Access, AsyncClient
 from acestage.errors import AcestageError
-from acestage.local_stack import LocalStack, free_ports
+from acestage.local_stack import LocalStack, free_ports, scheme
 from acestage.settings import EMBEDDED_CHECKPOINT, load_settings
 from services.runtime.process_memory import ProcessMemory, measure
 
@@ -31,6 +32,8 @@ class Setup:
         max_vram_gb: size of a simulated device; None takes the whole machine.
         max_hold_s: as `ACESTAGE_MAX_HOLD`; None takes the default.
         threads: of a worker; None takes all CPUs.
+        queue_max_count: as `ACESTAGE_QUEUE_MAXSIZE`; None takes the default.
+        opens_rest: whether the REST interface is opened.
     """
 
     checkpoint: str = EMBEDDED_CHECKPOINT
@@ -38,10 +41,16 @@ class Setup:
     max_vram_gb: float | None = None
     max_hold_s: float | None = None
     threads: int | None = None
+    queue_max_count: int | None = None
+    opens_rest: bool = False
 
     def env_lines(self) -> list[str]:
         """The settings that services read from their `.env` file."""
-        values = {"MAX_CUDA_VRAM": self.max_vram_gb, "ACESTAGE_MAX_HOLD": self.max_hold_s}
+        values = {
+            "MAX_CUDA_VRAM": self.max_vram_gb,
+            "ACESTAGE_MAX_HOLD": self.max_hold_s,
+            "ACESTAGE_QUEUE_MAXSIZE": self.queue_max_count,
+        }
         return [f"{name}={value:g}" for name, value in values.items() if value is not None]
 
 
@@ -51,11 +60,13 @@ class Stack:
     Attributes:
         client: of their orchestrator.
         ready_s: from the start of the first process until all served.
+        rest_url: where the REST interface answers, if it is open.
     """
 
-    def __init__(self, client: AsyncClient, ready_s: float) -> None:
+    def __init__(self, client: AsyncClient, ready_s: float, rest_url: str) -> None:
         self.client = client
         self.ready_s = ready_s
+        self.rest_url = rest_url
 
     @classmethod
     @asynccontextmanager
@@ -73,6 +84,9 @@ class Stack:
                 concurrent_job_count=setup.concurrent_job_count,
                 max_vram_gb=setup.max_vram_gb,
                 threads=setup.threads,
+                doors="rest",
+                rest_port=_free_port(),
+                output_dir=folder / "outputs",
             )
             log_path = folder / "services.log"
             try:
@@ -83,10 +97,12 @@ class Stack:
                         env_file=env_file,
                         log_file=log,
                         ready_timeout_s=READY_TIMEOUT_S,
+                        opens_doors=setup.opens_rest,
                     )
                     begun = time.monotonic()
-                    async with services, AsyncClient(services.target) as client:
-                        yield cls(client, time.monotonic() - begun)
+                    async with services, AsyncClient(services.target, Access.of(settings)) as client:
+                        ready_s = time.monotonic() - begun
+                        yield cls(client, ready_s, f"{scheme(settings)}://127.0.0.1:{settings.rest_port}")
             except (AcestageError, AssertionError):
                 print(log_path.read_text(errors="replace"))
                 raise
@@ -96,6 +112,12 @@ class Stack:
         status = await self.client.status()
         found = [process for stage in status.stages for process in stage.processes]
         return {process.name: process.pid for process in (status.orchestrator, *found)}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def measure_all(processes: dict[str, int]) -> dict[str, ProcessMemory]:

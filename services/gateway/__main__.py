@@ -52,7 +52,7 @@ async def serve(settings: Settings) -> None:
     check_certificate(settings)
     with ExitStack() as sockets:
         bound = {
-            name: sockets.enter_context(_bind(name, host, port))
+            name: sockets.enter_context(bound_socket(name, host, port))
             for name, (host, port) in open_doors(settings).items()
         }
         async with open_gateway(settings) as gateway:
@@ -98,9 +98,10 @@ def _door(app: ASGIApp, settings: Settings) -> _Door:
 
 
 @contextmanager
-def _bind(name: str, host: str, port: int) -> Iterator[socket.socket]:
+def bound_socket(name: str, host: str, port: int) -> Iterator[socket.socket]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else answers take 40 ms more.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     with listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

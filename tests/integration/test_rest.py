@@ -195,7 +195,10 @@ def test_uploads_are_used_by_id(http: httpx.Client) -> None:
 def test_limits_status_and_figures(http: httpx.Client) -> None:
     assert http.get("/v1/limits").json()["max_duration_s"]["value"] == 600
     assert len(http.get("/v1/status").json()["stages"]) == 3
-    assert 'acestage_gateway_jobs{state="succeeded"}' in http.get("/metrics").text
+    figures = http.get("/metrics").text
+    assert 'acestage_gateway_jobs{state="succeeded"}' in figures
+    labels = '{method="GET",route="/v1/jobs/{job_id}",status="200"}'
+    assert f"acestage_gateway_answer_seconds_count{labels}" in figures
     assert [model["id"] for model in http.get("/v1/models").json()["data"]] == ["tiny-turbo"]
     refused = http.post("/release_task", json={"prompt": "x", "audio_duration": 601})
     assert refused.status_code == 400

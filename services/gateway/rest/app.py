@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
+from prometheus_client import CollectorRegistry
 
 from acestage import __version__
 from services.gateway.gateway import Gateway
 from services.gateway.rest import catalog_api, jobs_api, server_api, tasks_api, uploads_api
+from services.gateway.rest.answer_times import AnswerTimes
 from services.gateway.rest.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers
+from services.gateway.rest.metrics import GatewayCollector
 from services.runtime.api_key import ApiKey
 
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -22,6 +25,8 @@ def create_rest_app(gateway: Gateway, key: ApiKey) -> FastAPI:
     app = FastAPI(title="Acestage", version=__version__, docs_url=None, redoc_url=None)
     app.state.gateway = gateway
     app.state.key = key
+    app.state.metrics = CollectorRegistry()
+    app.state.metrics.register(GatewayCollector(gateway))
     app.add_middleware(BodyLimit)
     app.add_middleware(
         CORSMiddleware,
@@ -30,6 +35,7 @@ def create_rest_app(gateway: Gateway, key: ApiKey) -> FastAPI:
         allow_headers=["*"],
         expose_headers=["Content-Range", "Content-Disposition", "Location", "Retry-After"],
     )
+    app.add_middleware(AnswerTimes, registry=app.state.metrics)
     add_error_answers(app)
     app.include_router(catalog_api.health_router)
     for api in (catalog_api, tasks_api, jobs_api, uploads_api, server_api):

@@ -75,19 +75,19 @@ async def stats(gateway: ItsGateway) -> dict[str, Any]:
 @router.post("/create_random_sample", responses=error_responses(400, 401, 415))
 async def create_random_sample(request: Request) -> dict[str, Any]:
     """Caption, lyrics and metadata of a song, to begin with."""
-    await _check_key(request)
+    await _require_key(request)
     return envelope(random.choice(SAMPLES).to_dict())
 
 
 @router.post("/format_input", responses=error_responses(400, 401, 415, 503))
 async def format_input(request: Request) -> dict[str, Any]:
     """Would have a language model improve caption and lyrics; none is served."""
-    await _check_key(request)
+    await _require_key(request)
     raise UnavailableError("format_input needs a language model, and none is served here")
 
 
-async def _check_key(request: Request) -> None:
+async def _require_key(request: Request) -> None:
     if request.headers.get("content-type"):
         async with checked_body(request):
             return
-    request.app.state.key.check(request.headers.get("authorization"))
+    await require_key(request, request.headers.get("authorization"))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from services.gateway.gateway import Gateway
@@ -37,10 +35,3 @@ class GatewayCollector(Collector):
         for name, fault in self._gateway.formats.items():
             faults.add_metric([name.value], 0.0 if fault else 1.0)
         yield faults
-
-
-def exposition(gateway: Gateway) -> tuple[bytes, str]:
-    """All figures as text, and its media type."""
-    registry = CollectorRegistry()
-    registry.register(GatewayCollector(gateway))
-    return generate_latest(registry), CONTENT_TYPE_LATEST
