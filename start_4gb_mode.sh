@@ -96,6 +96,10 @@ say() {
         pt:test_failed) text='A música não pôde ser feita; as linhas acima dizem por quê.' ;;
         en:no_space) text='Only %s MiB are free on the disk of %s; the set-up needs about 6000.' ;;
         pt:no_space) text='Só há %s MiB livres no disco de %s; a preparação precisa de cerca de 6000.' ;;
+        en:no_model) text='The model cannot be used: %s\nDownload one with: %s models pull turbo\nand name it in .env: ACESTAGE_CHECKPOINT=turbo' ;;
+        pt:no_model) text='O modelo não pode ser usado: %s\nBaixe um com: %s models pull turbo\ne indique-o no .env: ACESTAGE_CHECKPOINT=turbo' ;;
+        en:untrained) text='No model is chosen: the one in the package is untrained, and makes noise.\nDownload one (6 GB) with: %s models pull turbo\nand name it in .env: ACESTAGE_CHECKPOINT=turbo' ;;
+        pt:untrained) text='Nenhum modelo foi escolhido: o do pacote não foi treinado, e faz ruído.\nBaixe um (6 GB) com: %s models pull turbo\ne indique-o no .env: ACESTAGE_CHECKPOINT=turbo' ;;
         *) text="$key" ;;
     esac
     # shellcheck disable=SC2059  # the text is one of those above
@@ -214,6 +218,35 @@ check_ports() {
     done <<<"$lines"
 }
 
+# A model that is not there, or that only makes noise, is said before anything starts.
+check_model() {
+    local found
+    found="$("$VENV/bin/python" - "$(env_file)" 2>"$STATE/model.txt" <<'PYTHON'
+import sys
+from pathlib import Path
+
+from acestage.checkpoints import open_checkpoints
+from acestage.errors import AcestageError
+from acestage.settings import EMBEDDED_CHECKPOINT, load_settings
+
+settings = load_settings(Path(sys.argv[1]))
+try:
+    open_checkpoints(
+        settings.checkpoints, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant
+    )
+except AcestageError as error:
+    sys.exit(error.message)
+if settings.checkpoints == (EMBEDDED_CHECKPOINT,):
+    print("untrained")
+PYTHON
+    )" || { fail no_model "$(<"$STATE/model.txt")" "$VENV/bin/acestage"; return 1; }
+    [[ "$found" != untrained ]] || say untrained "$VENV/bin/acestage"
+}
+
+has_gpu() {
+    command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1
+}
+
 # start DOORS [background]
 start() {
     local doors="$1" pid=""
@@ -222,9 +255,11 @@ start() {
         fail running "$pid" "$0"
         return 1
     fi
-    check_ports "$doors" || return 1
     say settings "$(env_file)"
     mkdir -p "$STATE"
+    check_ports "$doors" || return 1
+    check_model || return 1
+    has_gpu || say no_gpu
     if [[ "${2:-}" != background ]]; then
         rm -f "$LOG_FILE"
         # What takes this process's place keeps its number, so that "stop" finds it from elsewhere.
@@ -263,7 +298,7 @@ stop() {
         return
     fi
     say stopping
-    kill -TERM "$pid"
+    kill -TERM "$pid" 2>/dev/null || true # it may just have ended
     local deadline=$((SECONDS + STOP_TIMEOUT_S))
     while running_pid >/dev/null; do
         if ((SECONDS > deadline)); then
@@ -293,7 +328,9 @@ test_memory() {
     file="$(env_file)"
     say settings "$file"
     say device
-    if ! command -v nvidia-smi >/dev/null || ! nvidia-smi --query-gpu=name,memory.total,memory.free --format=csv; then
+    if has_gpu; then
+        nvidia-smi --query-gpu=name,memory.total,memory.free --format=csv
+    else
         say no_gpu
     fi
     say plan

@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -117,6 +118,8 @@ def test_both_doors_are_opened_and_all_is_stopped(terminal: Terminal, environmen
     assert '"9" is no choice; accepted: 1 to 5, or 0 to leave.' in terminal.until("Your choice: $")
     terminal.type("3")
     shown = terminal.until(r"It runs [\s\S]*Your choice: $")
+    assert "No model is chosen: the one in the package is untrained" in shown
+    assert ("No NVIDIA GPU was found" in shown) is (shutil.which("nvidia-smi") is None)
     doors = [environment["ACESTAGE_PAGE_PORT"], environment["ACESTAGE_REST_PORT"]]
     for port in doors:
         assert f"http://127.0.0.1:{port}" in shown
@@ -133,6 +136,14 @@ def test_both_doors_are_opened_and_all_is_stopped(terminal: Terminal, environmen
     assert not any(is_open(port) for port in doors)
     terminal.type("0")
     assert terminal.process.wait(10) == 0
+
+
+def test_a_model_that_is_not_there_is_said_with_the_way_to_get_it(environment: dict[str, str]) -> None:
+    done = run(environment | {"ACESTAGE_CHECKPOINT": "turbo", "LANG": "pt_PT"}, "both")
+    assert done.returncode == 1
+    assert "O modelo não pode ser usado: " in done.stderr
+    assert "turbo" in done.stderr.splitlines()[0]
+    assert "models pull turbo\ne indique-o no .env: ACESTAGE_CHECKPOINT=turbo" in done.stderr
 
 
 def test_the_menu_speaks_portuguese_and_ends_with_its_input(environment: dict[str, str]) -> None:
