@@ -141,7 +141,8 @@ def test_a_song_is_stopped(page: Page) -> None:
 
 
 def test_what_is_wrong_is_said_in_words_at_its_field(page: Page) -> None:
-    page.get_by_role("button", name="Generate Music").click()
+    page.get_by_role("button", name="Generate Music").focus()
+    page.keyboard.press("Enter")
     until_status(page, "Music Caption: is empty")
     fault = page.locator("#field-caption .fault")
     fault.wait_for()

@@ -242,6 +242,7 @@ ROUTES = [
     ("GET", "/v1/stats"),
     ("POST", "/create_random_sample"),
     ("POST", "/format_input"),
+    ("POST", "/v1/init"),
 ]
 
 
@@ -301,12 +302,25 @@ def test_models_and_figures(tmp_path: Path) -> None:
         inventory = (await door.http.get("/v1/model_inventory")).json()["data"]
         assert inventory["default_model"] == "tiny"
         assert inventory["models"] == [
-            {"name": "tiny", "is_default": True},
-            {"name": "tiny-base", "is_default": False},
+            {"name": "tiny", "is_default": True, "is_loaded": True},
+            {"name": "tiny-base", "is_default": False, "is_loaded": True},
         ]
+        assert (inventory["lm_models"], inventory["llm_initialized"]) == ([], False)
         stats = (await door.http.get("/v1/stats")).json()["data"]
         assert stats["jobs"] == {"total": 15, "queued": 2, "running": 1, "succeeded": 3, "failed": 9}
         assert (stats["queue_size"], stats["queue_maxsize"], stats["avg_job_seconds"]) == (2, 200, 0.0)
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+def test_a_model_that_is_served_counts_as_loaded(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        for wanted, loaded in (({"model": "tiny-base", "init_llm": True}, "tiny-base"), ({}, "tiny")):
+            answer = (await door.http.post("/v1/init", json=wanted)).json()["data"]
+            assert (answer["loaded_model"], answer["llm_initialized"]) == (loaded, False)
+        refused = await door.http.post("/v1/init", json={"model": "huge"})
+        assert refused.status_code == 400
+        assert "accepted: tiny, tiny-base" in refused.json()["detail"]
 
     through_door(tmp_path, ScriptedOrchestrator(), body)
 

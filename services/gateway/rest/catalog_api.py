@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request
 
 from acestage import __version__
-from acestage.errors import UnavailableError
+from acestage.errors import InvalidArgumentError, UnavailableError
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
@@ -41,15 +42,39 @@ async def models(gateway: ItsGateway) -> dict[str, Any]:
 
 @router.get("/v1/model_inventory", dependencies=_KEYED, responses=error_responses(401, 503))
 async def model_inventory(gateway: ItsGateway) -> dict[str, Any]:
-    names = (await gateway.client.status(STATUS_TIMEOUT_S)).served_models
+    """The same with what upstream adds. Every model that is served is ready, so all are loaded."""
+    return envelope(_inventory((await gateway.client.status(STATUS_TIMEOUT_S)).served_models))
+
+
+@router.post("/v1/init", responses=error_responses(400, 401, 413, 415, 503))
+async def init(request: Request, gateway: ItsGateway) -> dict[str, Any]:
+    """Upstream loads a model so; here every model that is served is ready, and requests name theirs.
+
+    Raises:
+        InvalidArgumentError: the model is not served.
+    """
+    async with checked_body(request) as body:
+        wanted = body.values.get("model") or ""
+        names = (await gateway.client.status(STATUS_TIMEOUT_S)).served_models
+        if wanted and wanted not in names:
+            raise InvalidArgumentError.at(
+                "model", f"is {str(wanted)[:80]!r}, which is not served; accepted: {', '.join(names)}"
+            )
+        found = _inventory(names)
+        loaded = wanted or found["default_model"]
+        message = f"{loaded} is served; requests name it as their model. There is no language model."
+        return envelope({"message": message, "loaded_model": loaded} | found)
+
+
+def _inventory(names: Sequence[str]) -> dict[str, Any]:
     default = names[0] if names else ""
-    return envelope(
-        {
-            "models": [{"name": name, "is_default": name == default} for name in names],
-            "default_model": default,
-            "lm_models": [],
-        }
-    )
+    return {
+        "models": [{"name": name, "is_default": name == default, "is_loaded": True} for name in names],
+        "default_model": default,
+        "lm_models": [],
+        "loaded_lm_model": None,
+        "llm_initialized": False,
+    }
 
 
 @router.get("/v1/stats", dependencies=_KEYED, responses=error_responses(401, 503))
