@@ -259,7 +259,7 @@ start() {
     mkdir -p "$STATE"
     check_ports "$doors" || return 1
     check_model || return 1
-    has_gpu || say no_gpu
+    [[ "$doors" == none ]] || has_gpu || say no_gpu
     if [[ "${2:-}" != background ]]; then
         rm -f "$LOG_FILE"
         # What takes this process's place keeps its number, so that "stop" finds it from elsewhere.

@@ -23,7 +23,7 @@ from acestage.errors import FailedPreconditionError, UnavailableError
 from acestage.exposure import check_exposure, join_address, reached_at
 from acestage.generation import STAGES
 from acestage.settings import SERVICES, Settings
-from acestage.tls import check_certificate
+from acestage.tls import try_certificate
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class LocalStack:
 
     async def __aenter__(self) -> Self:
         check_exposure("host", self._settings.host, self._settings)
-        check_certificate(self._settings, reached_at(self._settings.host))
+        await asyncio.to_thread(try_certificate, self._settings, reached_at(self._settings.host))
         for service in self._services.values():
             _check_port(service.name, self._settings.host, service.port)
         for name, (host, port) in self.doors.items():

@@ -17,9 +17,11 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from pydantic import ValidationError
 
-from acestage.access import NO_ACCESS, Access, open_channel
-from acestage.settings import load_settings
+from acestage.access import NO_ACCESS, Access, open_channel, read_pem
+from acestage.errors import AcestageError
+from acestage.settings import load_settings, setting_errors
 
 TIMEOUT_S = 3.0
 _SERVING = "SERVING"
@@ -41,8 +43,10 @@ def state(target: str, access: Access = NO_ACCESS) -> str:
 
 
 def _http_state(url: str, access: Access) -> str:
+    # None trusts what the system does.
+    trusted = read_pem("tls_ca", access.tls_ca).decode(errors="replace") if access.tls_ca else None
     try:
-        context = ssl.create_default_context(cafile=access.tls_ca) if url.startswith("https") else None
+        context = ssl.create_default_context(cadata=trusted)
         with urllib.request.urlopen(url, timeout=TIMEOUT_S, context=context) as response:
             status: int = response.status
     except (OSError, HTTPException) as error:  # every answer but 2xx is one, too
@@ -56,7 +60,12 @@ def main() -> None:
     )
     parser.add_argument("target", metavar="HOST:PORT|URL", help="where the service answers, by gRPC or HTTP")
     arguments = parser.parse_args()
-    found = state(arguments.target, Access.of(load_settings()))
+    try:
+        found = state(arguments.target, Access.of(load_settings()))
+    except AcestageError as error:
+        sys.exit(error.message)
+    except ValidationError as error:
+        sys.exit("\n".join(setting_errors(error)))
     if found != _SERVING:
         sys.exit(found)
 

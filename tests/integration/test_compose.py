@@ -44,6 +44,7 @@ from services.runtime.stay import CANCEL_GRACE_S
 ROOT = Path(__file__).resolve().parents[2]
 MAIN_FILE = ROOT / "docker-compose.yml"
 CPU_FILE = ROOT / "docker-compose.cpu.yml"
+TLS_FILE = ROOT / "docker-compose.tls.yml"
 DOORS = {"rest": "gateway", "page": "gateway"}
 """The service of each port that is not its service's own."""
 PUBLISHED = {
@@ -118,15 +119,6 @@ def services(request: pytest.FixtureRequest) -> Config:
     return load(MAIN_FILE) if request.param == "gpu" else load(MAIN_FILE, CPU_FILE)
 
 
-TLS = {
-    "type": "bind",
-    "source": "./tls",
-    "target": "/tls",
-    "read_only": True,
-    "bind": {"create_host_path": True},
-}
-
-
 def test_there_is_a_service_for_the_orchestrator_one_a_stage_and_the_gateway(services: Config) -> None:
     assert tuple(services) == (*SERVICES, "gateway")
     for name, service in services.items():
@@ -166,12 +158,10 @@ def test_all_services_share_the_run_folder_and_none_can_change_what_it_is_given(
     services: Config,
 ) -> None:
     gateway = services["gateway"]
-    certificates, outputs = gateway["volumes"]
-    assert outputs == f"outputs:{gateway['environment']['ACESTAGE_OUTPUT_DIR']}"
+    assert gateway["volumes"] == [f"outputs:{gateway['environment']['ACESTAGE_OUTPUT_DIR']}"]
     for name in SERVICES:
         service = services[name]
-        run, tls, *others = service["volumes"]
-        assert tls == certificates == TLS
+        run, *others = service["volumes"]
         assert run == f"run:{service['environment']['ACESTAGE_RUN_DIR']}"
         if name == "orchestrator":
             assert others == [f"audio:{service['environment']['ACESTAGE_TMPDIR']}"]
@@ -186,6 +176,23 @@ def test_containers_are_given_every_setting_and_nothing_unknown(services: Config
     # A container has one service, so ACESTAGE_PORT is enough.
     ports_of_one_machine = {f"ACESTAGE_{name.upper()}_PORT" for name in SERVICES}
     assert given == {names[0] for names in aliases().values()} - ports_of_one_machine
+
+
+def test_with_tls_every_container_finds_the_files_where_the_example_says() -> None:
+    (home,) = re.findall(r"^WORKDIR (/home\S+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    services = load(TLS_FILE)
+    assert services.keys() == load(MAIN_FILE).keys()
+    for service in services.values():
+        (mount,) = service["volumes"]
+        assert (mount["source"], mount["target"], mount["read_only"]) == ("./tls", f"{home}/tls", True)
+        assert service.keys() == {"volumes"}  # Compose adds them to those there are
+    example = (ROOT / ".env.example").read_text()
+    for name in (
+        "ACESTAGE_TLS_CERT=tls/cert.pem",
+        "ACESTAGE_TLS_KEY=tls/key.pem",
+        "ACESTAGE_TLS_CA=tls/ca.pem",
+    ):
+        assert f"# {name} " in example
 
 
 def test_stages_reserve_the_gpu() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import grpc.aio
@@ -114,9 +115,9 @@ def test_errors_of_grpc_itself_are_unchanged() -> None:
     run(test())
 
 
-async def call_with_key(kind: str, key: str | None, *, is_blocking: bool) -> Any:
+async def call_with_key(kind: str, key: str | None, *, is_blocking: bool, served: Callable[[], bytes]) -> Any:
     """What a server with the key "s3cret" answers to a client of either sort that brings `key`."""
-    server = echo_server(lambda: (request_id() or "").encode(), key=ApiKey("s3cret"))
+    server = echo_server(served, key=ApiKey("s3cret"))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     target, access = f"127.0.0.1:{port}", Access(key)
@@ -141,13 +142,18 @@ async def call_with_key(kind: str, key: str | None, *, is_blocking: bool) -> Any
 @pytest.mark.parametrize("is_blocking", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_calls_of_each_kind_bring_the_key_beside_their_own_metadata(kind: str, is_blocking: bool) -> None:
-    assert run(call_with_key(kind, "s3cret", is_blocking=is_blocking))[-1] == b"abc-123"
+    def serve() -> bytes:
+        return (request_id() or "").encode()
+
+    assert run(call_with_key(kind, "s3cret", is_blocking=is_blocking, served=serve))[-1] == b"abc-123"
 
 
 @pytest.mark.parametrize("key", [None, "s3cre", "s3cret2"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_the_key_nothing_runs(kind: str, key: str | None) -> None:
-    error = run(failure_of(call_with_key(kind, key, is_blocking=False)))
+    served = Mock(return_value=b"")
+    error = run(failure_of(call_with_key(kind, key, is_blocking=False, served=served)))
+    served.assert_not_called()
     assert error.code() is grpc.StatusCode.UNAUTHENTICATED
     assert reason_of(error) == "UNAUTHENTICATED"
     assert "s3cre" not in error.details()

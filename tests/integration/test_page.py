@@ -192,6 +192,8 @@ def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path
     assert part() == pytest.approx([5.0, 10.0], abs=0.1)
     drag(0.5, 0.75)  # its end is moved
     assert part() == pytest.approx([5.0, 15.0], abs=0.1)
+    page.mouse.click(box["x"] + box["width"] * 0.4, box["y"] + 10)  # a click picks nothing
+    assert part() == pytest.approx([5.0, 15.0], abs=0.1)
     take_screenshot(page, "repaint")
     page.get_by_role("button", name="Generate Music").click()
     until_status(page, "Done in ")
@@ -199,6 +201,8 @@ def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path
     take_screenshot(page, "repainted")
     assert "20.0 s" in page.locator("figcaption").inner_text()
 
+    drag(0.75, 1.1)  # to the end, which is left open
+    assert page.locator("#field-end_s input").input_value() == ""
     page.get_by_role("radio", name="Cover (remix)").check()
     page.get_by_label("How close to the source").first.wait_for()
     assert page.locator("#source-wave canvas.is-drawn:not(.is-pickable)").count() == 1

@@ -153,6 +153,24 @@ def test_rest_and_page_speak_tls_and_ask_for_the_key(protected: Protected) -> No
             http.get(rest.replace("https", "http"))
 
 
+def test_the_probe_of_containers_trusts_what_the_settings_name(protected: Protected) -> None:
+    targets = [protected.stack.target, f"//127.0.0.1:{protected.doors['rest']}/health"]
+
+    def probe(target: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "services.runtime.health_probe", target]
+        return subprocess.run(
+            command, env=os.environ | environment, capture_output=True, text=True, timeout=30
+        )
+
+    for target in targets:
+        done = probe(target, ACESTAGE_TLS_CA=str(protected.pair.cert))
+        assert done.returncode == 0, done.stderr
+        assert probe(target).returncode == 1
+        missing = probe(target, ACESTAGE_TLS_CA="no.pem")
+        assert (missing.returncode, "Traceback" in missing.stderr) == (1, False)
+        assert "no.pem" in missing.stderr
+
+
 def test_the_key_is_in_no_command_line_and_no_log(protected: Protected) -> None:
     lines = [" ".join(process.cmdline()) for process in protected.stack.family()]
     assert len(lines) > len(SERVICES)

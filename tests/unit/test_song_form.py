@@ -151,3 +151,22 @@ def test_every_choice_that_the_page_can_order_comes_back() -> None:
 @pytest.mark.parametrize("settings", [{}, {"task": "cover-nofsq"}, {"odd": 1, "model": None}])
 def test_settings_of_other_tasks_change_no_mode(settings: dict[str, object]) -> None:
     assert restored(settings) == LEFT_OUT | {"is_instrumental": True}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model", "turbo"),
+        ("timesteps", "1, 0.5"),
+        ("timesteps", [None]),
+        ("adapters", ["drums"]),
+        ("adapters", 5),
+        ("track_classes", [1]),
+        ("caption", 5),
+        ("seed", "7"),
+        ("seed", True),
+    ],
+)
+def test_settings_of_another_kind_are_named(field: str, value: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{field}: is .* accepted: settings of a song made here"):
+        restored({"caption": "jazz", field: value})

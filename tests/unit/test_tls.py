@@ -10,7 +10,7 @@ import pytest
 
 from acestage.errors import FailedPreconditionError
 from acestage.settings import Settings
-from acestage.tls import check_certificate
+from acestage.tls import check_certificate, try_certificate
 from tests.certificates import Pair, make_certificate
 
 
@@ -19,26 +19,39 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return make_certificate(tmp_path_factory.mktemp("tls") / "own", "DNS:localhost", "IP:127.0.0.1")
 
 
-def problem(name: str | None = "localhost", **given: Any) -> str:
+def problem(name: str = "localhost", **given: Any) -> str:
     with pytest.raises(FailedPreconditionError) as caught:
-        check_certificate(Settings(**given), name)
+        try_certificate(Settings(**given), name)
     return caught.value.message
 
 
 def test_without_a_certificate_there_is_nothing_to_check() -> None:
-    check_certificate(Settings(), "localhost")
+    check_certificate(Settings())
+    try_certificate(Settings(), "localhost")
 
 
-@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", None])
-def test_a_certificate_that_names_its_server_vouches_for_itself(pair: Pair, name: str | None) -> None:
-    check_certificate(Settings(tls_cert=pair.cert, tls_key=pair.key), name)
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_a_certificate_that_names_its_server_vouches_for_itself(pair: Pair, name: str) -> None:
+    settings = Settings(tls_cert=pair.cert, tls_key=pair.key)
+    check_certificate(settings)
+    try_certificate(settings, name)
+
+
+def test_an_authority_without_a_certificate_is_not_for_services_that_start_here(pair: Pair) -> None:
+    check_certificate(Settings(tls_ca=pair.cert))
+    assert "but tls_cert is not set" in problem(tls_ca=pair.cert)
+
+
+def test_a_key_that_grpc_does_not_know_is_refused(tmp_path: Path) -> None:
+    odd = make_certificate(tmp_path / "odd", "DNS:localhost", key="ed25519")
+    assert "gRPC cannot use" in problem(tls_cert=odd.cert, tls_key=odd.key)
 
 
 def test_an_authority_vouches_for_others(tmp_path: Path) -> None:
     authority = make_certificate(tmp_path / "authority")
     signed = make_certificate(tmp_path / "signed", "DNS:studio.lan", authority=authority)
     stranger = make_certificate(tmp_path / "stranger")
-    check_certificate(Settings(tls_cert=signed.cert, tls_key=signed.key, tls_ca=authority.cert), "studio.lan")
+    try_certificate(Settings(tls_cert=signed.cert, tls_key=signed.key, tls_ca=authority.cert), "studio.lan")
     found = problem("studio.lan", tls_cert=signed.cert, tls_key=signed.key, tls_ca=stranger.cert)
     assert f"trust {stranger.cert}: unable to get local issuer certificate" in found
 

@@ -2,8 +2,10 @@
 const acestage = (() => {
   const RATE_HZ = 8000;
   const HANDLE_PX = 8;
+  const CLICK_PX = 4;
   let source = null; // {durationS, samples}
-  let grabbedS = null; // the other end of the part while it is drawn
+  let asked = null; // the file that is to be shown; an older one may still be on its way
+  let grabbed = null; // {otherS, clientX, isDragged}: the other end of the part while it is drawn
 
   const field = (name) => document.getElementById(`field-${name}`);
   const canvas = () => document.querySelector("#source-wave canvas");
@@ -23,13 +25,14 @@ const acestage = (() => {
   }
 
   async function showSource(file) {
+    asked = file;
     source = null;
     draw();
     if (!file) return;
     try {
       const answer = await fetch(file.url);
       const audio = await new OfflineAudioContext(1, 1, RATE_HZ).decodeAudioData(await answer.arrayBuffer());
-      source = { durationS: audio.duration, samples: audio.getChannelData(0) };
+      if (asked === file) source = { durationS: audio.duration, samples: audio.getChannelData(0) };
     } catch {
       return; // a format that this browser does not know: the numbers still do
     }
@@ -78,27 +81,32 @@ const acestage = (() => {
     return share * source.durationS;
   }
 
+  // Down to hundredths, so that nothing lies beyond the source; at its ends the fields are left empty.
   function setPart(one, other) {
-    setNumber("start_s", Math.min(one, other).toFixed(2));
-    setNumber("end_s", Math.max(one, other).toFixed(2));
+    const [start, end] = [Math.min(one, other), Math.max(one, other)];
+    setNumber("start_s", start <= 0 ? "" : (Math.floor(start * 100) / 100).toFixed(2));
+    setNumber("end_s", end >= source.durationS ? "" : (Math.floor(end * 100) / 100).toFixed(2));
     draw();
   }
 
   function grab(event) {
-    if (event.target !== canvas() || !source || !isPickable()) return;
+    if (event.target !== canvas() || !source || !isPickable() || !event.isPrimary || event.button !== 0) return;
     const here = secondsAt(event);
     const reach = (HANDLE_PX / canvas().clientWidth) * source.durationS;
     const [start, end] = part();
     // An end that is near is moved; anywhere else a new part begins.
-    grabbedS = Math.abs(here - start) < reach ? end : Math.abs(here - end) < reach ? start : here;
+    const otherS = Math.abs(here - start) < reach ? end : Math.abs(here - end) < reach ? start : here;
+    grabbed = { otherS, clientX: event.clientX, isDragged: false };
     canvas().setPointerCapture(event.pointerId);
   }
 
   document.addEventListener("pointerdown", grab);
   document.addEventListener("pointermove", (event) => {
-    if (grabbedS !== null) setPart(grabbedS, secondsAt(event));
+    if (grabbed === null) return;
+    grabbed.isDragged ||= Math.abs(event.clientX - grabbed.clientX) >= CLICK_PX;
+    if (grabbed.isDragged) setPart(grabbed.otherS, secondsAt(event));
   });
-  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => (grabbedS = null));
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => (grabbed = null));
   window.addEventListener("resize", draw);
 
   function clearFaults(within = document) {
@@ -126,10 +134,15 @@ const acestage = (() => {
   document.addEventListener("input", (event) => {
     const place = event.target.closest?.("[id^=field-]");
     if (place) clearFaults(place);
-    if (grabbedS === null && ["field-start_s", "field-end_s"].includes(place?.id)) draw();
+    if (grabbed === null && ["field-start_s", "field-end_s"].includes(place?.id)) draw();
   });
 
-  // Fields appear a moment after the mode has changed.
-  const modeChanged = () => requestAnimationFrame(() => requestAnimationFrame(draw));
-  return { showSource, showFaults, modeChanged };
+  // A song that begins has no faults yet.
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.("#generate")) clearFaults();
+  });
+
+  // Fields change a moment after the page's framework was told so.
+  const redraw = () => requestAnimationFrame(() => requestAnimationFrame(draw));
+  return { showSource, showFaults, redraw };
 })();

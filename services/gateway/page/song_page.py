@@ -54,7 +54,7 @@ class SongPage:
         texts, fields = self._texts, self._fields
         inputs = [fields[name] for name in FIELDS]
         with gr.Row():
-            generate = gr.Button(texts.generate, variant="primary")
+            generate = gr.Button(texts.generate, variant="primary", elem_id="generate")
             stop = gr.Button(texts.stop, variant="stop")
         status = gr.Textbox(label=texts.status, value=texts.ready, lines=3, interactive=False)
         faults = gr.JSON(visible=False)
@@ -76,18 +76,24 @@ class SongPage:
         begun.then(None, faults, None, js="acestage.showFaults")
         stop.click(self._stop, job_id, status, concurrency_limit=None, **quiet)
         show.click(self._show, history, outputs, **quiet)
-        restore.click(self._restore, history, [status, *inputs], **quiet)
-        file.upload(self._restore_file, file, [status, *inputs], **quiet)
+        for refilled in (
+            restore.click(self._restore, history, [status, *inputs], **quiet),
+            file.upload(self._restore_file, file, [status, *inputs], **quiet),
+        ):
+            refilled.then(None, None, None, js="acestage.redraw")
         history.focus(self._choices, None, history, **quiet)
 
         changed = fields["mode"].change(
             visibility, fields["mode"], [fields[name] for name in SHOWN_IN], **quiet
         )
-        changed.then(None, None, None, js="acestage.modeChanged")
+        changed.then(None, None, None, js="acestage.redraw")
         fields["source"].change(None, fields["source"], None, js="acestage.showSource")
         limited = [fields[name] for name in ("duration_s", "take_count", "mode", "model")]
-        self.blocks.load(self._opened, None, [machine, history, *limited], **quiet)
-        gr.Timer(MACHINE_TICK_S).tick(self._machine, None, machine, **quiet)
+        known = gr.State("")
+        looked = [machine, known, *limited]
+        self.blocks.load(self._look, known, looked, **quiet)
+        self.blocks.load(self._choices, None, history, **quiet)
+        gr.Timer(MACHINE_TICK_S).tick(self._look, known, looked, **quiet)
 
     async def _generate(self, *values: Any) -> AsyncIterator[list[Any]]:
         form = SongForm(*values)
@@ -137,11 +143,12 @@ class SongPage:
 
     def _faults(self, error: InvalidArgumentError) -> dict[str, str]:
         """What is wrong with each field of the page, or of the request where the page has none."""
-        faults = {}
+        faults: dict[str, list[str]] = {}
         for violation in error.violations:
             name = violation.field.partition("[")[0]
-            faults[OPTION_FIELDS.get(name, name)] = self._texts.translated(violation.description)
-        return faults
+            fault = self._texts.translated(violation.description)
+            faults.setdefault(OPTION_FIELDS.get(name, name), []).append(fault)
+        return {name: "; ".join(found) for name, found in faults.items()}
 
     def _in_labels(self, faults: dict[str, str], error: InvalidArgumentError) -> str:
         """Each wrong field by the words that stand at it."""
@@ -183,38 +190,35 @@ class SongPage:
         if file is None:
             return [gr.skip()] * (1 + len(FIELDS))
         try:
-            settings = await asyncio.to_thread(read_settings, Path(file))
+            return self._filled(await asyncio.to_thread(read_settings, Path(file)))
         except AcestageError as error:
-            return [error.message, *[gr.skip()] * len(FIELDS)]
-        return self._filled(settings)
+            return [self._failed(error), *[gr.skip()] * len(FIELDS)]
 
     def _filled(self, settings: dict[str, Any]) -> list[Any]:
         values = restored(settings)
         return [self._texts.restored, *(values.get(name, gr.skip()) for name in FIELDS)]
 
-    async def _opened(self) -> list[Any]:
+    async def _look(self, known: str) -> list[Any]:
+        """What the machine is; and limits and choices of the fields, where those `known` are others."""
         client, texts = self._gateway.client, self._texts
         try:
             limits, status = await asyncio.gather(client.limits(), client.status())
-        except AcestageError:
-            return [await self._machine(), self._choices(), *[gr.skip()] * 4]
+        except AcestageError as error:
+            problem = escape(texts.no_services.format(message=error.message))
+            return [problem, "", *[gr.skip()] * 4]
+        shown = views.machine(status, limits, texts)
         longest, most = limits.max_duration_s, limits.max_batch_size
+        served = repr((longest, most, status.has_tracks_model, status.served_models))
+        if served == known:
+            return [shown, *[gr.skip()] * 5]
         return [
-            views.machine(status, limits, texts),
-            self._choices(),
+            shown,
+            served,
             gr.update(maximum=longest.value, info=views.limit_info(longest, texts)),
             gr.update(maximum=most.value, info=views.limit_info(most, texts), interactive=most.value > 1),
             gr.update(choices=mode_choices(texts, knows_tracks=status.has_tracks_model)),
             gr.update(choices=model_choices(texts, status.served_models)),
         ]
-
-    async def _machine(self) -> str:
-        client = self._gateway.client
-        try:
-            limits, status = await asyncio.gather(client.limits(), client.status())
-        except AcestageError as error:
-            return escape(self._texts.no_services.format(message=error.message))
-        return views.machine(status, limits, self._texts)
 
     def _choices(self, job_id: str | None = None) -> Any:
         """The jobs there are, of which `job_id` is picked; None leaves it as it is."""

@@ -166,13 +166,15 @@ class AudioStore:
     def drop_unused(self, max_age_s: float) -> None:
         """Drops what nobody has used for `max_age_s` seconds."""
         dropped: list[Path] = []
-        with self._lock:
-            used_before = self._clock() - max_age_s
-            for audio_id, entry in list(self._entries.items()):
-                if not entry.user_count and self._used_at(audio_id) < used_before:
-                    log.info("dropping audio that was not used for long", extra={"audio_id": audio_id})
-                    dropped.append(self._drop(audio_id))
-        _remove(dropped)
+        try:
+            with self._lock:
+                used_before = self._clock() - max_age_s
+                for audio_id, entry in list(self._entries.items()):
+                    if not entry.user_count and self._used_at(audio_id) < used_before:
+                        log.info("dropping audio that was not used for long", extra={"audio_id": audio_id})
+                        dropped.append(self._drop(audio_id))
+        finally:
+            _remove(dropped)
 
     def _used_at(self, audio_id: str) -> float:
         """When the audio was used last, in seconds of the clock; 0 where its file is gone."""
