@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
@@ -12,9 +13,10 @@ from google.protobuf import timestamp_pb2
 from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.durations import duration
 from services.runtime.feed import Feed
+from services.runtime.finishing import finish
 from services.runtime.job_budget import Adaptation, AdaptationKind
 from services.runtime.messages import Message
-from services.runtime.stage_event import Queued, Report, Started
+from services.runtime.stage_event import Queued, Report, StageEvent, Started
 from services.runtime.stage_runner import StageRunner
 
 ResponseT = TypeVar("ResponseT")
@@ -45,18 +47,39 @@ async def relay(
         results: the responses for a message of the worker.
         feed: what comes of the job while it is worked on.
     """
-    async with contextlib.aclosing(runner.run(job, feed)) as events:
-        async for event in events:
-            match event:
-                case Queued():
-                    await context.write(response_type(queued=queued_to_pb(event)))
-                case Started():
-                    await context.write(response_type(started=started_to_pb(event)))
-                case Report():
-                    await context.write(response_type(report=report_to_pb(event)))
-                case Message():
-                    for response in results(event):
-                        await context.write(response)
+    writing: asyncio.Future[None] | None = None
+    try:
+        async with contextlib.aclosing(runner.run(job, feed)) as events:
+            async for event in events:
+                for response in _responses(event, response_type, results):
+                    writing = asyncio.ensure_future(context.write(response))
+                    await asyncio.shield(writing)
+    finally:
+        # gRPC takes no status, not even that of an error, while a message is on its way, and the caller would
+        # wait for ever. By now the device is free, so a caller who reads slowly holds up nobody.
+        if writing is not None:
+            await finish(_settled(writing))
+
+
+def _responses(
+    event: StageEvent,
+    response_type: Callable[..., ResponseT],
+    results: Callable[[Message], Iterable[ResponseT]],
+) -> Iterable[ResponseT]:
+    match event:
+        case Queued():
+            return [response_type(queued=queued_to_pb(event))]
+        case Started():
+            return [response_type(started=started_to_pb(event))]
+        case Report():
+            return [response_type(report=report_to_pb(event))]
+        case Message():
+            return results(event)
+
+
+async def _settled(writing: asyncio.Future[None]) -> None:
+    with contextlib.suppress(grpc.aio.BaseError, asyncio.CancelledError):
+        await writing
 
 
 def queued_to_pb(event: Queued) -> stage_pb2.StageQueued:
