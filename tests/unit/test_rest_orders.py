@@ -13,6 +13,7 @@ import pytest
 
 from acestage.generation import JobQueued
 from services.gateway.rest.request_fields import METAS
+from services.gateway.rest.song_samples import SAMPLES
 from tests.unit.rest_door import Door, through_door
 from tests.unit.scripted_orchestrator import ScriptedOrchestrator
 
@@ -190,6 +191,35 @@ def test_bodies_that_are_no_object_are_refused(
     tmp_path: Path, request_: dict[str, Any], expected: int
 ) -> None:
     assert order(tmp_path, **request_)[0] == expected
+
+
+@pytest.mark.parametrize(
+    "body", [{"sample_mode": True, "thinking": True}, {"sampleMode": "true", "lyrics": ""}]
+)
+def test_a_song_to_begin_with_stands_in_for_what_a_language_model_would_write(
+    tmp_path: Path, body: dict[str, Any]
+) -> None:
+    async def ask(door: Door) -> None:
+        assert (await door.http.post("/release_task", json=body | {"audio_duration": 20})).status_code == 200
+        (job,) = door.gateway.book.jobs()
+        order = job.record.order
+        (sample,) = (sample for sample in SAMPLES if sample.caption == order.caption)
+        assert order.notes[0].startswith("sample_mode took a song to begin with")
+        assert (order.options["lyrics"], order.options["bpm"]) == (sample.lyrics, sample.bpm)
+        assert order.options["duration_s"] == 20.0
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
+
+
+def test_who_says_what_the_music_is_like_gets_no_sample(tmp_path: Path) -> None:
+    async def ask(door: Door) -> None:
+        await door.http.post("/release_task", json={"sample_mode": True, "prompt": "jazz"})
+        (job,) = door.gateway.book.jobs()
+        assert job.record.order.caption == "jazz"
+        assert "bpm" not in job.record.order.options
+        assert job.record.order.notes[0].startswith("sample_mode was left out")
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
 
 
 def test_what_no_language_model_does_is_said(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.request_body import RequestBody, checked_body
 from services.gateway.rest.request_fields import ALIASES, METAS, PARAMETERS, RequestFields, spellings
+from services.gateway.rest.song_samples import SAMPLES
 from services.gateway.rest.source_audio import find_file, named_audio, upload
 
 FIELD_NAMES: Mapping[str, str] = {
@@ -66,13 +68,14 @@ _ROUTINE: Mapping[str, tuple[str, ...]] = {
 _WITHOUT_EFFECT = {"audio_cover_strength": 1.0, "cover_noise_strength": 0.0, "repainting_start": 0.0}
 
 _LANGUAGE_MODEL_FLAGS = (
-    *("thinking", "sample_mode", "use_format", "use_cot_caption", "use_cot_language", "use_cot_metas"),
+    *("thinking", "use_format", "use_cot_caption", "use_cot_language", "use_cot_metas"),
     *("constrained_decoding", "constrained_decoding_debug", "allow_lm_batch", "is_format_caption"),
 )
 _LANGUAGE_MODEL_FIELD = re.compile(r"lm_?[a-zA-Z_]+")
 
 _OTHER_FIELDS = (
-    *("prompt", "sample_query", "vocal_language", "audio_duration", "bpm", "key_scale", "time_signature"),
+    *("prompt", "sample_mode", "sample_query", "vocal_language"),
+    *("audio_duration", "bpm", "key_scale", "time_signature"),
     *("seed", "use_random_seed", "task_type", "infer_method", "track_name", "audio_code_string"),
     *("src_audio", "src_audio_path", "reference_audio", "reference_audio_path"),
     *("audio_format", "title", "edge_fade_ms", "ai_token", PARAMETERS, *METAS),
@@ -94,9 +97,22 @@ async def _read_order(request: Request) -> JobOrder:
     gateway: Gateway = request.app.state.gateway
     async with checked_body(request) as body:
         values = FieldValues(RequestFields(body.values))
+        notes: list[str] = []
+        if values.flag("sample_mode"):
+            values = _sampled(values, body, notes)
         order = _order(values, body, gateway.formats)
         values.done()
+        order = replace(order, notes=(*notes, *order.notes))
         return await _with_audio(order, gateway, body)
+
+
+def _sampled(values: FieldValues, body: RequestBody, notes: list[str]) -> FieldValues:
+    """With the fields of a song to begin with, unless those that were sent say what the music is like."""
+    if values.text("prompt") or values.text("sample_query"):
+        notes.append("sample_mode was left out: the prompt says what the music is like")
+        return values
+    notes.append("sample_mode took a song to begin with: no language model is served to write one")
+    return FieldValues(RequestFields(body.values, random.choice(SAMPLES).to_dict()))
 
 
 async def submit(request: Request, idempotency_key: str = "") -> Job:

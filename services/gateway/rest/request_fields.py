@@ -45,17 +45,19 @@ class RequestFields:
 
     Args:
         values: of the body.
+        others: where a field is looked for that is nowhere in the body.
 
     Raises:
         InvalidArgumentError: one of these is no object.
     """
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], others: Mapping[str, Any] | None = None) -> None:
         parameters = next((name for name in spellings(PARAMETERS) if not is_unset(values.get(name))), None)
         metas = next((name for name in METAS if not is_unset(values.get(name))), None)
         self._places = (
             values,
             *(_object(values[name], name) for name in (parameters, metas) if name is not None),
+            others or {},
         )
 
     def find(self, name: str) -> Any:
