@@ -88,8 +88,6 @@ class PlayerSink:
         process = self.process
         if process is None:
             return
-        assert process.stdin is not None
-        process.stdin.close()
         self._check_end(process)
 
     def abandon(self) -> None:
@@ -107,6 +105,8 @@ class PlayerSink:
         process.stdin.close()
 
     def _check_end(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdin is not None
+        process.stdin.close()
         if (status := process.wait()) != 0:
             raise FailedPreconditionError(f"--play: {self._player.name} ended with status {status}")
 

@@ -205,7 +205,7 @@ def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path
     assert page.locator("#field-end_s input").input_value() == ""
     page.get_by_role("radio", name="Cover (remix)").check()
     page.get_by_label("How close to the source").first.wait_for()
-    assert page.locator("#source-wave canvas.is-drawn:not(.is-pickable)").count() == 1
+    page.locator("#source-wave canvas.is-drawn:not(.is-pickable)").wait_for()
     page.get_by_role("button", name="Generate Music").click()
     until_status(page, "Done in ")
     take_screenshot(page, "cover")

@@ -153,11 +153,15 @@ def test_a_player_gets_all_samples_before_the_stream_ends(tmp_path: Path, takes_
 
 def test_a_player_that_fails_is_named() -> None:
     async def scenario() -> None:
-        async with AudioStream(PlayerSink(Player("false", ""))) as stream:
+        sink = PlayerSink(Player("false", ""))
+        async with AudioStream(sink) as stream:
             stream.hear(chunk(0, 2000))
             stream.hear(END)
             with pytest.raises(FailedPreconditionError, match="false ended with status 1"):
                 await stream.ended
+        assert sink.process is not None
+        assert sink.process.stdin is not None
+        assert sink.process.stdin.closed
 
     run(scenario())
 
