@@ -23,7 +23,7 @@ def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
 
 
 def orchestrator_of(target: str | None) -> tuple[str, Access]:
-    """Where the orchestrator answers, `target` or what the settings say, and what it lets in."""
+    """Where the orchestrator answers, `target` or what the settings say, and what lets us in."""
     settings = load_settings()
     return target or settings.address("orchestrator"), Access.of(settings)
 

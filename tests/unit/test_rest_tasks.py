@@ -233,33 +233,6 @@ def test_audio_needs_a_path_that_is_there(tmp_path: Path) -> None:
     through_door(tmp_path, ScriptedOrchestrator(), body)
 
 
-ROUTES = [
-    ("POST", "/release_task"),
-    ("POST", "/query_result"),
-    ("GET", "/v1/audio?path=abc/x.mp3"),
-    ("GET", "/v1/models"),
-    ("GET", "/v1/model_inventory"),
-    ("GET", "/v1/stats"),
-    ("POST", "/create_random_sample"),
-    ("POST", "/format_input"),
-    ("POST", "/v1/init"),
-]
-
-
-@pytest.mark.parametrize(("method", "route"), ROUTES)
-@pytest.mark.parametrize("given", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "kéy".encode()}])
-def test_every_route_asks_for_the_key(tmp_path: Path, method: str, route: str, given: dict[str, Any]) -> None:
-    async def body(door: Door) -> None:
-        content = {"json": PROMPT} if method == "POST" else {}
-        answer = await door.http.request(method, route, headers=given, **content)  # type: ignore[arg-type]
-        assert answer.status_code == 401
-        assert answer.json()["reason"] == "UNAUTHENTICATED"
-        assert client.started == []
-
-    client = ScriptedOrchestrator(song("abc"))
-    through_door(tmp_path, client, body, secret="k3y")
-
-
 @pytest.mark.parametrize(
     ("headers", "fields"),
     [

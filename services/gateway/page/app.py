@@ -13,7 +13,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from acestage import __version__
 from services.gateway.gateway import Gateway
-from services.gateway.page.song_page import SongPage
+from services.gateway.page.machine import Machine
+from services.gateway.page.song_page import MACHINE_TICK_S, SongPage
 from services.gateway.page.texts import TEXTS
 from services.gateway.rest import catalog_api, jobs_api
 from services.gateway.rest.error_answers import add_error_answers
@@ -54,13 +55,15 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
     async def icon() -> Response:
         return Response(status_code=204)  # browsers ask for it by themselves
 
+    # A little less than the pages' pause, so that each of them gets a new answer every time.
+    machine = Machine(gateway.client, 0.8 * MACHINE_TICK_S)
     script = (_HERE / "page.js").read_text()
     for name, texts in TEXTS.items():
         other = "/pt/" if name == "en" else "/en/"
         theme = gr.themes.Soft(font=_FONTS, font_mono=("ui-monospace", "monospace"))
         gr.mount_gradio_app(
             app,
-            SongPage(gateway, texts, other).blocks,
+            SongPage(gateway, machine, texts, other).blocks,
             f"/{name}",
             max_file_size=MAX_UPLOAD,
             ssr_mode=False,

@@ -3,7 +3,8 @@ const acestage = (() => {
   const RATE_HZ = 8000;
   const HANDLE_PX = 8;
   const CLICK_PX = 4;
-  let source = null; // {durationS, samples}
+  const COLUMNS = 1000;
+  let source = null; // {durationS, outline}: the least and the largest sample of each column
   let asked = null; // the file that is to be shown; an older one may still be on its way
   let grabbed = null; // {otherS, clientX, isDragged}: the other end of the part while it is drawn
 
@@ -32,11 +33,24 @@ const acestage = (() => {
     try {
       const answer = await fetch(file.url);
       const audio = await new OfflineAudioContext(1, 1, RATE_HZ).decodeAudioData(await answer.arrayBuffer());
-      if (asked === file) source = { durationS: audio.duration, samples: audio.getChannelData(0) };
+      if (asked === file) source = { durationS: audio.duration, outline: outlineOf(audio.getChannelData(0)) };
     } catch {
       return; // a format that this browser does not know: the numbers still do
     }
     draw();
+  }
+
+  function outlineOf(samples) {
+    return Array.from({ length: COLUMNS }, (_, column) => {
+      const first = Math.floor((column / COLUMNS) * samples.length);
+      const last = Math.max(Math.floor(((column + 1) / COLUMNS) * samples.length), first + 1);
+      let [low, high] = [0, 0];
+      for (let i = first; i < last; i++) {
+        low = Math.min(low, samples[i]);
+        high = Math.max(high, samples[i]);
+      }
+      return [low, high];
+    });
   }
 
   function draw() {
@@ -58,17 +72,10 @@ const acestage = (() => {
       context.globalAlpha = 1;
     }
     context.fillStyle = style.getPropertyValue("--body-text-color-subdued");
-    for (let x = 0; x < width; x++) {
-      const first = Math.floor((x / width) * source.samples.length);
-      const last = Math.max(Math.floor(((x + 1) / width) * source.samples.length), first + 1);
-      let low = 0;
-      let high = 0;
-      for (let i = first; i < last; i++) {
-        low = Math.min(low, source.samples[i]);
-        high = Math.max(high, source.samples[i]);
-      }
-      context.fillRect(x, ((1 - high) / 2) * height, 1, Math.max(((high - low) / 2) * height, 1));
-    }
+    source.outline.forEach(([low, high], column) => {
+      const x = (column / COLUMNS) * width;
+      context.fillRect(x, ((1 - high) / 2) * height, width / COLUMNS + 0.5, Math.max(((high - low) / 2) * height, 1));
+    });
   }
 
   function part() {

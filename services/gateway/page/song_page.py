@@ -17,6 +17,7 @@ from services.gateway.jobs.record import JobState
 from services.gateway.outputs.takes import settings_of
 from services.gateway.page import views
 from services.gateway.page.fields import build_fields, mode_choices, model_choices, visibility
+from services.gateway.page.machine import Machine
 from services.gateway.page.song_form import FIELDS, OPTION_FIELDS, SHOWN_IN, SongForm, restored
 from services.gateway.page.texts import Texts
 
@@ -31,12 +32,14 @@ class SongPage:
 
     Args:
         gateway: the parts behind it.
+        machine: what the services are; shared by all pages.
         texts: its words.
         other_url: of the page in the other language.
     """
 
-    def __init__(self, gateway: Gateway, texts: Texts, other_url: str) -> None:
+    def __init__(self, gateway: Gateway, machine: Machine, texts: Texts, other_url: str) -> None:
         self._gateway = gateway
+        self._machine = machine
         self._texts = texts
         with gr.Blocks(
             title="Acestage", analytics_enabled=False, delete_cache=(KEPT_UPLOADS_S, KEPT_UPLOADS_S)
@@ -200,9 +203,9 @@ class SongPage:
 
     async def _look(self, known: str) -> list[Any]:
         """What the machine is; and limits and choices of the fields, where those `known` are others."""
-        client, texts = self._gateway.client, self._texts
+        texts = self._texts
         try:
-            limits, status = await asyncio.gather(client.limits(), client.status())
+            limits, status = await self._machine.look()
         except AcestageError as error:
             problem = escape(texts.no_services.format(message=error.message))
             return [problem, "", *[gr.skip()] * 4]

@@ -6,11 +6,10 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import FileResponse
 
@@ -20,7 +19,7 @@ from services.gateway.exports.pictures import LARGEST_SIDE, peaks, spectrogram_p
 from services.gateway.exports.stored_samples import StoredSamples
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
-from services.gateway.jobs.record import JobState
+from services.gateway.jobs.record import JobRecord, JobState, Take
 from services.gateway.outputs.export_shelf import check_take
 from services.gateway.outputs.live_stream import encoded
 from services.gateway.outputs.takes import MASTER_FORMAT, settings_of
@@ -130,79 +129,77 @@ async def audio(
     )
 
 
-@keyed.get("/{job_id}/waveform", responses=error_responses(400, 409))
-async def waveform(
-    gateway: ItsGateway,
-    job_id: str,
-    take: _Take = 0,
-    count: Annotated[int, Query(ge=1, le=LARGEST_SIDE)] = 1_000,
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A take that is there."""
+
+    record: JobRecord
+    take: Take
+    master: Path
+
+
+async def _finished(gateway: ItsGateway, job_id: str, take: _Take = 0) -> _Finished:
+    """A dependency of routes about a take that must be finished.
+
+    Raises:
+        NotFoundError: there is no such job.
+        InvalidArgumentError: it has no such take.
+        FailedPreconditionError: it has made no audio.
+    """
+    job = gateway.book.find(job_id)
+    check_take(job, take)
+    found = job.record.takes[take]
+    return _Finished(job.record, found, job.folder / found.master)
+
+
+_ItsFinished = Annotated[_Finished, Depends(_finished)]
+_FAULTS = error_responses(400, 409)
+
+
+def _picture(media_type: str) -> dict[str, Any]:
+    """What the description of a route that answers a picture says."""
+    return {"response_class": Response, "responses": {200: {"content": {media_type: _BINARY}}, **_FAULTS}}
+
+
+@keyed.get("/{job_id}/waveform", responses=_FAULTS)
+def waveform(
+    found: _ItsFinished, count: Annotated[int, Query(ge=1, le=LARGEST_SIDE)] = 1_000
 ) -> WaveformAnswer:
     """The outline of a finished take: the least and the largest sample of `count` equal parts."""
-    job = gateway.book.find(job_id)
-    check_take(job, take)
-    master = job.folder / job.record.takes[take].master
-    outline = await asyncio.to_thread(_outline, master, count)
-    return WaveformAnswer(duration_s=job.record.takes[take].duration_s, peaks=outline.round(4).tolist())
+    with StoredSamples(found.master) as samples:
+        outline = peaks(samples, count)
+    return WaveformAnswer(duration_s=found.take.duration_s, peaks=outline.round(4).tolist())
 
 
-@keyed.get(
-    "/{job_id}/waveform.svg",
-    response_class=Response,
-    responses={200: {"content": {"image/svg+xml": _BINARY}}, **error_responses(400, 409)},
-)
-async def waveform_picture(
-    gateway: ItsGateway,
-    job_id: str,
-    take: _Take = 0,
-    count: Annotated[int, Query(ge=1, le=LARGEST_SIDE)] = 600,
+@keyed.get("/{job_id}/waveform.svg", **_picture("image/svg+xml"))
+def waveform_picture(
+    found: _ItsFinished, count: Annotated[int, Query(ge=1, le=LARGEST_SIDE)] = 600
 ) -> Response:
     """The same as a drawing, of `count` columns."""
-    job = gateway.book.find(job_id)
-    check_take(job, take)
-    master = job.folder / job.record.takes[take].master
-    svg = await asyncio.to_thread(lambda: waveform_svg(_outline(master, count)))
+    with StoredSamples(found.master) as samples:
+        svg = waveform_svg(peaks(samples, count))
     return Response(svg, media_type="image/svg+xml", headers=_KEPT)
 
 
-@keyed.get(
-    "/{job_id}/spectrogram.png",
-    response_class=Response,
-    responses={200: {"content": {"image/png": _BINARY}}, **error_responses(400, 409)},
-)
-async def spectrogram(
-    gateway: ItsGateway,
-    job_id: str,
-    take: _Take = 0,
+@keyed.get("/{job_id}/spectrogram.png", **_picture("image/png"))
+def spectrogram(
+    found: _ItsFinished,
     width: Annotated[int, Query(ge=16, le=2_048)] = 1_000,
     height: Annotated[int, Query(ge=16, le=1_024)] = 200,
 ) -> Response:
     """Time to the right, frequency upwards."""
-    job = gateway.book.find(job_id)
-    check_take(job, take)
-    entry = job.record.takes[take]
-    master = job.folder / entry.master
-
-    def draw() -> bytes:
-        with StoredSamples(master) as samples:
-            return spectrogram_png(samples, entry.sample_rate_hz, width, height)
-
-    return Response(await asyncio.to_thread(draw), media_type="image/png", headers=_KEPT)
+    with StoredSamples(found.master) as samples:
+        png = spectrogram_png(samples, found.take.sample_rate_hz, width, height)
+    return Response(png, media_type="image/png", headers=_KEPT)
 
 
-@keyed.get("/{job_id}/settings", responses=error_responses(400, 409))
-async def settings(gateway: ItsGateway, job_id: str, take: _Take = 0) -> dict[str, Any]:
+@keyed.get("/{job_id}/settings", responses=_FAULTS)
+async def settings(found: _ItsFinished) -> dict[str, Any]:
     """All settings of a finished take, with which it can be made again."""
-    job = gateway.book.find(job_id)
-    check_take(job, take)
-    return settings_of(job.record, job.record.takes[take].seed)
+    return settings_of(found.record, found.take.seed)
 
 
 router.include_router(keyed)
-
-
-def _outline(master: Path, count: int) -> npt.NDArray[np.float32]:
-    with StoredSamples(master) as samples:
-        return peaks(samples, count)
 
 
 def _answer(gateway: Gateway, job: Job) -> JobAnswer:
