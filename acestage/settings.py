@@ -7,22 +7,26 @@ have in their `.env` (`ACESTEP_…`) are honoured.
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
-QuantizationChoice = Literal["auto", "none", "int8"]
-LimitsBasis = Literal["planner", "tier"]
-LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-Doors = Literal["both", "rest", "page", "none"]
-"""What the gateway opens: the REST interface, the web page."""
-Language = Literal["en", "pt"]
-"""Of the web page."""
+from acestage.setting_types import (
+    Address,
+    ApiKeyText,
+    Checkpoints,
+    Doors,
+    DTypeChoice,
+    LanguageChoice,
+    LimitsBasis,
+    LogLevel,
+    QuantizationChoice,
+    Switch,
+    split_list,
+)
 
 EMBEDDED_CHECKPOINT = "tiny-turbo"
 """The checkpoint in the package: untrained, a few MB, the default where no other is named."""
@@ -32,61 +36,6 @@ SERVICES = ("orchestrator", "text_encoder", "dit", "vae")
 
 _SECRETS = frozenset({"api_key", "ACESTAGE_API_KEY", "ACESTEP_API_KEY"})
 """Whose values no message may show."""
-_HOST_AND_PORT = re.compile(r"(?:dns:///)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
-_UNIX_SOCKET = re.compile(r"unix:\S+")
-
-
-def check_address(address: str) -> str:
-    """Returns `address` where it is one that a client can connect to.
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = _HOST_AND_PORT.fullmatch(address)
-    if _UNIX_SOCKET.fullmatch(address) or (match and 1 <= int(match["port"]) <= 65535):
-        return address
-    raise ValueError("is not an address: accepted are HOST:PORT, dns:///HOST:PORT and unix:PATH")
-
-
-Address = Annotated[str, AfterValidator(check_address)]
-"""Where a service answers."""
-
-
-def _check_list(value: str) -> str:
-    if "" in _split(value):
-        raise ValueError("has an empty part: accepted are names or folders with commas between them")
-    return value
-
-
-def _split(value: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in value.split(","))
-
-
-Checkpoints = Annotated[str, AfterValidator(_check_list)]
-"""Checkpoints with commas between them; the first is the default."""
-
-
-def _auto_as_unset(value: object) -> object:
-    return None if isinstance(value, str) and value.strip().lower() == "auto" else value
-
-
-Switch = Annotated[bool | None, BeforeValidator(_auto_as_unset)]
-"""true, false, or auto, which is None: Acestage decides."""
-
-
-def _check_key(key: SecretStr) -> SecretStr:
-    """A key goes into headers: letters that all of them can hold, and none that ends in a blank."""
-    text = key.get_secret_value()
-    if not text.isascii() or not text.isprintable() or text != text.strip() or not text:
-        raise ValueError("is no key: accepted are printable ASCII characters, without blanks at the ends")
-    return key
-
-
-def _language(value: object) -> object:
-    """The language of a locale or of a list of them, as in the variable LANGUAGE; any other is English."""
-    if not isinstance(value, str):
-        return value
-    return "pt" if value.strip().lower().split(":")[0].startswith("pt") else "en"
 
 
 def setting_errors(error: ValidationError) -> list[str]:
@@ -240,7 +189,7 @@ class Settings(BaseSettings):
     text_encoder: Address | None = _address("text_encoder")
     dit: Address | None = _address("dit")
     vae: Address | None = _address("vae")
-    api_key: Annotated[SecretStr, AfterValidator(_check_key)] | None = Field(
+    api_key: ApiKeyText | None = Field(
         None,
         validation_alias=_names("ACESTAGE_API_KEY", "ACESTEP_API_KEY"),
         description="The key that clients must bring: of gRPC, of REST, of the web page.",
@@ -292,7 +241,7 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_PAGE_PORT", "PORT"),
         description="Port of the web page; 0 takes a free one.",
     )
-    language: Annotated[Language, BeforeValidator(_language)] = Field(
+    language: LanguageChoice = Field(
         "en",
         validation_alias=_names("ACESTAGE_LANGUAGE", "LANGUAGE"),
         description="en or pt: the language in which the web page begins.",
@@ -386,7 +335,7 @@ class Settings(BaseSettings):
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Every checkpoint that is served; the first is the default."""
-        return _split(self.checkpoint)
+        return split_list(self.checkpoint)
 
     def ports(self) -> dict[str, int]:
         """The port of each service where all run on one machine."""

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from acestage import settings
 from acestage.access import Access
-from acestage.settings import Settings, check_address, setting_errors
+from acestage.setting_types import check_address
+from acestage.settings import Settings, setting_errors
 
 
 def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from acestage.planning.stage_memory import Quantization, StageMemory
-from acestage.settings import QuantizationChoice
+from acestage.setting_types import QuantizationChoice
 
 DEFAULT_TILE_FRAMES = 128
 """Latent frames of a tile of the VAE where there is room: larger ones are hardly faster."""

@@ -17,7 +17,7 @@ from acestage.planning.choices import (
 )
 from acestage.planning.language_model import LanguageModelMemory
 from acestage.planning.stage_memory import GIB, Quantization, StageMemory, largest
-from acestage.settings import QuantizationChoice
+from acestage.setting_types import QuantizationChoice
 
 MAX_DURATION_S = 600
 MAX_BATCH_SIZE = 8

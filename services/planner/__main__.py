@@ -16,7 +16,7 @@ from acestage.checkpoints.published import language_model_configs
 from acestage.errors import AcestageError
 from acestage.generation import STAGES
 from acestage.planning import GIB, LanguageModelMemory, StageMemory, Wishes, make_plan
-from acestage.settings import DTypeChoice, QuantizationChoice
+from acestage.setting_types import DTypeChoice, QuantizationChoice
 from services.planner.architecture import find_architecture, stored_dtype
 from services.runtime.device_memory import read_device_memory
 from services.runtime.devices import resolve_device, resolve_dtype

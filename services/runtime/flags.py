@@ -9,16 +9,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from acestage.settings import (
-    Doors,
-    DTypeChoice,
-    LimitsBasis,
-    LogLevel,
-    QuantizationChoice,
-    Settings,
-    load_settings,
-    setting_errors,
-)
+from acestage.setting_types import Doors, DTypeChoice, LimitsBasis, LogLevel, QuantizationChoice
+from acestage.settings import Settings, load_settings, setting_errors
 
 _STAGE_FLAGS = (
     *("checkpoint", "checkpoints_dir", "adapters_dir", "variant"),

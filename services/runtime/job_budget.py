@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from acestage.errors import VramBudgetExceededError
 from acestage.planning import MIB, Quantization, StageMemory, as_quantization
-from acestage.settings import QuantizationChoice
+from acestage.setting_types import QuantizationChoice
 from services.runtime.messages import Message
 
 

@@ -8,7 +8,8 @@ import os
 from dataclasses import dataclass
 
 from acestage.planning import DEFAULT_TILE_FRAMES
-from acestage.settings import QuantizationChoice, Settings
+from acestage.setting_types import QuantizationChoice
+from acestage.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestage.settings import QuantizationChoice
+from acestage.setting_types import QuantizationChoice
 from services.runtime.device_memory import DeviceMemory, read_device_memory
 from services.runtime.job_budget import Resources
 from services.runtime.preload.facts import MappedModel

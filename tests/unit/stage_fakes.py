@@ -12,7 +12,7 @@ from typing import Any, cast
 from acestage import errors
 from acestage.planning import MIB, ActivationCurve, StageMemory
 from acestage.protos.lease.v1 import lease_pb2
-from acestage.settings import QuantizationChoice
+from acestage.setting_types import QuantizationChoice
 from acestage.tensors import WireTensor
 from services.dit.budget import DitBudget
 from services.runtime.device_memory import DeviceMemory

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from acestage.settings import SERVICES, Settings, check_address, load_settings, setting_errors
+from acestage.setting_types import check_address
+from acestage.settings import SERVICES, Settings, load_settings, setting_errors
 from services.runtime.stage_config import StageConfig
 
 

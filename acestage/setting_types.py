@@ -1,0 +1,79 @@
+"""The kinds of values that settings have, and how they are checked."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, SecretStr
+
+DTypeChoice = Literal["auto", "float32", "bfloat16", "float16"]
+QuantizationChoice = Literal["auto", "none", "int8"]
+LimitsBasis = Literal["planner", "tier"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+Doors = Literal["both", "rest", "page", "none"]
+"""What the gateway opens: the REST interface, the web page."""
+Language = Literal["en", "pt"]
+"""Of the web page."""
+
+_HOST_AND_PORT = re.compile(r"(?:dns:///)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
+_UNIX_SOCKET = re.compile(r"unix:\S+")
+
+
+def check_address(address: str) -> str:
+    """Returns `address` where it is one that a client can connect to.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _HOST_AND_PORT.fullmatch(address)
+    if _UNIX_SOCKET.fullmatch(address) or (match and 1 <= int(match["port"]) <= 65535):
+        return address
+    raise ValueError("is not an address: accepted are HOST:PORT, dns:///HOST:PORT and unix:PATH")
+
+
+Address = Annotated[str, AfterValidator(check_address)]
+"""Where a service answers."""
+
+
+def _check_list(value: str) -> str:
+    if "" in split_list(value):
+        raise ValueError("has an empty part: accepted are names or folders with commas between them")
+    return value
+
+
+def split_list(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(","))
+
+
+Checkpoints = Annotated[str, AfterValidator(_check_list)]
+"""Checkpoints with commas between them; the first is the default."""
+
+
+def _auto_as_unset(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == "auto" else value
+
+
+Switch = Annotated[bool | None, BeforeValidator(_auto_as_unset)]
+"""true, false, or auto, which is None: Acestage decides."""
+
+
+def _check_key(key: SecretStr) -> SecretStr:
+    """A key goes into headers: letters that all of them can hold, and none that ends in a blank."""
+    text = key.get_secret_value()
+    if not text.isascii() or not text.isprintable() or text != text.strip() or not text:
+        raise ValueError("is no key: accepted are printable ASCII characters, without blanks at the ends")
+    return key
+
+
+def _language(value: object) -> object:
+    """The language of a locale or of a list of them, as in the variable LANGUAGE; any other is English."""
+    if not isinstance(value, str):
+        return value
+    return "pt" if value.strip().lower().split(":")[0].startswith("pt") else "en"
+
+
+ApiKeyText = Annotated[SecretStr, AfterValidator(_check_key)]
+"""What clients bring; no message shows it."""
+LanguageChoice = Annotated[Language, BeforeValidator(_language)]
+"""A language by its code, or by a locale of it."""
