@@ -17,7 +17,7 @@ from acestage.errors import VramBudgetExceededError
 from services.runtime.api_key import ApiKey
 from services.runtime.interceptors import ErrorInterceptor
 from services.runtime.request_context import REQUEST_ID_KEY, request_id
-from tests.integration.test_lease_service import failure_of, reason_of, run, running_ledger
+from tests.integration.running_ledger import failure_of, reason_of, run, running_ledger
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 

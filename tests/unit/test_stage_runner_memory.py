@@ -1,0 +1,179 @@
+"""The jobs of a stage where memory is short: the ways to do with less, and what is said of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from acestage import errors
+from acestage.planning import MIB
+from services.runtime import stay
+from services.runtime.job_budget import AdaptationKind
+from tests.unit.stage_fakes import (
+    DONE,
+    PLACED,
+    STEP,
+    Stage,
+    denoise_request,
+    memory,
+    until,
+)
+from tests.unit.stage_running import NOT_FINITE, OUT_OF_MEMORY, report_of, started_of, within
+
+
+def test_what_does_not_fit_by_plan_is_refused_before_the_device_is_asked_for() -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.VramBudgetExceededError, match=r"at least 210 MiB .* into 200 MiB"):
+            await stage.run(denoise_request(frames=100))
+
+    stage = within(lambda: Stage(device_mib=200), test)
+    assert stage.leases.asked_bytes == []
+
+
+@pytest.mark.parametrize(
+    ("device_mib", "quantization", "split"), [(410, "none", False), (409, "none", True), (309, "int8", True)]
+)
+def test_the_best_way_that_fits_is_planned(device_mib: int, quantization: str, split: bool) -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run(denoise_request(frames=100))
+        assert started_of(events)[0].quantization == quantization
+        assert report_of(events).adaptations == ()
+
+    stage = within(lambda: Stage([PLACED, DONE], device_mib=device_mib), test)
+    hold, job = stage.workers[0].sent
+    assert hold.fields["quantization"] == quantization
+    assert job.fields["fields"]["split_guidance"] is split
+
+
+def test_out_of_memory_is_tried_again_in_the_next_way_and_told() -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run()
+        assert [start.quantization for start in started_of(events)] == ["none", "none", "int8"]
+        adaptations = report_of(events).adaptations
+        assert [a.kind for a in adaptations] == [AdaptationKind.SPLIT_GUIDANCE, AdaptationKind.INT8]
+        assert [a.cause for a in adaptations] == ["no memory", "no memory"]
+        assert adaptations[0].before == "float32, weights none"
+        assert adaptations[0].after == adaptations[1].before == "float32, weights none, guidance split"
+
+    stage = within(lambda: Stage([PLACED, OUT_OF_MEMORY], [OUT_OF_MEMORY], [PLACED, STEP, DONE]), test)
+    assert [worker.is_stopped for worker in stage.workers] == [True, True, True]
+    assert stage.leases.left == ["released"]
+
+
+def test_a_way_that_needs_no_less_than_the_one_that_failed_is_skipped() -> None:
+    """Where weights are small, splitting guidance saves more than INT8 with guidance at once."""
+
+    async def test(stage: Stage) -> None:
+        adaptations = report_of(await stage.run()).adaptations
+        assert [a.after for a in adaptations] == [
+            "float32, weights none, guidance split",
+            "float32, weights int8, guidance split",
+        ]
+        assert [a.kind for a in adaptations] == [AdaptationKind.SPLIT_GUIDANCE, AdaptationKind.INT8]
+
+    def make() -> Stage:
+        stage = Stage([PLACED, OUT_OF_MEMORY], [OUT_OF_MEMORY], [PLACED, DONE])
+        stage.host.memories = {"float32": memory(weights_mib=2)}
+        return stage
+
+    within(make, test)
+
+
+def test_when_every_way_is_out_of_memory_the_error_names_them_all() -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.VramBudgetExceededError) as caught:
+            await stage.run(denoise_request(guidance_scale=1.0))
+        assert "no memory; tried: float32, weights none; float32, weights int8." in caught.value.message
+        await stage.run(denoise_request(guidance_scale=1.0))  # the next job starts from the best way again
+
+    stage = within(lambda: Stage([PLACED, OUT_OF_MEMORY], [PLACED, OUT_OF_MEMORY], [PLACED, DONE]), test)
+    assert stage.workers[2].sent[0].fields["quantization"] == "none"
+
+
+def test_float16_that_overflows_is_done_in_float32() -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run()
+        assert [start.dtype for start in started_of(events)] == ["float16", "float32"]
+        (adaptation,) = report_of(events).adaptations
+        assert adaptation.kind is AdaptationKind.FLOAT32
+
+    within(lambda: Stage([PLACED, NOT_FINITE], [PLACED, DONE], dtype="float16"), test)
+
+
+def test_values_that_are_not_finite_in_float32_are_an_error() -> None:
+    async def test(stage: Stage) -> None:
+        with pytest.raises(errors.NonFiniteError):
+            await stage.run()
+
+    within(lambda: Stage([PLACED, NOT_FINITE]), test)
+
+
+def test_a_device_with_less_than_it_granted_is_asked_for_that_much_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other programs have a part that the ledger does not know of: idle stages can make room for it."""
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [300, 4096]
+        events = await stage.run(denoise_request(frames=100))
+        assert report_of(events).adaptations == ()
+        assert report_of(events).planned_bytes == 410 * MIB
+
+        await stage.run(denoise_request(frames=100))  # asks for no more than it needs again
+
+    stage = within(lambda: Stage([PLACED, DONE, DONE], is_exclusive=False), test)
+    assert stage.leases.asked_bytes == [410 * MIB, (410 + 110) * MIB]
+    assert stage.leases.left == ["released", "released"]
+
+
+def test_a_device_that_nobody_can_make_room_on_is_done_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [300]
+        events = await stage.run(denoise_request(frames=100))
+        kinds = [adaptation.kind for adaptation in report_of(events).adaptations]
+        assert kinds == [AdaptationKind.SPLIT_GUIDANCE]
+        assert "only 300 of 4096 MiB are free" in report_of(events).adaptations[0].cause
+
+    stage = within(lambda: Stage([PLACED, DONE]), test)
+    assert stage.leases.left == ["released"]
+
+
+def test_a_job_that_needs_more_after_a_failure_waits_in_line_for_it() -> None:
+    async def test(stage: Stage) -> None:
+        events = await stage.run()
+        (adaptation,) = report_of(events).adaptations
+        assert adaptation.kind is AdaptationKind.FLOAT32
+
+    def make() -> Stage:
+        stage = Stage([PLACED, NOT_FINITE], [PLACED, DONE], dtype="float16")
+        stage.leases.grows = False
+        return stage
+
+    stage = within(make, test)
+    assert stage.leases.asked_bytes == [310 * MIB, 410 * MIB]
+
+
+def test_a_shortage_that_nothing_helps_against_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [10]
+        with pytest.raises(errors.DeviceShortageError, match=r"other programs have the rest; tried: .*int8"):
+            await stage.run()
+
+    within(lambda: Stage(), test)
+
+
+def test_bytes_that_were_just_given_away_are_asked_for_before_they_are_used() -> None:
+    async def test(stage: Stage) -> None:
+        await stage.run()
+        lease = stage.leases.lease
+        assert lease is not None
+        await until(lambda: lease.wanted_bytes < lease.vram_bytes)  # idle; the ledger has not answered
+        stage.leases.grown.clear()
+        await stage.run()
+        assert stage.leases.grown == [410 * MIB]
+
+    within(lambda: Stage([PLACED, DONE, DONE]), test)
