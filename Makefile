@@ -12,10 +12,8 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --checkpoint tiny-turbo --device cpu -o out/demo.wav
 
-# In the order of the folders: files of many short tests come last and fill what is left. By itself xdist begins with
-# those, and ends with one worker that waits for the other.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # About a quarter of an hour; bench/__init__.py says what each measures, and how to do it with a full-size model.
 bench: $(READY)
