@@ -72,10 +72,12 @@ const acestage = (() => {
       context.globalAlpha = 1;
     }
     context.fillStyle = style.getPropertyValue("--body-text-color-subdued");
-    source.outline.forEach(([low, high], column) => {
-      const x = (column / COLUMNS) * width;
-      context.fillRect(x, ((1 - high) / 2) * height, width / COLUMNS + 0.5, Math.max(((high - low) / 2) * height, 1));
-    });
+    // Along the upper edge to the right, and along the lower one back.
+    const place = (value, column) => [(column / (COLUMNS - 1)) * width, ((1 - value) / 2) * height];
+    context.beginPath();
+    source.outline.forEach(([, high], column) => context.lineTo(...place(high, column)));
+    source.outline.toReversed().forEach(([low], back) => context.lineTo(...place(low, COLUMNS - 1 - back)));
+    context.fill();
   }
 
   function part() {
