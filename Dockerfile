@@ -8,7 +8,8 @@ ARG TORCH_INDEX=https://pypi.org/simple
 
 # These folders exist so that volumes mounted there get their owner.
 RUN useradd --system --uid 10001 --create-home acestage \
-    && install -d -o acestage -g acestage -m 0700 /run/acestage /var/tmp/acestage /var/lib/acestage
+    && install -d -o acestage -g acestage -m 0700 \
+        /run/acestage /var/cache/acestage /var/tmp/acestage /var/lib/acestage
 
 # The dependencies come first, biggest first: a change of the code leaves these layers as they are.
 WORKDIR /build

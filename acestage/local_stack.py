@@ -50,7 +50,7 @@ _GATEWAY_SETTINGS = (
 )
 _STAGE_SETTINGS = (
     *("checkpoint", "checkpoints_dir", "adapters_dir", "variant", "device", "dtype", "threads"),
-    *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu"),
+    *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu", "cache_dir"),
 )
 
 

@@ -58,6 +58,10 @@ def _default_tmp_dir() -> Path:
     return Path(f"/tmp/acestage-{os.getuid()}")
 
 
+def _default_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "acestage"
+
+
 def _names(*names: str) -> AliasChoices:
     return AliasChoices(*names)
 
@@ -267,6 +271,11 @@ class Settings(BaseSettings):
         default_factory=_default_run_dir,
         validation_alias=_names("ACESTAGE_RUN_DIR"),
         description="Device locks and the ledger's epoch; shared by all services of a machine.",
+    )
+    cache_dir: Path = Field(
+        default_factory=_default_cache_dir,
+        validation_alias=_names("ACESTAGE_CACHE_DIR"),
+        description="What takes long to find out and can be found again; it may be deleted at any time.",
     )
     tmp_dir: Path = Field(
         default_factory=_default_tmp_dir,

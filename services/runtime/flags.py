@@ -15,7 +15,7 @@ from acestage.settings import Settings, load_settings, setting_errors
 _STAGE_FLAGS = (
     *("checkpoint", "checkpoints_dir", "adapters_dir", "variant"),
     *("device", "dtype", "threads", "orchestrator"),
-    *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu"),
+    *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu", "cache_dir"),
 )
 _ORCHESTRATOR_FLAGS = (
     *("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count", "metrics_port"),

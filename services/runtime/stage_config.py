@@ -24,6 +24,7 @@ class StageConfig:
         device: resolved: "cpu" or "cuda:N".
         dtype: "auto" or a data type name.
         run_dir: folder of the device locks.
+        cache_dir: folder of what takes long to find out and can be found again.
         log_level: least severity that is logged.
         threads: CPU threads of a worker; None takes all CPUs that the process may use.
         quantization: "auto", "none" or "int8".
@@ -40,6 +41,7 @@ class StageConfig:
     device: str
     dtype: str
     run_dir: str
+    cache_dir: str
     log_level: str
     threads: int | None = None
     quantization: QuantizationChoice = "auto"
@@ -58,6 +60,7 @@ class StageConfig:
             device=device,
             dtype=settings.dtype,
             run_dir=str(settings.run_dir),
+            cache_dir=str(settings.cache_dir),
             log_level=settings.log_level,
             threads=settings.threads,
             quantization=settings.quantization,

@@ -223,6 +223,7 @@ def test_a_warm_worker_gives_back_what_a_job_borrowed(
         device=DEVICE,
         dtype="auto",
         run_dir=str(tmp_path),
+        cache_dir=str(tmp_path / "cache"),
         log_level="INFO",
     )
     room = {"vram_bytes": read_device_memory(DEVICE, None, NOWHERE).total_bytes, "context_bytes": 0}

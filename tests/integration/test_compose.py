@@ -167,6 +167,8 @@ def test_all_services_share_the_run_folder_and_none_can_change_what_it_is_given(
             assert others == [f"audio:{service['environment']['ACESTAGE_TMPDIR']}"]
         else:
             mounts = ["/checkpoints", "/adapters"] if name == "dit" else ["/checkpoints"]
+            cache, *others = others
+            assert cache == f"cache:{service['environment']['ACESTAGE_CACHE_DIR']}"
             assert [other["target"] for other in others] == mounts
             assert all(other["read_only"] for other in others)
 

@@ -34,6 +34,7 @@ def config(tmp_path: Path, **changes: Any) -> StageConfig:
         "device": "cpu",
         "dtype": "auto",
         "run_dir": str(tmp_path),
+        "cache_dir": str(tmp_path / "cache"),
         "log_level": "INFO",
     }
     return StageConfig(**fields | changes)

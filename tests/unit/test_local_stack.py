@@ -11,9 +11,11 @@ import pytest
 from pydantic import SecretStr
 
 from acestage.errors import FailedPreconditionError
+from acestage.generation import STAGES
 from acestage.local_stack import RESTART_DELAYS_S, STEADY_S, LocalStack, Restarts, free_ports
 from acestage.settings import SERVICES, Settings
 from services.runtime import flags
+from services.runtime.stage_config import StageConfig
 
 LIMITS = {
     "limits": "tier",
@@ -56,6 +58,13 @@ def test_the_orchestrator_keeps_audio_where_its_starter_says(folder: Path) -> No
     settings = Settings(tmp_dir=folder / "tmp", max_audio_bytes=1 << 20)
     started = parsed(LocalStack(settings, settings.ports()), "orchestrator")
     assert (started.tmp_dir, started.max_audio_bytes) == (folder / "tmp", 1 << 20)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_stages_keep_what_they_found_where_their_starter_says(stage: str, folder: Path) -> None:
+    settings = Settings(cache_dir=folder / "cache")
+    started = parsed(LocalStack(settings, settings.ports()), stage)
+    assert StageConfig.from_settings(stage, started, "cpu").cache_dir == str(folder / "cache")
 
 
 @pytest.mark.parametrize("service", SERVICES)

@@ -45,6 +45,7 @@ def config(stage: str, *checkpoints: Path, dtype: str = "auto") -> StageConfig:
         device="cpu",
         dtype=dtype,
         run_dir="/nowhere",
+        cache_dir="/nowhere",
         log_level="INFO",
         threads=1,
     )

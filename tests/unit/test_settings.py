@@ -189,6 +189,18 @@ def test_audio_lies_in_a_folder_of_the_users_own_unless_one_is_named(monkeypatch
     assert Settings().tmp_dir == Path("/var/tmp/ours")
 
 
+def test_what_is_kept_lies_with_the_users_other_caches_unless_a_folder_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert Settings().cache_dir == Path("/home/somebody/.cache/acestage")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache/somebody")
+    assert Settings().cache_dir == Path("/var/cache/somebody/acestage")
+    monkeypatch.setenv("ACESTAGE_CACHE_DIR", "/var/cache/ours")
+    assert Settings().cache_dir == Path("/var/cache/ours")
+
+
 def test_the_allocator_of_a_file_reaches_the_configuration_of_the_stages(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ CONFIG = StageConfig(
     device="cpu",
     dtype="auto",
     run_dir="/nowhere",
+    cache_dir="/nowhere",
     log_level="INFO",
 )
 
