@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from acestage.checkpoints.checkpoint import Checkpoint, Component
+from acestage.checkpoints.checkpoint import Checkpoint
 from acestage.checkpoints.component_names import TEXT_ENCODER
+
+Architecture = Mapping[str, object]
+"""What decides the shapes of all that components compute, as JSON values."""
 
 _SAMPLE_BYTES = 4 << 20
 """More than the header of a file, so that weights that differ show without reading all of them."""
 
 
-def have_same_architecture(one: Checkpoint, other: Checkpoint, names: Sequence[str]) -> bool:
-    """Whether the components called `names` are built alike in both checkpoints, or are missing in both."""
-    return all(
-        _settings(component) == _settings(counterpart) for component, counterpart in _pairs(one, other, names)
-    )
+def architecture_of(checkpoint: Checkpoint, names: Sequence[str]) -> Architecture:
+    """How those of the components called `names` are built that are there, and the rate of latent frames."""
+    settings = {
+        component.name: _without_origin(component.config.values)
+        for component in checkpoint.components
+        if component.name in names
+    }
+    return {"latent_frame_rate_hz": checkpoint.model.latent_frame_rate_hz, **settings}
 
 
 def have_same_weights(one: Checkpoint, other: Checkpoint, names: Sequence[str]) -> bool:
     """Whether the components called `names` do the same in both checkpoints.
 
-    They do where their settings are equal, and their files are the same or equal copies. The tokenizer counts
+    They do where they are built alike, and their files are the same or equal copies. The tokenizer counts
     as a part of the text encoder. Reads files to their end only where nothing before tells them apart.
     """
-    if one.model.latent_frame_rate_hz != other.model.latent_frame_rate_hz:
-        return False
-    if not have_same_architecture(one, other, names):
+    if architecture_of(one, names) != architecture_of(other, names):
         return False
     files, counterparts = _files(one, names), _files(other, names)
     if [key for key, _ in files] != [key for key, _ in counterparts]:
@@ -42,19 +46,9 @@ def have_same_weights(one: Checkpoint, other: Checkpoint, names: Sequence[str]) 
     )
 
 
-def _pairs(
-    one: Checkpoint, other: Checkpoint, names: Sequence[str]
-) -> Iterator[tuple[Component | None, Component | None]]:
-    mine = {component.name: component for component in one.components}
-    theirs = {component.name: component for component in other.components}
-    return ((mine.get(name), theirs.get(name)) for name in names)
-
-
-def _settings(component: Component | None) -> dict[str, object] | None:
+def _without_origin(settings: Mapping[str, object]) -> dict[str, object]:
     """Without those that only say where the component comes from."""
-    if component is None:
-        return None
-    return {key: value for key, value in component.config.values.items() if not key.startswith("_")}
+    return {key: value for key, value in settings.items() if not key.startswith("_")}
 
 
 def _files(checkpoint: Checkpoint, names: Sequence[str]) -> list[tuple[object, Path]]:

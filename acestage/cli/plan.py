@@ -99,6 +99,7 @@ def _ask_planner(
     flags: dict[str, object] = {
         "checkpoint": settings.checkpoints[0],
         "checkpoints-dir": settings.checkpoints_dir,
+        "cache-dir": settings.cache_dir,
         "duration": duration_s,
         "batch": batch_size,
         "quantization": settings.quantization,

@@ -323,7 +323,10 @@ class Substitution:
             inside = environment[f"ACESTAGE_{name.upper()}_PORT" if name in DOORS else "ACESTAGE_PORT"]
             self._parts[f"{name}:{inside}"] = self._parts[f"localhost:{inside}"] = f"127.0.0.1:{port}"
             self._parts[inside] = f"{port}"
-        folders = ("/run/acestage", "/var/tmp/acestage", "/var/lib/acestage", "/checkpoints", "/adapters")
+        folders = (
+            *("/run/acestage", "/var/cache/acestage", "/var/tmp/acestage", "/var/lib/acestage"),
+            *("/checkpoints", "/adapters"),
+        )
         self._parts |= {path: str(folder) + path for path in folders}
         self._pattern = re.compile("|".join(map(re.escape, self._parts)))
 
@@ -377,6 +380,7 @@ def test_the_profile_without_gpu_generates_a_song_and_stops_cleanly(tmp_path: Pa
             "ledger.lock",
             "cpu.lock",
         }
+        assert len(list((tmp_path / "var/cache/acestage/measurements").iterdir())) == len(STAGES)
 
         processes = [psutil.Process(container.process.pid) for container in containers]
         below = [child for process in processes for child in process.children(recursive=True)]

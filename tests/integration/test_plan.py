@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from acestage.generation import STAGES
 from acestage.planning import GIB, MIB
 
 
@@ -82,6 +83,20 @@ def test_a_checkpoint_on_disk_is_planned_by_its_own_settings(
     dit = json.loads(done.stdout)["stages"]["dit"]
     assert (dit["mode"], dit["dtype"]) == ("guided", "float32")
     assert dit["weights_bytes"] < 10 * MIB
+
+
+def test_the_next_plan_measures_nothing(tmp_path: Path) -> None:
+    cache_dir = tmp_path / "cache"
+
+    def planned() -> tuple[str, dict[Path, int]]:
+        done = run_plan("--vram", "4", "--json", folder=tmp_path, ACESTAGE_CACHE_DIR=str(cache_dir))
+        assert done.returncode == 0, done.stderr
+        files = (cache_dir / "measurements").iterdir()
+        return done.stdout, {file: file.stat().st_mtime_ns for file in files}
+
+    plan, kept = planned()
+    assert len(kept) == len(STAGES)
+    assert planned() == (plan, kept)
 
 
 def test_settings_of_the_device_count(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.likeness import have_same_architecture, have_same_weights
+from acestage.checkpoints.likeness import architecture_of, have_same_weights
 from scripts.random_checkpoint import write_checkpoint
 
 ENCODERS = ("text_encoder", "condition_encoder")
@@ -39,7 +39,7 @@ def are_same(one: Path, other: Path, *names: str) -> bool:
 
 def are_alike(one: Path, other: Path, *names: str) -> bool:
     mine, theirs = (open_checkpoint(path, checkpoints_dir=path.parent) for path in (one, other))
-    return have_same_architecture(mine, theirs, names)
+    return architecture_of(mine, names) == architecture_of(theirs, names)
 
 
 def weights_of(folder: Path, component: str) -> Path:
@@ -77,6 +77,14 @@ def test_settings_tell_apart_unless_they_only_say_where_the_component_comes_from
     assert not are_same(one, other, "transformer")
     assert not are_alike(one, other, "transformer")
     assert are_alike(one, other, "vae")
+
+
+def test_the_rate_of_latent_frames_tells_all_components_apart(one: Path, other: Path) -> None:
+    config = other / "vae" / "config.json"
+    values = json.loads(config.read_text())
+    config.write_text(json.dumps({**values, "sampling_rate": 2 * values["sampling_rate"]}))
+    assert not are_alike(one, other, "text_encoder")
+    assert not are_same(one, other, "text_encoder")
 
 
 def test_the_tokenizer_is_a_part_of_the_text_encoder(one: Path, other: Path) -> None:

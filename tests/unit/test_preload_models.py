@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from acestage.errors import FailedPreconditionError
 from acestage.planning import StageMemory
 from services.dit.worker import DitWorker
-from services.runtime.preload import models
+from services.runtime.preload import measuring
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.preload.models import map_models
 from services.runtime.stage_config import StageConfig
@@ -29,14 +31,20 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, torch.dtype]]:
 
     monkeypatch.setattr(DitWorker, "memory", memory)
     monkeypatch.setattr(VaeWorker, "memory", memory)
-    monkeypatch.setattr(models, "measure_all", lambda measurements: [one() for one in measurements])
+    monkeypatch.setattr(measuring, "measure_all", lambda measurements: [one() for one in measurements])
     return found
 
 
+Config = Callable[..., StageConfig]
 TURBO, BASE, XL = "turbo-diffusers", "base-diffusers", "xl-diffusers"
 
 
-def config(stage: str, *checkpoints: Path, dtype: str = "auto") -> StageConfig:
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return partial(_config, tmp_path / "cache")
+
+
+def _config(cache_dir: Path, stage: str, *checkpoints: Path, dtype: str = "auto") -> StageConfig:
     return StageConfig(
         stage=stage,
         checkpoints=tuple(map(str, checkpoints)),
@@ -45,13 +53,13 @@ def config(stage: str, *checkpoints: Path, dtype: str = "auto") -> StageConfig:
         device="cpu",
         dtype=dtype,
         run_dir="/nowhere",
-        cache_dir="/nowhere",
+        cache_dir=str(cache_dir),
         log_level="INFO",
         threads=1,
     )
 
 
-def test_models_with_the_same_weights_have_one_worker(checkpoints: dict[str, Path]) -> None:
+def test_models_with_the_same_weights_have_one_worker(checkpoints: dict[str, Path], config: Config) -> None:
     paths = [checkpoints[f"{variant}/diffusers"] for variant in ("turbo", "base", "xl")]
     found = map_models(config("vae", *paths))
     assert {name: model.weights_of for name, model in found.facts.models.items()} == {
@@ -63,7 +71,7 @@ def test_models_with_the_same_weights_have_one_worker(checkpoints: dict[str, Pat
 
 
 def test_models_are_measured_once_for_each_architecture_and_data_type(
-    checkpoints: dict[str, Path], measured: list[tuple[bool, torch.dtype]]
+    checkpoints: dict[str, Path], measured: list[tuple[bool, torch.dtype]], config: Config
 ) -> None:
     paths = [checkpoints[name] for name in ("turbo/original", "base/original", "base/diffusers")]
     hosted = map_models(config("dit", *paths, dtype="float16")).facts.models
@@ -78,7 +86,21 @@ def test_models_are_measured_once_for_each_architecture_and_data_type(
     assert figures == [1, 2, 3, 4]
 
 
-def test_two_models_of_one_name_are_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+def test_the_next_start_measures_nothing(
+    checkpoints: dict[str, Path], measured: list[tuple[bool, torch.dtype]], config: Config
+) -> None:
+    started = config("dit", checkpoints["turbo/diffusers"])
+    facts = map_models(started).facts
+    assert len(measured) == 1
+    assert map_models(started).facts == facts
+    assert len(measured) == 1
+    map_models(config("dit", checkpoints["turbo/diffusers"], checkpoints["base/diffusers"]))
+    assert measured == [(True, torch.float32), (False, torch.float32)]
+
+
+def test_two_models_of_one_name_are_refused(
+    checkpoints: dict[str, Path], tmp_path: Path, config: Config
+) -> None:
     path = checkpoints["turbo/diffusers"]
     namesake = tmp_path / path.name
     namesake.symlink_to(path)
@@ -86,6 +108,6 @@ def test_two_models_of_one_name_are_refused(checkpoints: dict[str, Path], tmp_pa
         map_models(config("vae", path, namesake))
 
 
-def test_facts_survive_the_way_to_the_service(checkpoints: dict[str, Path]) -> None:
+def test_facts_survive_the_way_to_the_service(checkpoints: dict[str, Path], config: Config) -> None:
     facts = map_models(config("vae", checkpoints["turbo/diffusers"], checkpoints["xl/diffusers"])).facts
     assert PreloadFacts.from_fields(facts.to_fields()) == facts

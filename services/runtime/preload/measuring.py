@@ -5,17 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import BinaryIO
 
 from acestage.errors import InternalError
 from acestage.planning import StageMemory
 from acestage.protos.stage.v1 import stage_pb2
+from services.runtime.measurements import Measurements
 from services.runtime.parent_death import die_with_parent
 
 log = logging.getLogger(__name__)
 
 Measurement = Callable[[], StageMemory]
+
+
+def recall_all(wanted: Mapping[str, Measurement], kept: Measurements) -> dict[str, StageMemory]:
+    """The results of `wanted` by their digests: as they are kept, else measured by `measure_all` and kept.
+
+    Raises:
+        InternalError: a measurement failed; the log says why.
+    """
+    found = {digest: memory for digest in wanted if (memory := kept.find(digest)) is not None}
+    missing = [digest for digest in wanted if digest not in found]
+    measured = dict(zip(missing, measure_all([wanted[digest] for digest in missing]), strict=True))
+    for digest, memory in measured.items():
+        kept.keep(digest, memory)
+    return found | measured
 
 
 def measure_all(measurements: Sequence[Measurement]) -> list[StageMemory]:

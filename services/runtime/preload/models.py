@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from acestage.checkpoints import Checkpoint, open_checkpoints
-from acestage.checkpoints.likeness import have_same_architecture, have_same_weights
+from acestage.checkpoints.likeness import architecture_of, have_same_weights
 from services.runtime.devices import resolve_dtype
+from services.runtime.measurements import Measurements
 from services.runtime.preload.facts import MappedModel, PreloadFacts
-from services.runtime.preload.measuring import measure_all
+from services.runtime.preload.measuring import recall_all
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_worker import StageWorker
 
@@ -33,10 +34,10 @@ class StageModels:
 
 
 def map_models(config: StageConfig) -> StageModels:
-    """Maps the weights of every model, and measures what it needs.
+    """Maps the weights of every model, and finds out what it needs.
 
     Weights that several models have in common are mapped once. What models of one architecture need is
-    measured once as well, because it depends on nothing else.
+    measured once as well, and kept for later starts, because it depends on nothing else.
 
     Raises:
         CheckpointError: a checkpoint is damaged.
@@ -46,37 +47,45 @@ def map_models(config: StageConfig) -> StageModels:
         config.checkpoints, checkpoints_dir=Path(config.checkpoints_dir), variant=config.variant
     )
     module = importlib.import_module(f"services.{config.stage}.worker")
-    owners = _firsts(checkpoints, partial(have_same_weights, names=module.COMPONENTS))
-    # The first of its architecture has weights of its own.
-    architects = _firsts(checkpoints, partial(have_same_architecture, names=module.COMPONENTS))
+    owners = _owners(checkpoints, module.COMPONENTS)
     workers = {c.name: module.load(c) for c in checkpoints if owners[c.name] == c.name}
     dtypes = {name: _dtypes(config, workers[owner]) for name, owner in owners.items()}
     threads = None if config.device.startswith("cuda") else config.thread_count()
-    wanted = list(dict.fromkeys((architects[name], dtype) for name in owners for dtype in dtypes[name]))
-    memories = measure_all(
-        [partial(workers[name].memory, getattr(torch, dtype), threads) for name, dtype in wanted]
+    kept = Measurements(Path(config.cache_dir))
+    digests = {
+        (c.name, dtype): kept.digest(config.stage, architecture_of(c, module.COMPONENTS), dtype, threads)
+        for c in checkpoints
+        for dtype in dtypes[c.name]
+    }
+    memories = recall_all(
+        {
+            digest: partial(workers[owners[name]].memory, getattr(torch, dtype), threads)
+            for (name, dtype), digest in digests.items()
+        },
+        kept,
     )
-    measured = dict(zip(wanted, memories, strict=True))
     models = {
         name: MappedModel(
             weights_of=owner,
             dtype=dtypes[name][0],
-            memories={dtype: measured[architects[name], dtype] for dtype in dtypes[name]},
+            memories={dtype: memories[digests[name, dtype]] for dtype in dtypes[name]},
         )
         for name, owner in owners.items()
     }
     return StageModels(PreloadFacts(models), workers)
 
 
-def _firsts(
-    checkpoints: Sequence[Checkpoint], are_same: Callable[[Checkpoint, Checkpoint], bool]
-) -> dict[str, str]:
-    """By the name of each checkpoint, that of the first one which is the same."""
-    firsts: dict[str, str] = {}
+def _owners(checkpoints: Sequence[Checkpoint], components: Sequence[str]) -> dict[str, str]:
+    """By the name of each checkpoint, that of the first one with the same weights."""
+    owners: dict[str, str] = {}
     for checkpoint in checkpoints:
-        same = (first for first in checkpoints if first is checkpoint or are_same(first, checkpoint))
-        firsts[checkpoint.name] = next(same).name
-    return firsts
+        same = (
+            first
+            for first in checkpoints
+            if first is checkpoint or have_same_weights(first, checkpoint, components)
+        )
+        owners[checkpoint.name] = next(same).name
+    return owners
 
 
 def _dtypes(config: StageConfig, worker: StageWorker) -> tuple[str, ...]:

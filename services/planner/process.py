@@ -1,0 +1,123 @@
+"""The planner process itself: from its arguments to a plan, or an error, as one JSON object."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.likeness import architecture_of
+from acestage.checkpoints.published import language_model_configs
+from acestage.errors import AcestageError
+from acestage.generation import STAGES
+from acestage.planning import GIB, LanguageModelMemory, StageMemory, Wishes, make_plan
+from acestage.setting_types import DTypeChoice, QuantizationChoice
+from services.planner.architecture import find_architecture, stored_dtype
+from services.runtime.device_memory import read_device_memory
+from services.runtime.devices import resolve_device, resolve_dtype
+from services.runtime.measurements import Measurements
+from services.runtime.preload.measuring import Measurement, recall_all
+from services.runtime.stage_worker import StageWorker
+
+DEFAULT_DEVICE_BYTES = 4 * GIB
+"""Where there is no card: the small one that Acestage is made for."""
+
+
+def main() -> None:
+    """Plans what the arguments say. Their ranges are the caller's business."""
+    parser = argparse.ArgumentParser(prog="python -m services.planner", description="Prints a plan.")
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--checkpoints-dir", type=Path, required=True)
+    parser.add_argument("--cache-dir", type=Path, required=True)
+    parser.add_argument("--variant")
+    parser.add_argument("--device-bytes", type=int, help="default: those of the card or the CPU, else 4 GiB")
+    parser.add_argument("--card", default="auto", help="cuda:N, where the card is here")
+    parser.add_argument("--one-at-a-time", help="whatever the size: one stage has the device at a time")
+    parser.add_argument("--duration", type=float, required=True, help="seconds")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--quantization", choices=get_args(QuantizationChoice), default="auto")
+    parser.add_argument("--dtype", choices=get_args(DTypeChoice), default="auto")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--threads", type=int, help="of the CPU; default all")
+    parser.add_argument("--tile-frames", type=int, required=True)
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # nothing is computed
+    try:
+        result = _plan(given)
+    except AcestageError as error:
+        print(json.dumps({"error": {"reason": error.reason, "message": error.message}}))
+        sys.exit(1)
+    print(json.dumps(result))
+
+
+def _plan(given: argparse.Namespace) -> dict[str, Any]:
+    checkpoint = find_architecture(given.checkpoint, given.checkpoints_dir, given.variant)
+    device = "cpu" if given.device == "cpu" else _present_card(given.card)
+    dtype = _dtype(given, device, stored_dtype(checkpoint))
+    device_bytes = given.device_bytes or _present_bytes(device)
+    cpu_thread_count = None
+    if given.device == "cpu":
+        cpu_thread_count = given.threads or len(os.sched_getaffinity(0))
+    stages = _stage_memories(checkpoint, dtype, cpu_thread_count, Measurements(given.cache_dir))
+    wishes = Wishes(
+        dtype=dtype,
+        frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
+        quantization=given.quantization,
+        tile_frame_count=given.tile_frames,
+        one_at_a_time=given.one_at_a_time is not None,
+    )
+    models = [LanguageModelMemory.of(name, config) for name, config in language_model_configs().items()]
+    plan = make_plan(stages, device_bytes, given.duration, given.batch, wishes=wishes, language_models=models)
+    facts = {
+        "model": checkpoint.model.name,
+        "device": given.device,
+        "has_guidance": not checkpoint.model.is_turbo,
+        "one_at_a_time": wishes.one_at_a_time,
+    }
+    return facts | plan.to_json()
+
+
+def _stage_memories(
+    checkpoint: Checkpoint, dtype: str, cpu_thread_count: int | None, kept: Measurements
+) -> Mapping[str, StageMemory]:
+    modules = {stage: importlib.import_module(f"services.{stage}.worker") for stage in STAGES}
+    gc.freeze()  # modules stay: nobody need look through them again
+    gc.enable()
+    digests: dict[str, str] = {}
+    wanted: dict[str, Measurement] = {}
+    for stage, module in modules.items():
+        architecture = architecture_of(checkpoint, module.COMPONENTS)
+        digests[stage] = kept.digest(stage, architecture, dtype, cpu_thread_count)
+        worker: StageWorker = module.without_weights(checkpoint)
+        wanted[digests[stage]] = partial(worker.memory, getattr(torch, dtype), cpu_thread_count)
+    memories = recall_all(wanted, kept)
+    return {stage: memories[digest] for stage, digest in digests.items()}
+
+
+def _present_card(choice: str) -> str | None:
+    """The card of this machine that "auto" or "cuda:N" means; None where there is none."""
+    device = resolve_device(choice)
+    return None if device == "cpu" else device
+
+
+def _present_bytes(device: str | None) -> int:
+    if device is None:
+        return DEFAULT_DEVICE_BYTES
+    return read_device_memory(device, None, Path()).total_bytes
+
+
+def _dtype(given: argparse.Namespace, device: str | None, stored: str) -> str:
+    """What "auto" means on the planned device; a card that is not here is taken for one with bfloat16."""
+    if device is None:
+        return "bfloat16" if given.dtype == "auto" else str(given.dtype)
+    return resolve_dtype(given.dtype, device, stored)
