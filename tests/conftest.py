@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from tests.running_stack import THREADS, RunningStack
 def _threads() -> None:
     """Tests run side by side: threads of one that wait for those of another cost many times the work."""
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One folder for all processes of a run: the first service to start measures for the others."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # which has a folder of its own in that of the run
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACESTAGE_CACHE_DIR", str(folder / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

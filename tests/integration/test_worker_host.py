@@ -34,7 +34,7 @@ def config(tmp_path: Path, **changes: Any) -> StageConfig:
         "device": "cpu",
         "dtype": "auto",
         "run_dir": str(tmp_path),
-        "cache_dir": str(tmp_path / "cache"),
+        "cache_dir": os.environ["ACESTAGE_CACHE_DIR"],
         "log_level": "INFO",
     }
     return StageConfig(**fields | changes)
