@@ -29,7 +29,6 @@ from acestage.checkpoints.loading import load_decoder, load_encoder
 from acestage.checkpoints.modules import build_module
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import print_table, spread, write_json
-from services.runtime.placement import place
 from services.vae.engine import VaeEngine
 
 
@@ -67,7 +66,7 @@ class Contest:
     def __init__(self, checkpoint: str, dtype: torch.dtype, frame_count: int) -> None:
         opened = open_checkpoint(checkpoint, checkpoints_dir=Path("checkpoints"))
         self._engine = VaeEngine(load_decoder(opened), load_encoder(opened))
-        place(self._engine.decoder, torch.device("cpu"), dtype)
+        self._engine.place(torch.device("cpu"), dtype)
         theirs: Any = build_module(opened.component(VAE))
         theirs.decoder = load_decoder(opened).to(dtype)
         self._theirs = theirs

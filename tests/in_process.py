@@ -52,8 +52,16 @@ class InlineRunner:
 
     def __init__(self, worker: Any) -> None:
         self.worker = worker
+        self._is_placed = False
+
+    def place(self, dtype: torch.dtype = torch.float32) -> None:
+        """Does what a worker process does first; without it the first job does."""
+        self.worker.place(torch.device("cpu"), dtype, "none")
+        self._is_placed = True
 
     async def run(self, job: Message, feed: object = None) -> AsyncIterator[Message]:
+        if not self._is_placed:
+            self.place()
         with torch.no_grad():
             for message in self.worker.run(job):
                 yield message

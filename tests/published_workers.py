@@ -145,7 +145,7 @@ def denoise(
 def decode(worker: Any, tile_frame_count: int, tile_count: int = 3) -> Callable[[], object]:
     """So many tiles of full size, behind a tile that is there already: a song begins with smaller ones."""
     frame_count = (tile_count + 1) * tile_frame_count
-    latents = torch.zeros(1, frame_count, worker.engine.decoder.conv1.in_channels)
+    latents = torch.zeros(1, frame_count, worker.engine.latent_channel_count)
 
     def work() -> None:
         for _ in worker.engine.decode(latents, tile_frame_count, DecodeStart(0, tile_frame_count)):
@@ -158,7 +158,7 @@ def encode_audio(worker: Any, tile_frame_count: int, tile_count: int = 3) -> Cal
     """Audio of so many tiles, from borrowing the encoder on."""
     engine = worker.engine
     sample_count = tile_count * tile_frame_count * engine.hop_sample_count
-    audio = torch.zeros(1, sample_count, engine.encoder.conv1.in_channels)
+    audio = torch.zeros(1, sample_count, engine.audio_channel_count)
 
     def work() -> None:
         for _ in engine.encode(audio, tile_frame_count):

@@ -18,9 +18,6 @@ from services.runtime.finite import check_finite
 if TYPE_CHECKING:
     from diffusers import AceStepTransformer1DModel
 
-_WRAPPED = ".layer."
-"""`TokenChunks` puts it into the paths of what it wraps."""
-
 
 class Adapters:
     """Puts adapters onto the transformer, and takes them off.
@@ -34,9 +31,7 @@ class Adapters:
         self._transformer = transformer
         # Before PEFT has wrapped any of them.
         self._paths = {
-            path.replace(_WRAPPED, "."): path
-            for path, part in transformer.named_modules()
-            if isinstance(part, torch.nn.Linear)
+            path for path, part in transformer.named_modules() if isinstance(part, torch.nn.Linear)
         }
         self._loaded: list[str] = []
 
@@ -89,7 +84,7 @@ class Adapters:
                     f"{adapter.file}: {layer.module[:200]} is no linear layer of this model; "
                     "accepted: adapters of this model"
                 )
-            part = self._transformer.get_submodule(self._paths[layer.module])
+            part = self._transformer.get_submodule(layer.module)
             expected = (part.in_features, part.out_features)
             if (layer.down.shape[1], layer.up.shape[0]) != expected:
                 raise CheckpointError(
@@ -106,5 +101,5 @@ class Adapters:
             for part, matrix in (("A", layer.down), ("B", layer.up)):
                 placed = matrix.to(device, dtype)
                 check_finite(placed, "dit", f"the weights of the adapter {name}")
-                state[f"{self._paths[layer.module]}.lora_{part}.weight"] = placed
+                state[f"{layer.module}.lora_{part}.weight"] = placed
         return state

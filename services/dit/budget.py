@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from acestage.planning import dit_ways
+from acestage.planning import Quantization, StageMemory, dit_ways
 from acestage.tensors import ITEM_BYTES
 from services.dit.tokens import CHUNK_TOKENS, PATCH_FRAMES
 from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung, quantization_of
@@ -30,14 +30,28 @@ class DitBudget:
             is_split = is_guided and way.mode == "single"
             text = f"{dtype}, weights {way.quantization}" + (", guidance split" if is_split else "")
             vram_bytes = way.total_bytes + plain_bytes + _adapter_bytes(request, dtype, way.mode)
+            kept_bytes = _kept_bytes(request, resources.memories[dtype], way.mode, way.quantization)
+            keeps_prompt = vram_bytes + kept_bytes <= resources.device_bytes
+            if keeps_prompt:
+                vram_bytes += kept_bytes
             attempt = Attempt(request, dtype, way.quantization, vram_bytes, text)
             kind = AdaptationKind.SPLIT_GUIDANCE if is_split else AdaptationKind.INT8
-            found.append(Rung(kind, attempt.told(split_guidance=is_split)))
+            found.append(Rung(kind, attempt.told(split_guidance=is_split, keeps_prompt=keeps_prompt)))
         return found
 
     def remaining(self, request: Message, event: Message) -> Message:
         """All of it: latents come at the end."""
         return request
+
+
+def _kept_bytes(request: Message, memory: StageMemory, mode: str, quantization: Quantization) -> int:
+    """The keys and values of all prompts, where they are kept from step to step."""
+    tensors = request.tensor_map()
+    item_count = 2 if mode == "guided" else 1
+    token_count = item_count * tensors["encoder_hidden_states"].shape[1] + 1  # and that of no prompt
+    if "plain_hidden_states" in tensors:
+        token_count += tensors["plain_hidden_states"].shape[1]
+    return memory.activations["prompt", quantization].bytes_at(token_count)
 
 
 def _plain_bytes(request: Message, dtype: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,21 +10,22 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
+from acestage.planning import Quantization
 from services.dit.adapters import Adapters
-from services.dit.attention import WindowedAttentionProcessor
 from services.dit.noise import ItemNoise
 from services.dit.parameters import DenoiseParameters
 from services.dit.schedule import make_scheduler, noised_source, sde_step
-from services.dit.token_chunks import TokenChunks
+from services.dit.transformer_pass import Prepared, TransformerPass
+from services.runtime import integer_products
 from services.runtime.finite import check_finite
+from services.runtime.integer_products import quantize_dynamically
+from services.runtime.placement import place
+from services.runtime.quantization import quantize
 
 # Constants of ACE-Step's adaptive projected guidance (arXiv 2410.02416), as its reference pipeline has them.
 APG_MOMENTUM = -0.75
 APG_ETA = 0.0
 APG_NORM_THRESHOLD = 2.5
-
-_PER_TOKEN = ("self_attn_norm", "cross_attn_norm", "mlp_norm", "mlp")
-"""Parts of a layer with temporaries larger than their input: float32 copies, wide intermediates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,23 @@ class Conditioning:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompts:
+    """What a job's passes look at, prepared once.
+
+    Attributes:
+        conditional: the prompt.
+        unconditional: nothing, where guidance takes a pass of its own for it.
+        both: the prompt and nothing, where one pass computes both.
+        plain: the caption alone, where a cover's strength is below 1.
+    """
+
+    conditional: Prepared
+    unconditional: Prepared | None = None
+    both: Prepared | None = None
+    plain: Prepared | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StepDone:
     """Step `step` of `step_count` (1-based) is done."""
 
@@ -70,14 +89,17 @@ class DitEngine:
 
     def __init__(self, transformer: AceStepTransformer1DModel) -> None:
         self.transformer = transformer
-        transformer.set_attn_processor(WindowedAttentionProcessor())
-        for layer in transformer.layers:
-            for name in _PER_TOKEN:
-                setattr(layer, name, TokenChunks(getattr(layer, name)))
         config = transformer.config
         self.adapters = Adapters(transformer)
+        self.transformer_pass = TransformerPass(transformer)
         self.is_turbo = bool(config.is_turbo) or config.model_version == "turbo"
         self.channel_count = int(config.audio_acoustic_hidden_dim)
+
+    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
+        """Moves the transformer to `device` in `dtype`, as its passes need it. Called once."""
+        is_integer = integer_products.is_supported(device, dtype)
+        place(self.transformer, device, dtype, quantization, quantize_dynamically if is_integer else quantize)
+        self.transformer_pass.groups_heads = device.type == "cpu"
 
     def denoise(
         self, conditioning: Conditioning, parameters: DenoiseParameters
@@ -110,9 +132,10 @@ class DitEngine:
         latents = latents.to(device, dtype)
         step_count = len(scheduler.timesteps)
         momentum = [MomentumBuffer(APG_MOMENTUM) for _ in parameters.seeds]
+        prompts = self.prepare(conditioning, parameters)
         for index, timestep in enumerate(scheduler.timesteps):
             velocities = [
-                self._step_velocity(item, levels[index], conditioning, parameters, buffer)
+                self.step_velocity(item, levels[index], prompts, parameters, buffer)
                 for item, buffer in zip(torch.split(latents, 1), momentum, strict=True)
             ]
             velocity = torch.cat(velocities)
@@ -126,11 +149,28 @@ class DitEngine:
             yield StepDone(index + 1, step_count)
         yield latents
 
-    def _step_velocity(
+    def prepare(self, conditioning: Conditioning, parameters: DenoiseParameters) -> Prompts:
+        """What all steps have in common, from what is on the device."""
+        prepare = functools.partial(self.transformer_pass.prepare, keeps_prompt=parameters.keeps_prompt)
+        states, context = conditioning.encoder_hidden_states, conditioning.context_latents
+        null = conditioning.null_condition
+        plain = None
+        if parameters.audio_cover_strength < 1.0:
+            assert conditioning.plain_hidden_states is not None
+            plain = prepare(conditioning.plain_hidden_states, context)
+        if not self._is_guided(parameters):
+            return Prompts(prepare(states, context), plain=plain)
+        if parameters.split_guidance:
+            # All its tokens are alike, and attention over them gives what attention over one gives.
+            return Prompts(prepare(states, context), unconditional=prepare(null, context), plain=plain)
+        both = prepare(torch.cat([states, null.expand_as(states)]), context.expand(2, -1, -1))
+        return Prompts(both.first(), both=both, plain=plain)
+
+    def step_velocity(
         self,
         latents: torch.Tensor,
         t: float,
-        conditioning: Conditioning,
+        prompts: Prompts,
         parameters: DenoiseParameters,
         momentum: MomentumBuffer,
     ) -> torch.Tensor:
@@ -138,54 +178,46 @@ class DitEngine:
 
         The blend is strength * v + (1 - strength) * plain v, as in `AceStepPipeline` of diffusers. Plain
         passes are never guided.
+
+        Args:
+            latents: [1, frames, channels].
+            t: the timestep.
+            prompts: what `prepare` gave for these parameters.
+            parameters: of the job.
+            momentum: of the item's guidance.
         """
+        velocity_of = self.transformer_pass.velocity
         first, last = parameters.cfg_interval
-        has_guidance = parameters.guidance_scale > 1.0 and not self.is_turbo
-        context = conditioning.context_latents
-        if has_guidance and first <= 1.0 - t <= last:
-            velocity = self._guided_velocity(latents, t, conditioning, parameters, momentum)
+        if self._is_guided(parameters) and first <= 1.0 - t <= last:
+            velocity = self._guided_velocity(latents, t, prompts, parameters, momentum)
         else:
-            velocity = self._velocity(latents, t, conditioning.encoder_hidden_states, context)
+            velocity = velocity_of(latents, t, prompts.conditional)
         strength = parameters.audio_cover_strength
         if strength < 1.0:
-            assert conditioning.plain_hidden_states is not None
-            plain = self._velocity(latents, t, conditioning.plain_hidden_states, context)
-            velocity = strength * velocity + (1.0 - strength) * plain
+            assert prompts.plain is not None
+            velocity = strength * velocity + (1.0 - strength) * velocity_of(latents, t, prompts.plain)
         return velocity
 
-    def _velocity(
-        self, latents: torch.Tensor, t: float, encoder_hidden_states: torch.Tensor, context: torch.Tensor
-    ) -> torch.Tensor:
-        timestep = torch.full((latents.shape[0],), t, device=latents.device, dtype=latents.dtype)
-        velocity: torch.Tensor = self.transformer(
-            hidden_states=latents,
-            timestep=timestep,
-            timestep_r=timestep,
-            encoder_hidden_states=encoder_hidden_states,
-            context_latents=context,
-            return_dict=False,
-        )[0]
-        return velocity
+    def _is_guided(self, parameters: DenoiseParameters) -> bool:
+        return parameters.guidance_scale > 1.0 and not self.is_turbo
 
     def _guided_velocity(
         self,
         latents: torch.Tensor,
         t: float,
-        conditioning: Conditioning,
+        prompts: Prompts,
         parameters: DenoiseParameters,
         momentum: MomentumBuffer,
     ) -> torch.Tensor:
         """Adaptive projected guidance from the conditional and the unconditional velocity."""
-        states = conditioning.encoder_hidden_states
-        null = conditioning.null_condition.expand_as(states)
-        context = conditioning.context_latents
-        if parameters.split_guidance:
-            conditional = self._velocity(latents, t, states, context)
-            unconditional = self._velocity(latents, t, null, context)
+        velocity_of = self.transformer_pass.velocity
+        if prompts.both is not None:
+            both = velocity_of(latents.expand(2, -1, -1), t, prompts.both)
+            conditional, unconditional = both.chunk(2)
         else:
-            both = torch.cat([states, null])
-            velocity = self._velocity(latents.expand(2, -1, -1), t, both, context.expand(2, -1, -1))
-            conditional, unconditional = velocity.chunk(2)
+            assert prompts.unconditional is not None
+            conditional = velocity_of(latents, t, prompts.conditional)
+            unconditional = velocity_of(latents, t, prompts.unconditional)
         guided: torch.Tensor = normalized_guidance(
             pred_cond=conditional,
             pred_uncond=unconditional,

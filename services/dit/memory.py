@@ -36,8 +36,8 @@ def measure(worker: DitWorker, dtype: torch.dtype, cpu_thread_count: int | None)
     """Runs the engine's passes on fake tensors, for the longest prompt.
 
     Modes are "single" (one pass of the transformer at a time; with guidance its halves take turns), "guided"
-    (both halves at once; only of models that take guidance), and "item": what each item of a batch after the
-    first adds.
+    (both halves at once; only of models that take guidance), "item": what each item of a batch after the
+    first adds, and "prompt": what is kept of so many tokens of a prompt, where it is.
     """
     activations: dict[tuple[str, Quantization], ActivationCurve] = {}
     for mode in ("single",) if worker.engine.is_turbo else ("single", "guided"):
@@ -51,6 +51,7 @@ def measure(worker: DitWorker, dtype: torch.dtype, cpu_thread_count: int | None)
         activations[mode, "int8"] = ActivationCurve(tuple(int8))
     for quantization in _QUANTIZATIONS:
         activations["item", quantization] = _item_curve(worker.engine, dtype)
+        activations["prompt", quantization] = _prompt_curve(worker.engine, dtype)
     return StageMemory(
         context_bytes=context_bytes(cpu_thread_count),
         reserve_bytes=RESERVE_BYTES,
@@ -71,6 +72,7 @@ def _points(
     with fake_tensors():
         stack = Stack(transformer, transformer.layer_types)
         engine = placed_copy(worker, dtype, quantization, [stack]).engine
+        engine.transformer_pass.groups_heads = cpu_thread_count is not None
         return [(frames, _peak_bytes(engine, mode, frames, cpu_thread_count)) for frames in frame_counts]
 
 
@@ -85,14 +87,11 @@ def _peak_bytes(engine: DitEngine, mode: str, frame_count: int, cpu_thread_count
             null_condition=torch.zeros(1, 1, condition_width, dtype=dtype),
             context_latents=torch.zeros(1, frame_count, 2 * engine.channel_count, dtype=dtype),
         )
-        if engine.is_turbo:
-            states, context = conditioning.encoder_hidden_states, conditioning.context_latents
-            engine._velocity(latents, 0.5, states, context)
-        else:
-            parameters = DenoiseParameters(seeds=(0,), split_guidance=mode == "single")
-            momentum = MomentumBuffer(APG_MOMENTUM)
-            momentum.running_average = torch.zeros_like(latents)  # as the step before leaves it
-            engine._guided_velocity(latents, 0.5, conditioning, parameters, momentum)
+        parameters = DenoiseParameters(seeds=(0,), split_guidance=mode == "single")
+        momentum = MomentumBuffer(APG_MOMENTUM)
+        momentum.running_average = torch.zeros_like(latents)  # as the step before leaves it
+        prompts = engine.prepare(conditioning, parameters)
+        engine.step_velocity(latents, 0.5, prompts, parameters, momentum)
 
     return peak_bytes(step, cpu_thread_count=cpu_thread_count)
 
@@ -104,3 +103,8 @@ def _item_curve(engine: DitEngine, dtype: torch.dtype) -> ActivationCurve:
     """
     frame_bytes = engine.channel_count * 2 * dtype.itemsize
     return ActivationCurve(tuple((frames, frames * frame_bytes) for frames in (1, MAX_FRAME_COUNT)))
+
+
+def _prompt_curve(engine: DitEngine, dtype: torch.dtype) -> ActivationCurve:
+    token_bytes = engine.transformer_pass.prompt_token_bytes(dtype)
+    return ActivationCurve(tuple((tokens, tokens * token_bytes) for tokens in (1, MAX_TOKEN_COUNT)))

@@ -47,6 +47,7 @@ class DenoiseParameters:
         timesteps: overrides `step_count` and `shift` unless empty: falling values in (0, 1].
         split_guidance: the halves of guidance go through the model one after the other instead of at once:
             half the activations, and the same latents up to rounding.
+        keeps_prompt: keep what the layers make of the prompt for all steps, instead of making it in each.
         audio_cover_strength: below 1, how much of each step's velocity follows the cover's conditioning; the
             rest follows the plain one.
         cover_noise_strength: above 0, the work starts from the noised source, the closer to it the higher.
@@ -61,6 +62,7 @@ class DenoiseParameters:
     cfg_interval: tuple[float, float] = (0.0, 1.0)
     timesteps: tuple[float, ...] = ()
     split_guidance: bool = False
+    keeps_prompt: bool = False
     audio_cover_strength: float = 1.0
     cover_noise_strength: float = 0.0
     infer_method: InferMethod = "ode"

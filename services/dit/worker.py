@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,10 +14,12 @@ from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.dit.engine import Conditioning, DitEngine, StepDone
+from services.dit.kernels import KERNELS
 from services.dit.memory import measure
 from services.dit.parameters import AdapterUse, DenoiseParameters
+from services.runtime.kernels import int8
+from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
-from services.runtime.placement import place
 from services.runtime.received import received_tensors
 
 COMPONENTS = (TRANSFORMER,)
@@ -44,11 +46,14 @@ class DitWorker:
     def borrowed_modules(self) -> list[torch.nn.Module]:
         return []
 
+    def kernels(self) -> Sequence[Kernel]:
+        return (*KERNELS, *int8.KERNELS)
+
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
-        place(self.engine.transformer, device, dtype, quantization)
+        self.engine.place(device, dtype, quantization)
 
     def run(self, request: Message) -> Iterator[Message]:
         conditioning = Conditioning(**received_tensors(request))

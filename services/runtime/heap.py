@@ -7,8 +7,14 @@ from __future__ import annotations
 
 import ctypes
 
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
 _M_MMAP_THRESHOLD = -3
+_M_MMAP_MAX = -4
 """mallopt(3)."""
+
+_NEVER_BYTES = (1 << 31) - 1
+_GROWTH_BYTES = 64 << 20
 
 _LARGE_BYTES = 256 << 10
 """Far below a chunk of a tensor, and far above what a gRPC process allocates all the time."""
@@ -19,6 +25,19 @@ def trim() -> None:
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def keep_freed_blocks() -> None:
+    """From now on nothing that is freed goes back to the kernel before `trim`.
+
+    By default glibc gets blocks of megabytes from the kernel one by one, as pages that are not there until
+    they are touched: in the layers of a model that takes a tenth of the time.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, _NEVER_BYTES)
+        libc.mallopt(_M_TOP_PAD, _GROWTH_BYTES)
 
 
 def map_large_blocks() -> None:

@@ -9,7 +9,9 @@ convolutions are assumed: cuDNN reorders to channels-last for its tensor cores, 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +20,21 @@ _CHANNEL_BLOCK = 16
 """oneDNN pads channels to a multiple of this, a vector of 32-bit numbers."""
 _OUTPUT_BLOCK = 64
 """Output channels that a thread of a transposed convolution accumulates at once, in 32 bits."""
-_PRODUCTS = (torch.ops.aten.bmm.default, torch.ops.aten.mm.default)
-_PRODUCT_BYTES = 400_000
+_PRODUCTS = {
+    torch.ops.aten.bmm.default: 0,
+    torch.ops.aten.mm.default: 0,
+    torch.ops.aten.addmm.default: 1,
+}
+"""Products of matrices, with the index of the first factor."""
+_PRODUCT_BYTES = 2_400_000
 _BATCHED_PRODUCT_BYTES = 2_800_000
 """What oneDNN takes for a product of matrices in bfloat16: the most that was seen, of one and of several."""
+
+
+_AMX_THREAD_BYTES = 36_000
+"""What a thread of a convolution with AMX takes besides."""
+_AMX_STRIDED_LENGTH = 1000
+"""It takes as much for shorter inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +63,9 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, cpu_thread_count: 
         return _of_convolution(args, result, cpu_thread_count)
     if func in _PRODUCTS and cpu_thread_count is not None and result.dtype == torch.bfloat16:
         is_batched = result.dim() == 3 and result.shape[0] > 1
+        first = _PRODUCTS[func]
         own_bytes = _BATCHED_PRODUCT_BYTES if is_batched else _PRODUCT_BYTES
-        return Scratch(beside_result_bytes=own_bytes + sum(map(_copied_bytes, args[:2])))
+        return Scratch(beside_result_bytes=own_bytes + sum(map(_copied_bytes, args[first : first + 2])))
     if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default and cpu_thread_count:
         return Scratch(beside_result_bytes=cpu_thread_count * _attention_bytes(args[0], args[1]))
     return Scratch()
@@ -69,6 +83,8 @@ def _attention_bytes(query: torch.Tensor, key: torch.Tensor) -> int:
 
 
 def _of_convolution(args: tuple[Any, ...], result: torch.Tensor, cpu_thread_count: int | None) -> Scratch:
+    if result.dim() == 4:
+        return _of_channels_last(args, result, cpu_thread_count)
     source, weight, is_transposed = args[0], args[1], bool(args[6])
     copies = _blocked_bytes(source) + _blocked_bytes(result)
     copies += weight.numel() * weight.element_size()
@@ -77,6 +93,34 @@ def _of_convolution(args: tuple[Any, ...], result: torch.Tensor, cpu_thread_coun
     if cpu_thread_count is None:
         return Scratch(copies, beside)
     return Scratch(copies + cpu_thread_count * _thread_bytes(source, weight, result, is_transposed), beside)
+
+
+def _of_channels_last(args: tuple[Any, ...], result: torch.Tensor, cpu_thread_count: int | None) -> Scratch:
+    """A convolution along the last of two dimensions whose channels lie side by side: no copies of the whole.
+
+    Only with AMX does oneDNN have each thread lay out the whole input anew, once for each step of a stride.
+    """
+    source, weight, stride, padding = args[0], args[1], args[3][1], args[4][1]
+    padded_count = -(-weight.shape[0] // _CHANNEL_BLOCK) * _CHANNEL_BLOCK
+    copies = weight.numel() // weight.shape[0] * padded_count * weight.element_size()
+    if cpu_thread_count is None:
+        # Assumed: cuDNN goes back to a layout of its own where it has no tensor cores.
+        copies += (source.numel() + result.numel()) * source.element_size()
+    elif source.dtype == torch.bfloat16 and has_amx():
+        length = source.shape[3] + 2 * padding
+        laid_out = length if stride == 1 else stride * max(length, _AMX_STRIDED_LENGTH)
+        thread_bytes = laid_out * source.shape[1] * source.element_size() + _AMX_THREAD_BYTES
+        copies += cpu_thread_count * thread_bytes
+    return Scratch(beside_result_bytes=copies)
+
+
+@functools.cache
+def has_amx() -> bool:
+    """Whether the CPU multiplies tiles of bfloat16."""
+    try:
+        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _thread_bytes(

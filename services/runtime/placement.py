@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.nn.utils.weight_norm import WeightNorm
@@ -15,7 +15,11 @@ _FOLDED_NUMBERS = 1 << 20
 
 
 def place(
-    module: torch.nn.Module, device: torch.device, dtype: torch.dtype, quantization: Quantization = "none"
+    module: torch.nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    quantization: Quantization = "none",
+    quantize: Callable[[torch.nn.Linear], None] = quantize,
 ) -> None:
     """Moves `module` to `device`, and what its checkpoint holds to `dtype`.
 
@@ -25,6 +29,13 @@ def place(
     nor, with a quantization, all of them in `dtype`. Buffers that are not part of the checkpoint, such as the
     frequencies of rotary embeddings, keep their precision: in bfloat16 they would be wrong. Parameters keep
     `requires_grad`: without it, the linear layers of torch take up to twice as long in bfloat16 on a CPU.
+
+    Args:
+        module: to move.
+        device: where to.
+        dtype: of what its checkpoint holds.
+        quantization: of the matrices of its repeated layers.
+        quantize: does so for a layer, which is on the device.
     """
     for name, part in module.named_modules():
         for hook_id, norm in _weight_norms(part):

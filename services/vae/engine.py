@@ -11,7 +11,9 @@ from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, Oo
 from acestage.planning import DEFAULT_TILE_FRAMES
 from services.runtime.borrowed import borrowed
 from services.runtime.finite import check_finite
+from services.runtime.placement import place
 from services.vae.latents import Latents
+from services.vae.oobleck import decode_rows, encode_rows, use_rows
 from services.vae.tiles import (
     Convolution,
     Tile,
@@ -83,6 +85,13 @@ class VaeEngine:
         self.halo_frame_count = decoder_halo_frame_count(_layers(decoder))
         self.encoder_halo_frame_count = encoder_halo_frame_count(_layers(encoder))
         self.hop_sample_count = hop_sample_count(_layers(encoder))
+        self.latent_channel_count = decoder.conv1.in_channels
+        self.audio_channel_count = encoder.conv1.in_channels
+
+    def place(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Moves the decoder to `device` in `dtype`, as decoding needs it. Called once."""
+        place(self.decoder, device, dtype)
+        use_rows(self.decoder)
 
     def decode(
         self,
@@ -125,17 +134,17 @@ class VaeEngine:
         ]
         for number, (item_index, tile) in enumerate(plan, start=1):
             window = latents.window(item_index, tile.halo_start, tile.halo_stop)
-            window = window.to(parameter.device, parameter.dtype)
-            samples = self.decoder(window.transpose(1, 2))[0]
-            hop = samples.shape[-1] // window.shape[1]
+            window = window[0].to(parameter.device, parameter.dtype)
+            samples = decode_rows(self.decoder, window)
+            hop = len(samples) // len(window)
             skipped = (tile.start - tile.halo_start) * hop
-            audio = samples[:, skipped : skipped + tile.frame_count * hop]
+            audio = samples[skipped : skipped + tile.frame_count * hop]
             check_finite(audio, "vae", f"the samples of tile {number} of {len(plan)}")
             yield DecodedTile(
                 item_index=item_index,
                 start_sample=tile.start * hop,
                 frames=tile,
-                audio=audio.transpose(0, 1).to("cpu", _result_dtype(parameter.dtype)),
+                audio=audio.to("cpu", _result_dtype(parameter.dtype)),
                 tile=number,
                 tile_count=len(plan),
             )
@@ -168,17 +177,18 @@ class VaeEngine:
             )
         )
         with borrowed(self.encoder, parameter.device, parameter.dtype) as encoder:
+            use_rows(encoder)
             for number, tile in enumerate(plan, start=1):
-                window = audio[:, tile.halo_start * hop : tile.halo_stop * hop]
+                window = audio[0, tile.halo_start * hop : tile.halo_stop * hop]
                 window = window.to(parameter.device, parameter.dtype)
                 # The first half of the channels is the mean, the other one the scale.
-                mean = encoder(window.transpose(1, 2)).chunk(2, dim=1)[0]
+                mean = encode_rows(encoder, window).chunk(2, dim=1)[0]
                 skipped = tile.start - tile.halo_start
-                latents = mean[:, :, skipped : skipped + tile.frame_count]
+                latents = mean[None, skipped : skipped + tile.frame_count]
                 check_finite(latents, "vae", f"the latents of tile {number} of {len(plan)}")
                 yield EncodedTile(
                     frames=tile,
-                    latents=latents.transpose(1, 2).to("cpu", _result_dtype(parameter.dtype)),
+                    latents=latents.to("cpu", _result_dtype(parameter.dtype)),
                     tile=number,
                     tile_count=len(plan),
                 )

@@ -56,7 +56,7 @@ def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None)
 
 def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
     tile = tile_frame_count + engine.halo_frame_count
-    latents = torch.zeros(1, 2 * tile, engine.decoder.conv1.in_channels)
+    latents = torch.zeros(1, 2 * tile, engine.latent_channel_count)
     # From its beginning an item has smaller tiles first, so this goes on behind its first frame.
     behind_the_first = DecodeStart(0, 1)
 
@@ -69,7 +69,7 @@ def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_coun
 
 def _encode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
     tile = tile_frame_count + engine.encoder_halo_frame_count
-    audio = torch.zeros(1, 2 * tile * engine.hop_sample_count, engine.encoder.conv1.in_channels)
+    audio = torch.zeros(1, 2 * tile * engine.hop_sample_count, engine.audio_channel_count)
 
     def encode() -> None:
         for _ in engine.encode(audio, tile):

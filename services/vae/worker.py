@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -12,10 +12,11 @@ from acestage.checkpoints.loading import load_decoder, load_encoder
 from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
+from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
-from services.runtime.placement import place
 from services.runtime.received import received_tensors
 from services.vae.engine import DecodedTile, DecodeStart, EncodedTile, VaeEngine
+from services.vae.kernels import KERNELS
 from services.vae.latents import Latents
 from services.vae.memory import measure
 
@@ -44,12 +45,15 @@ class VaeWorker:
     def borrowed_modules(self) -> list[torch.nn.Module]:
         return [self.engine.encoder]
 
+    def kernels(self) -> Sequence[Kernel]:
+        return KERNELS
+
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         # Nothing to quantize: it has no linear layer.
-        place(self.engine.decoder, device, dtype)
+        self.engine.place(device, dtype)
 
     def run(self, request: Message) -> Iterator[Message]:
         return self._decode(request) if request.kind == "decode" else self._encode(request)

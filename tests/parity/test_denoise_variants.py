@@ -65,8 +65,10 @@ def by_formula(
         start = timesteps.index(min(timesteps, key=lambda t: abs(t - (1 - n))))
         timesteps = timesteps[start:]
         x = timesteps[0] * x + (1 - timesteps[0]) * given.source_latents
+    passes = engine.transformer_pass
+    prepared = passes.prepare(given.encoder_hidden_states, given.context_latents, keeps_prompt=False)
     for t, t_next in zip(timesteps, [*timesteps[1:], 0.0], strict=True):
-        v = engine._velocity(x, t, given.encoder_hidden_states, given.context_latents)
+        v = passes.velocity(x, t, prepared)
         if not is_sde:
             x = x + (t_next - t) * v
             continue

@@ -32,7 +32,7 @@ def test_the_audio_is_that_of_the_pipeline(checkpoints: dict[str, Path], dtype: 
     path = checkpoints["base/diffusers"]
     engines = InProcess(path)
     for runner in engines.runners.values():
-        runner.worker.place(CPU, dtype, "none")
+        runner.place(dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         pipeline = AceStepPipeline.from_pretrained(path, torch_dtype=dtype)

@@ -123,16 +123,21 @@ def planned_bytes(plain_bytes: int, frames: int, use: AdapterUse, *, is_guided: 
     """What the budget has for a pass that takes `plain_bytes` without adapters."""
     curve = ActivationCurve(((frames, plain_bytes),))
     modes = ("guided", "single") if is_guided else ("single",)
-    memory = StageMemory(0, 0, {"none": 0}, {(mode, "none"): curve for mode in modes})
+    activations: dict[Any, ActivationCurve] = {(mode, "none"): curve for mode in modes}
+    activations["prompt", "none"] = ActivationCurve(((1, 0),))
+    memory = StageMemory(0, 0, {"none": 0}, activations)
     fields = {
         "seeds": [1],
         "guidance_scale": 7.0,
         "quantization": "none",
         "adapters": [dataclasses.asdict(use)],
     }
-    context = WireTensor.from_torch("context_latents", torch.zeros(1, frames, 128))
+    tensors = (
+        WireTensor.from_torch("context_latents", torch.zeros(1, frames, 128)),
+        WireTensor.from_torch("encoder_hidden_states", torch.zeros(1, 1, 2048)),
+    )
     resources = Resources("cuda:0", 1 << 40, "turbo", "bfloat16", "none", {"bfloat16": memory}, 128)
-    rungs = DitBudget().rungs(Message("denoise", fields, (context,)), resources, "bfloat16")
+    rungs = DitBudget().rungs(Message("denoise", fields, tensors), resources, "bfloat16")
     assert len(rungs) == len(modes)
     return rungs[0].attempt.vram_bytes
 

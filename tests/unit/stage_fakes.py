@@ -25,7 +25,7 @@ from services.runtime.stage_event import StageEvent
 from services.runtime.stage_runner import StageRunner
 from services.runtime.worker_host import WorkerHost
 
-PLACED = Message("placed", {"load_s": 0.1})
+PLACED = Message("placed", {"load_s": 0.1, "kernels": "eager"})
 DONE = Message("done", {"compute_s": 0.2, "peak_rss_bytes": 5, "peak_device_bytes": 0})
 STEP = Message("step", {"step": 1})
 
@@ -56,14 +56,16 @@ def memory(weights_mib: int = 100, frame_mib: int = 1) -> StageMemory:
             **{("single", q): single for q in ("none", "int8")},  # type: ignore[dict-item]
             **{("guided", q): guided for q in ("none", "int8")},  # type: ignore[dict-item]
             **{("item", q): item for q in ("none", "int8")},  # type: ignore[dict-item]
+            **{("prompt", q): item for q in ("none", "int8")},  # type: ignore[dict-item]
         },
     )
 
 
 def denoise_request(frames: int = FRAMES, *, guidance_scale: float = 7.0, model: str = MODEL) -> Message:
     context = WireTensor("context_latents", "float32", (1, frames, 2), bytes(8 * frames))
+    states = WireTensor("encoder_hidden_states", "float32", (1, 0, 2), b"")
     fields = {"seeds": [1], "guidance_scale": guidance_scale, "quantization": "", "model": model}
-    return Message("denoise", fields, (context,))
+    return Message("denoise", fields, (context, states))
 
 
 class FakeWorker:

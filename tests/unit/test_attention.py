@@ -16,9 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.loading import load_transformer
-from services.dit import token_chunks
+from services.dit import transformer_pass
 from services.dit.attention import attend_within
 from services.dit.engine import DitEngine
+from services.runtime.kernels import kernel
 
 HEAD_DIM = 8
 
@@ -86,21 +87,31 @@ def inputs(items: int, frames: int, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
+def velocity(engine: DitEngine, arguments: dict[str, Any], keeps_prompt: bool = False) -> torch.Tensor:
+    prepared = engine.transformer_pass.prepare(
+        arguments["encoder_hidden_states"], arguments["context_latents"], keeps_prompt=keeps_prompt
+    )
+    t = float(arguments["timestep"][0])
+    return engine.transformer_pass.velocity(arguments["hidden_states"], t, prepared)
+
+
+@pytest.mark.parametrize("keeps_prompt", [True, False])
 @pytest.mark.parametrize("items", [1, 2])
 @pytest.mark.parametrize("frames", [1, 20, 33, 251, 1001])
 @torch.no_grad()
 def test_the_transformer_gives_what_that_of_diffusers_gives(
-    items: int, frames: int, monkeypatch: pytest.MonkeyPatch
+    items: int, frames: int, keeps_prompt: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(token_chunks, "CHUNK_TOKENS", 100)
-    monkeypatch.setattr("services.dit.attention.CHUNK_TOKENS", 100)
+    monkeypatch.setattr(transformer_pass, "CHUNK_TOKENS", 100)
+    monkeypatch.setattr(kernel, "_CHUNK_NUMBERS", 1000)
     reference = copy.deepcopy(transformer()).double()
-    ours = DitEngine(copy.deepcopy(reference)).transformer
+    engine = DitEngine(copy.deepcopy(reference))
+    engine.transformer_pass.groups_heads = keeps_prompt
     arguments = inputs(items, frames, torch.float64)
     expected = reference(**arguments)[0]
     assert expected.abs().max() > 0.1
     # Not 1e-12: norms and rotary embeddings pass through float32 on either side.
-    assert (ours(**arguments)[0] - expected).abs().max() <= 1e-6 * expected.abs().max()
+    assert (velocity(engine, arguments, keeps_prompt) - expected).abs().max() <= 1e-6 * expected.abs().max()
 
 
 class LargestTensor(TorchDispatchMode):
@@ -130,5 +141,5 @@ def test_no_tensor_grows_with_the_square_of_the_length() -> None:
         transformer()(**arguments)
     assert dense_run.element_count >= square
     with LargestTensor() as run:
-        DitEngine(copy.deepcopy(transformer())).transformer(**arguments)
+        velocity(DitEngine(copy.deepcopy(transformer())), arguments)
     assert run.element_count < square / 10

@@ -45,13 +45,13 @@ def test_guidance_one_half_at_a_time_never_runs_two_items_at_once(
     engine: DitEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batches: list[int] = []
-    passes = engine.transformer.forward
+    passes = engine.transformer_pass.velocity
 
-    def watched(**arguments: Any) -> Any:
-        batches.append(arguments["hidden_states"].shape[0])
-        return passes(**arguments)
+    def watched(latents: torch.Tensor, *arguments: Any) -> Any:
+        batches.append(len(latents))
+        return passes(latents, *arguments)
 
-    monkeypatch.setattr(engine.transformer, "forward", watched)
+    monkeypatch.setattr(engine.transformer_pass, "velocity", watched)
     denoise(engine)
     assert batches == [2] * 12
     batches.clear()

@@ -36,7 +36,7 @@ def text_encoder() -> tuple[StageWorker, torch.nn.Parameter, Message]:
 
 def dit() -> tuple[StageWorker, torch.nn.Parameter, Message]:
     worker = load_dit(TINY)
-    weight = worker.modules()[0].get_parameter("layers.1.mlp.layer.down_proj.weight")
+    weight = worker.modules()[0].get_parameter("layers.1.mlp.down_proj.weight")
     tensors = (
         noise("encoder_hidden_states", 1, 30, 64),
         noise("null_condition", 1, 1, 64),

@@ -17,7 +17,6 @@ from acestage.planning import Quantization
 from scripts.random_checkpoint.sizes import model_settings
 from services.dit.engine import Conditioning, DitEngine
 from services.dit.parameters import DenoiseParameters
-from services.runtime import placement
 from services.runtime.placement import place, placed_bytes
 from services.runtime.quantization import is_quantized, quantize
 
@@ -111,9 +110,7 @@ def test_a_published_model_takes_about_half_the_bytes_of_bfloat16(name: str, cls
     assert placed_bytes([module], torch.bfloat16, "int8") < 0.53 * plain
 
 
-def test_a_layer_in_full_precision_is_gone_before_the_next_one_is_moved(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_layer_in_full_precision_is_gone_before_the_next_one_is_moved() -> None:
     dense: list[weakref.ref[torch.Tensor]] = []
 
     def watched(layer: torch.nn.Linear) -> None:
@@ -122,6 +119,5 @@ def test_a_layer_in_full_precision_is_gone_before_the_next_one_is_moved(
         dense.append(weakref.ref(layer.weight))
         quantize(layer)
 
-    monkeypatch.setattr(placement, "quantize", watched)
-    place(load_transformer(TINY), CPU, torch.bfloat16, "int8")
+    place(load_transformer(TINY), CPU, torch.bfloat16, "int8", watched)
     assert len(dense) == 4 * 11

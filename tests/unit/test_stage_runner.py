@@ -142,7 +142,8 @@ def test_a_job_that_ended_leaves_no_tensors_behind(answer: Message) -> None:
     async def test(stage: Stage) -> None:
         data = memoryview(bytearray(8 * FRAMES))
         tensor = WireTensor("context_latents", "float32", (1, FRAMES, 2), data)
-        request = dataclasses.replace(denoise_request(), tensors=(tensor,))
+        others = denoise_request().tensors[1:]
+        request = dataclasses.replace(denoise_request(), tensors=(tensor, *others))
         kept = weakref.ref(data)
         del data, tensor
         with contextlib.suppress(errors.InvalidArgumentError, errors.NonFiniteError):

@@ -1,0 +1,231 @@
+"""A pass of the diffusion transformer, in tokens that lie one behind the other in memory.
+
+`AceStepTransformer1DModel.forward` of diffusers leaves tokens in the order of its first convolution, channels
+first, so that every matrix product on a CPU copies its input; it computes in every step what depends on the
+prompt alone; and for its windowed layers it builds a mask of tokens x tokens. This computes the same with the
+same modules, without these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AceStepTransformer1DModel
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+
+from services.dit.attention import attend, attend_within
+from services.dit.kernels import add_norm_modulate, gated_silu, norm_modulate, norm_rotate
+from services.dit.tokens import CHUNK_TOKENS
+
+_KeyValue = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What all passes of a job for one prompt have in common.
+
+    Attributes:
+        context_latents: [items, frames, 2 * channels].
+        states: [items, tokens of the prompt, width], what layers look at besides the song.
+        keys_values: of each layer, from `states`; [items, tokens of the prompt, heads, head_dim]. None where
+            every pass is to compute them again.
+        rotary: cosine and sine of the positions, [tokens, head_dim / 2].
+    """
+
+    context_latents: torch.Tensor
+    states: torch.Tensor
+    keys_values: tuple[_KeyValue, ...] | None
+    rotary: tuple[torch.Tensor, torch.Tensor]
+
+    def first(self) -> Prepared:
+        """The first item alone."""
+        kept = self.keys_values
+        return Prepared(
+            self.context_latents[:1],
+            self.states[:1],
+            None if kept is None else tuple((key[:1], value[:1]) for key, value in kept),
+            self.rotary,
+        )
+
+
+class TransformerPass:
+    """Computes velocities with the modules of `transformer`.
+
+    Attributes:
+        groups_heads: whether attention is told that several heads share a key, instead of repeating keys.
+    """
+
+    def __init__(self, transformer: AceStepTransformer1DModel) -> None:
+        self._transformer: Any = transformer
+        self.groups_heads = False
+
+    def prepare(
+        self, encoder_hidden_states: torch.Tensor, context_latents: torch.Tensor, *, keeps_prompt: bool
+    ) -> Prepared:
+        """What does not depend on the step.
+
+        Args:
+            encoder_hidden_states: [items, tokens of the prompt, condition width].
+            context_latents: [items, frames, 2 * channels].
+            keeps_prompt: whether to keep its keys and values, `prompt_token_bytes` for each token.
+        """
+        model = self._transformer
+        states = model.condition_embedder(encoder_hidden_states)
+        token_count = -(-context_latents.shape[1] // model.patch_size)
+        positions = torch.arange(token_count, device=states.device, dtype=torch.float32)
+        cosine, sine = (
+            # Both halves of a head turn alike.
+            turns.to(states.dtype)[:, : model.head_dim // 2].contiguous()
+            for turns in get_1d_rotary_pos_embed(
+                model.head_dim,
+                positions,
+                theta=model.rope_theta,
+                use_real=True,
+                repeat_interleave_real=False,
+            )
+        )
+        keys_values = None
+        if keeps_prompt:
+            keys_values = tuple(self._key_value(layer.cross_attn, states) for layer in model.layers)
+        return Prepared(context_latents, states, keys_values, (cosine, sine))
+
+    def prompt_token_bytes(self, dtype: torch.dtype) -> int:
+        """What the keys and values of a token of a prompt take, of all layers together."""
+        layers = self._transformer.layers
+        width: int = layers[0].cross_attn.kv_heads * layers[0].cross_attn.head_dim
+        return 2 * len(layers) * width * dtype.itemsize
+
+    def velocity(self, latents: torch.Tensor, t: float, prepared: Prepared) -> torch.Tensor:
+        """The velocity of `latents` [items, frames, channels] at `t`, of the same shape."""
+        model = self._transformer
+        timestep = torch.full((1,), t, device=latents.device, dtype=latents.dtype)
+        embedding, modulation = model.time_embed(timestep)
+        embedding_r, modulation_r = model.time_embed_r(timestep - timestep)
+        embedding, modulation = embedding + embedding_r, modulation + modulation_r
+
+        rows = self._patches(latents, prepared.context_latents)
+        item_count, token_count, width = rows.shape
+        rows = rows.reshape(-1, width)
+        rotary = tuple(turns.repeat(item_count, 1) for turns in prepared.rotary)
+        ones, zeros = rows.new_ones(width), rows.new_zeros(width)
+
+        first, *others = model.layers
+        shift, scale, *table = (first.scale_shift_table + modulation)[0].unbind()
+        normed = norm_modulate(rows, first.self_attn_norm.weight, scale, shift)
+        for index, (layer, after) in enumerate(zip(model.layers, [*others, None], strict=True)):
+            gate, feed_shift, feed_scale, feed_gate = table
+            update = self._self_attention(layer.self_attn, normed, item_count, rotary)
+            norm = layer.cross_attn_norm.weight
+            rows, normed = add_norm_modulate(rows, update, gate, norm, zeros, zeros)
+            update = self._cross_attention(layer.cross_attn, normed, item_count, index, prepared)
+            norm = layer.mlp_norm.weight
+            rows, normed = add_norm_modulate(rows, update, ones, norm, feed_scale, feed_shift)
+            update = _feed_forward(layer.mlp, normed)
+            if after is None:
+                norm = model.norm_out.weight
+                shift, scale = (model.scale_shift_table[0] + embedding).unbind()
+            else:
+                norm = after.self_attn_norm.weight
+                shift, scale, *table = (after.scale_shift_table + modulation)[0].unbind()
+            rows, normed = add_norm_modulate(rows, update, feed_gate, norm, scale, shift)
+        tokens = normed.view(item_count, token_count, width)
+        velocity: torch.Tensor = model.proj_out_conv(tokens.transpose(1, 2)).transpose(1, 2)
+        return velocity[:, : latents.shape[1]]
+
+    def _patches(self, latents: torch.Tensor, context_latents: torch.Tensor) -> torch.Tensor:
+        model = self._transformer
+        frames = torch.cat([context_latents, latents], dim=-1)
+        missing = -frames.shape[1] % model.patch_size
+        frames = torch.nn.functional.pad(frames, (0, 0, 0, missing))
+        patches: torch.Tensor = model.proj_in_conv(frames.transpose(1, 2)).transpose(1, 2)
+        return patches.contiguous()
+
+    def _self_attention(
+        self, attention: Any, rows: torch.Tensor, item_count: int, rotary: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
+        query = self._turned(attention.to_q, attention.norm_q, rows, item_count, rotary)
+        key = self._turned(attention.to_k, attention.norm_k, rows, item_count, rotary)
+        value = _linear(attention.to_v, rows).view(item_count, -1, attention.kv_heads, attention.head_dim)
+        window = attention.sliding_window
+        if window is None:
+            attended = attend(query, key, value, attention.scaling, groups_heads=self.groups_heads)
+        else:
+            attended = attend_within(
+                query, key, value, attention.scaling, window, groups_heads=self.groups_heads
+            )
+        del query, key, value
+        return _linear(attention.to_out[0], attended.reshape(len(rows), -1))
+
+    def _cross_attention(
+        self, attention: Any, rows: torch.Tensor, item_count: int, index: int, prepared: Prepared
+    ) -> torch.Tensor:
+        kept = prepared.keys_values
+        key, value = self._key_value(attention, prepared.states) if kept is None else kept[index]
+        query = _normed_heads(attention.norm_q, _linear(attention.to_q, rows), attention.head_dim)
+        query = query.view(item_count, -1, attention.heads, attention.head_dim)
+        attended = attend(query, key, value, attention.scaling, groups_heads=self.groups_heads)
+        del query
+        return _linear(attention.to_out[0], attended.reshape(len(rows), -1))
+
+    def _key_value(self, attention: Any, states: torch.Tensor) -> _KeyValue:
+        item_count, token_count, width = states.shape
+        rows = states.reshape(-1, width)
+        shape = (item_count, token_count, attention.kv_heads, attention.head_dim)
+        key = _normed_heads(attention.norm_k, _linear(attention.to_k, rows), attention.head_dim)
+        return key.view(shape), _linear(attention.to_v, rows).view(shape)
+
+    def _turned(
+        self,
+        projection: torch.nn.Module,
+        norm: Any,
+        rows: torch.Tensor,
+        item_count: int,
+        rotary: tuple[torch.Tensor, ...],
+    ) -> torch.Tensor:
+        """[rows, width] to [items, tokens, heads, head_dim]."""
+        half = len(norm.weight) // 2
+        heads = _linear(projection, rows).view(len(rows), -1, 2, half)
+        turned: torch.Tensor = norm_rotate(heads, norm.weight.view(2, half), *rotary)
+        return turned.view(item_count, len(rows) // item_count, -1, 2 * half)
+
+
+def _normed_heads(norm: Any, rows: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """[rows, heads * head_dim] to [rows * heads, head_dim]."""
+    nothing = rows.new_zeros(head_dim)
+    normed: torch.Tensor = norm_modulate(rows.view(-1, head_dim), norm.weight, nothing, nothing)
+    return normed
+
+
+def _feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
+    """Over some tokens at a time: what is between its products is three times as wide as a token."""
+    if len(rows) <= CHUNK_TOKENS:
+        return _feed(mlp, rows)
+    output = torch.empty_like(rows)
+    for start in range(0, len(rows), CHUNK_TOKENS):
+        part = slice(start, start + CHUNK_TOKENS)
+        output[part] = _feed(mlp, rows[part])
+    return output
+
+
+def _feed(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
+    return _linear(mlp.down_proj, gated_silu(_linear(mlp.gate_proj, rows), _linear(mlp.up_proj, rows)))
+
+
+def _linear(layer: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+    """[rows, inputs] to [rows, outputs].
+
+    With an adapter on it, a layer takes temporaries as large as its result: those of a chunk alone.
+    """
+    result: torch.Tensor
+    if isinstance(layer, torch.nn.Linear) or len(rows) <= CHUNK_TOKENS:
+        result = layer(rows)
+        return result
+    parts = (layer(rows[start : start + CHUNK_TOKENS]) for start in range(0, len(rows), CHUNK_TOKENS))
+    first = next(parts)
+    result = first.new_empty(len(rows), first.shape[1])
+    result[:CHUNK_TOKENS] = first
+    for start, part in zip(range(CHUNK_TOKENS, len(rows), CHUNK_TOKENS), parts, strict=True):
+        result[start : start + CHUNK_TOKENS] = part
+    return result

@@ -1,0 +1,93 @@
+"""Compiles kernels ahead of time, for any number of rows and any width.
+
+Takes some seconds each and a C++ compiler for a CPU, Triton for a CUDA device. Imports torch's compiler,
+which nothing else needs.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch._inductor import aot_compile
+
+from acestage.errors import FailedPreconditionError
+from services.runtime.kernels.kernel import Argument, Kernel
+
+_EXAMPLE_LENGTHS = {"rows": 512, "width": 2048, "heads": 16, "half": 64}
+"""What the compiler takes for usual where it has to choose; all other lengths run as well."""
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raises:
+    FailedPreconditionError: what compiling for `device` needs is not there.
+    """
+    wanted = os.environ.get("CXX", "g++")  # on a CUDA device as well, for what launches the kernels
+    if shutil.which(wanted) is None:
+        raise FailedPreconditionError(
+            f"compiling kernels needs a C++ compiler: {wanted!r} is not on the PATH; accepted: g++, "
+            "or what CXX names"
+        )
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
+        raise FailedPreconditionError(
+            f"compiling kernels for {device} needs Triton, which works from compute capability 7.0 on"
+        )
+
+
+def compile_kernel(kernel: Kernel, path: Path, device: torch.device, dtype: torch.dtype) -> None:
+    """Writes `kernel`, compiled, to `path`, which appears once it is complete.
+
+    Raises:
+        FailedPreconditionError: the compiler failed.
+    """
+    example = tuple(_example(argument, device, dtype) for argument in kernel.arguments)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{kernel.name}-") as folder:
+        library = Path(folder) / path.name
+        try:
+            _compile(kernel, library, example)
+        except RuntimeError as error:  # what torch raises for a compiler that is broken, or out of memory
+            raise FailedPreconditionError(f"{kernel.name} cannot be compiled: {error}") from error
+        os.replace(library, path)
+
+
+def _compile(kernel: Kernel, library: Path, example: tuple[torch.Tensor, ...]) -> None:
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own use of itself
+        program = torch.export.export(
+            _Function(kernel), example, dynamic_shapes=(tuple(_dynamic(a) for a in kernel.arguments),)
+        )
+        aot_compile(
+            program.module(),
+            example,
+            options={
+                "aot_inductor.output_path": str(library),
+                "aot_inductor.embed_kernel_binary": example[0].is_cuda,
+                # A worker says how many threads it takes, once it runs.
+                "cpp.dynamic_threads": True,
+            },
+        )
+
+
+class _Function(torch.nn.Module):
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__()
+        self._function = kernel.function
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        return self._function(*tensors)
+
+
+def _example(argument: Argument, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    shape = [_EXAMPLE_LENGTHS[d] if isinstance(d, str) else d for d in argument.dimensions]
+    return torch.ones(shape, dtype=argument.dtype or dtype, device=device)
+
+
+def _dynamic(argument: Argument) -> dict[int, Any]:
+    names = enumerate(argument.dimensions)
+    return {index: torch.export.Dim(name, min=2) for index, name in names if isinstance(name, str)}

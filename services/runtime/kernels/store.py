@@ -1,0 +1,97 @@
+"""Where compiled kernels are kept: by what they were made from, and by what can run them."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import logging
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from services.runtime.kernels.kernel import Kernel
+
+log = logging.getLogger(__name__)
+
+
+def kernel_path(kernel: Kernel, cache_dir: Path, device: torch.device, dtype: torch.dtype) -> Path:
+    """The file of `kernel`, compiled for `dtype` and for such a device as `device`."""
+    name = f"{kernel.name}-{_dtype_name(dtype)}-{_source_digest(kernel)}.so"
+    return kernels_folder(cache_dir, device) / name
+
+
+def kernels_folder(cache_dir: Path, device: torch.device) -> Path:
+    """The folder of all kernels for such a device as `device`."""
+    return cache_dir / "kernels" / f"{_capability(device)}-torch-{torch.__version__}"
+
+
+def missing(
+    kernels: Iterable[Kernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
+) -> list[Kernel]:
+    """Those of `kernels` that were not compiled yet."""
+    return [kernel for kernel in kernels if not kernel_path(kernel, cache_dir, device, dtype).is_file()]
+
+
+def use_compiled(
+    kernels: Sequence[Kernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
+) -> bool:
+    """Makes `kernels` run compiled, if all of them are there; returns whether they do. Takes milliseconds.
+
+    All or none: which one made a result is one word, and results of one kind are alike.
+    """
+    paths = [kernel_path(kernel, cache_dir, device, dtype) for kernel in kernels]
+    if not kernels or not all(path.is_file() for path in paths):
+        return False
+    try:
+        loaded = [_load(path, device) for path in paths]
+    except RuntimeError as error:  # what torch raises for a file that is no library, or not one for it
+        log.warning(
+            "compiled kernels are not used: one cannot be loaded; delete it, and run acestage warmup: %s",
+            error,
+        )
+        return False
+    for kernel, compiled in zip(kernels, loaded, strict=True):
+        kernel.use(compiled, device.type, dtype)
+    return True
+
+
+def _load(path: Path, device: torch.device):  # type: ignore[no-untyped-def]  # of torch._C
+    if device.type == "cpu":
+        return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+    return torch._C._aoti.AOTIModelContainerRunnerCuda(str(path), 1, str(device), str(path.parent))
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@functools.cache
+def _capability(device: torch.device) -> str:
+    """What decides which machine code a device runs: the compiler is told to use all that it finds."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"cuda-sm{major}{minor}"
+    return f"cpu-{platform.machine()}-{_digest(_cpu_features())}"
+
+
+def _cpu_features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+@functools.cache
+def _source_digest(kernel: Kernel) -> str:
+    """Of what `kernel` takes, and of the whole module that it is in: it may call other functions there."""
+    module = inspect.getmodule(kernel.function)
+    assert module is not None
+    return _digest(f"{kernel.arguments} {inspect.getsource(module)}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
