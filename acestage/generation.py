@@ -92,7 +92,8 @@ class Adaptation:
 class StageCompleted:
     """A stage is done. It had the device from `started_at` to `ended_at`; `load_s` of that went by until
     its worker was ready, `compute_s` in the model. `planned_bytes` of the device were planned for it, and
-    `adaptations` is what it did differently for lack of memory or of precision."""
+    `adaptations` is what it did differently for lack of memory or of precision. `kernels`: "compiled",
+    "eager", "mixed" where both had a part in it, or empty where the stage has none."""
 
     stage: str
     lease_id: str
@@ -105,6 +106,7 @@ class StageCompleted:
     peak_device_bytes: int
     planned_bytes: int
     adaptations: tuple[Adaptation, ...]
+    kernels: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,7 +108,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting that a job used, defaults included; the same settings give the same audio."""
+    """Every setting that a job used, defaults included; the same settings give the same audio.
+
+    Attributes:
+        device: and `dtype`, `quantization`: where and how the DiT worked.
+        kernels: "compiled", "eager", or "mixed" where both had a part in the song.
+    """
 
     caption: str
     lyrics: str
@@ -143,6 +148,7 @@ class Settings:
     track_classes: tuple[str, ...]
     infer_method: str
     adapters: tuple[Adapter, ...]
+    kernels: str
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -189,6 +189,7 @@ def _completed(message: pb.StageCompleted) -> StageCompleted:
         peak_device_bytes=report.peak_device_bytes,
         planned_bytes=report.planned_bytes,
         adaptations=tuple(_adaptation(adaptation) for adaptation in report.adaptations),
+        kernels=report.kernels,
     )
 
 
@@ -233,6 +234,7 @@ def _settings(settings: pb.Settings) -> Settings:
         track_classes=tuple(settings.track_classes),
         infer_method=settings.infer_method,
         adapters=tuple(Adapter(adapter.name, adapter.scale) for adapter in settings.adapters),
+        kernels=settings.kernels,
     )
 
 

@@ -277,6 +277,11 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_CACHE_DIR"),
         description="What takes long to find out and can be found again; it may be deleted at any time.",
     )
+    warmup: bool = Field(
+        True,
+        validation_alias=_names("ACESTAGE_WARMUP"),
+        description="true: acestage up compiles missing kernels for the CPU in the background.",
+    )
     tmp_dir: Path = Field(
         default_factory=_default_tmp_dir,
         validation_alias=_names("ACESTAGE_TMPDIR", "ACESTEP_TMPDIR"),

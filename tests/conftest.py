@@ -30,6 +30,14 @@ def _cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_warmup() -> Iterator[None]:
+    """What is compared with the engines in this process must compute as they do, all the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACESTAGE_WARMUP", "false")
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny checkpoints by "variant/layout"; a variant has the same weights in both layouts."""

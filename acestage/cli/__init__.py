@@ -19,6 +19,7 @@ from acestage.cli import (
     top,
     up,
     upload,
+    warmup,
 )
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
@@ -41,6 +42,7 @@ app.command("status")(status.status)
 app.command("top")(top.top)
 app.command("limits")(limits.limits)
 app.command("plan")(plan.plan)
+app.command("warmup")(warmup.warmup)
 app.command("adapters")(adapters.adapters)
 app.add_typer(models.app, name="models")
 

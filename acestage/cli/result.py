@@ -64,6 +64,7 @@ def _to_json(
             "planned_bytes": stage.planned_bytes,
             "peak_device_bytes": stage.peak_device_bytes,
             "adaptations": [asdict(adaptation) for adaptation in stage.adaptations],
+            "kernels": stage.kernels,
         }
         for stage in generation.stages
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from pathlib import Path
@@ -14,6 +15,7 @@ from acestage.cli.flags import load_settings
 from acestage.cli.terminal import open_console
 from acestage.local_stack import LocalStack, scheme
 from acestage.settings import Settings
+from acestage.warmup import background_warmup
 
 _DOORS = {"rest": "REST", "page": "Web page"}
 PemFile = Annotated[Path | None, typer.Option(help="PEM file, for TLS; see the README.", dir_okay=False)]
@@ -57,6 +59,9 @@ def up(
     limits: Annotated[
         str | None, typer.Option(help="planner or tier: what fits by plan, or the fixed table.")
     ] = None,
+    warmup: Annotated[
+        bool | None, typer.Option("--warmup/--no-warmup", help="Compile missing kernels in the background.")
+    ] = None,
     env_file: Annotated[
         Path | None, typer.Option(help="Read in the place of .env.", exists=True, dir_okay=False)
     ] = None,
@@ -83,6 +88,7 @@ def up(
         tls_key=tls_key,
         tls_ca=tls_ca,
         limits=limits,
+        warmup=warmup,
     )
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
     asyncio.run(_serve(settings, env_file))
@@ -112,8 +118,9 @@ async def _serve(settings: Settings, env_file: Path | None) -> None:
             for name, (host, port) in stack.doors.items():
                 console.print(f"{_DOORS[name]}: {scheme(settings)}://{host}:{port}", soft_wrap=True)
             console.print(f"Up. The orchestrator answers at {stack.target}. Press Ctrl-C to stop.")
-            await stopped.wait()
-            console.print("Stopping …")
+            async with background_warmup(settings, env_file) if settings.warmup else contextlib.nullcontext():
+                await stopped.wait()
+                console.print("Stopping …")
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from services.runtime.kernels import int8
 from services.runtime.kernels.kernel import kernel
 
 NORM_EPSILON = 1e-6
@@ -36,7 +37,7 @@ def add_norm_modulate(
     scale: torch.Tensor,
     shift: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sum of `rows` and a branch's gated `update`, and what the next branch takes: its `norm_modulate`."""
+    """The sum of `rows` and the gated `update` of a branch, and its `norm_modulate` for the next branch."""
     total = rows + update * gate
     return total, _normed(total, weight, (-1,)) * (1 + scale) + shift
 
@@ -65,4 +66,4 @@ def gated_silu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate) * up
 
 
-KERNELS = (norm_modulate, add_norm_modulate, norm_rotate, gated_silu)
+KERNELS = (norm_modulate, add_norm_modulate, norm_rotate, gated_silu, *int8.KERNELS)

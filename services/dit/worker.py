@@ -17,7 +17,6 @@ from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.kernels import KERNELS
 from services.dit.memory import measure
 from services.dit.parameters import AdapterUse, DenoiseParameters
-from services.runtime.kernels import int8
 from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
 from services.runtime.received import received_tensors
@@ -47,7 +46,7 @@ class DitWorker:
         return []
 
     def kernels(self) -> Sequence[Kernel]:
-        return (*KERNELS, *int8.KERNELS)
+        return KERNELS
 
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)

@@ -132,8 +132,9 @@ class Pipeline:
             await self._preview(settings, inputs, work, emit)
         latents, denoised = await work.denoise(settings, inputs)
         writer = TrackWriter(settings, audio.source, model.sample_rate_hz)
-        await work.decode(latents, writer, lambda chunk: emit(pb.GenerateResponse(audio=chunk)))
-        return Result(settings.to_pb(model, denoised), writer.tracks(), clamped, writer.cost())
+        kernels = await work.decode(latents, writer, lambda chunk: emit(pb.GenerateResponse(audio=chunk)))
+        made = settings.to_pb(model, denoised, kernels)
+        return Result(made, writer.tracks(), clamped, writer.cost())
 
     async def check_codes(self, request: pb.GetAudioCodesRequest) -> None:
         """Checks a request for audio codes, but for its source, before its turn comes.

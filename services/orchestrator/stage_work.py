@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from acestage.errors import InternalError
 from acestage.protos.dit.v1 import dit_pb2
@@ -141,13 +141,15 @@ class StageWork:
             adapters=[adapter.to_pb() for adapter in settings.adapters],
         )
         stage = self._stages.dit
-        denoised = DenoisedOn("", "", "")
+        denoised = DenoisedOn("", "", "", "")
 
         def on_event(response: dit_pb2.DenoiseResponse) -> None:
             nonlocal denoised
             if response.HasField("started"):
                 started = response.started
-                denoised = DenoisedOn(started.device, started.dtype, started.quantization)
+                denoised = DenoisedOn(started.device, started.dtype, started.quantization, "")
+            if response.HasField("report"):
+                denoised = replace(denoised, kernels=response.report.kernels)
             if response.WhichOneof("event") == "step":
                 self._progress(stage.stage, response.step.step, response.step.step_count)
             else:
@@ -158,8 +160,9 @@ class StageWork:
 
     async def decode(
         self, latents: WireTensor, writer: TrackWriter, send: Callable[[AudioChunk], None]
-    ) -> None:
-        """Sends the audio of `latents` as `writer` puts it together."""
+    ) -> str:
+        """Sends the audio of `latents` as `writer` puts it together; returns what the VAE's kernels were."""
+        kernels = ""
         wanted = writer.wanted_frames
         parameters = vae_pb2.DecodeParameters(
             model=self.model.name,
@@ -175,7 +178,10 @@ class StageWork:
                     continue
                 if response.WhichOneof("event") == "tile":
                     writer.count(response.tile)
+                if response.HasField("report"):
+                    kernels = response.report.kernels
                 self._relay_vae(response)
+        return kernels
 
     def _relay_vae(self, response: vae_pb2.EncodeResponse | vae_pb2.DecodeResponse) -> None:
         stage = self._stages.vae.stage

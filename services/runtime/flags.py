@@ -31,6 +31,7 @@ _GATEWAY_FLAGS = (
     *("insecure", "tls_cert", "tls_key", "tls_ca", "log_level"),
     *("output_dir", "max_output_bytes", "max_output_age_h"),
 )
+_WARMUP_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "cache_dir", "log_level")
 _CHOICES = {
     "doors": get_args(Doors),
     "dtype": get_args(DTypeChoice),
@@ -50,6 +51,8 @@ def _flags(service: str) -> tuple[str, ...]:
             return _GATEWAY_FLAGS
         case "orchestrator":
             return _ORCHESTRATOR_FLAGS + _SERVICE_FLAGS
+        case "warmup":
+            return _WARMUP_FLAGS
         case _:
             return _STAGE_FLAGS + _SERVICE_FLAGS
 

@@ -57,12 +57,14 @@ class Ladder:
         """What was changed so far, in order."""
         return tuple(self._adaptations)
 
-    def sent(self, event: Message) -> None:
-        """Notes that `event` has reached the client, and need not be made again."""
+    def sent(self, event: Message) -> bool:
+        """Notes that `event` has reached the client; whether that is a part that need not be made again."""
         left = self._budget.remaining(self._left, event)
-        if left is not self._left:
-            self._left = left
-            self._rungs = self._planned()
+        if left is self._left:
+            return False
+        self._left = left
+        self._rungs = self._planned()
+        return True
 
     def step_down(self, error: AcestageError) -> None:
         """Goes on to the next way after `error`: for lack of memory, to one that needs less of it.

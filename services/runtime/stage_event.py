@@ -33,7 +33,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the finished job cost; times in seconds, memory in bytes."""
+    """What the finished job cost; times in seconds, memory in bytes.
+
+    Attributes:
+        kernels: "compiled" or "eager", "mixed" where a worker was replaced in between, or empty where the
+            stage has none.
+    """
 
     lease_id: str
     fencing_token: int
@@ -41,6 +46,7 @@ class Report:
     ended_at: datetime
     load_s: float
     compute_s: float
+    kernels: str
     processes: tuple[ProcessMemory, ...]
     peak_device_bytes: int
     planned_bytes: int

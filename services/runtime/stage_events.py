@@ -110,6 +110,7 @@ def report_to_pb(event: Report) -> stage_pb2.StageReport:
         end_time=ended,
         load_time=duration(event.load_s),
         compute_time=duration(event.compute_s),
+        kernels=event.kernels,
         processes=[memory.to_pb() for memory in event.processes],
         peak_device_bytes=event.peak_device_bytes,
         planned_bytes=event.planned_bytes,

@@ -25,6 +25,7 @@ class StageJob:
         ladder: how it is done, and how far it got; None before it was planned.
         shortage_bytes: what the device had less than the leases so far: others of ours make room for it.
         position: the last place in line that was told; None before.
+        kernels: what made the parts of the result that were sent, in the words of `Report`.
     """
 
     def __init__(self, request: Message, feed: Feed | None = None) -> None:
@@ -33,6 +34,7 @@ class StageJob:
         self.ladder: Ladder | None = None
         self.shortage_bytes = 0
         self.position: int | None = None
+        self.kernels: set[str] = set()
         self._waited_s: float | None = None
         self._passed_at: float | None = None
         self._asked_at = asyncio.get_running_loop().time()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
 
 from acestage.planning import Quantization, StageMemory
+from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
 
 
@@ -27,6 +28,10 @@ class StageWorker(Protocol):
 
     def borrowed_modules(self) -> list[torch.nn.Module]:
         """The modules that are on the device for some jobs alone."""
+        ...
+
+    def kernels(self) -> Sequence[Kernel]:
+        """The kernels that the stage computes with; none where it has none."""
         ...
 
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:

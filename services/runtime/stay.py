@@ -92,6 +92,7 @@ class Stay:
         self._progress_timeout_s = progress_timeout_s
         self._worker: WorkerHandle | None = None
         self._placement: Placement | None = None
+        self._kernels = ""
         self._job_count = 0
         self._has_waited = False
 
@@ -99,6 +100,11 @@ class Stay:
     def placement(self) -> Placement | None:
         """What lies on the device, and how; None where nothing does."""
         return None if self._worker is None else self._placement
+
+    @property
+    def kernels(self) -> str:
+        """What the kernels of the last worker are: "compiled" or "eager", or empty where it has none."""
+        return self._kernels
 
     @property
     def worker_pid(self) -> int | None:
@@ -210,7 +216,8 @@ class Stay:
             "quantization": placement.quantization,
         }
         await self._attend(worker.send(Message("hold", fields)), worker, job)
-        await self._next_message(worker, job)
+        placed = await self._next_message(worker, job)
+        self._kernels = str(placed.fields["kernels"])
         return clock() - start
 
     async def _until_free(self, attempt: Attempt) -> None:

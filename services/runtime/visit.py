@@ -136,7 +136,8 @@ class Visit:
 
         def on_event(event: Message) -> None:
             job.emit(event)
-            ladder.sent(event)
+            if ladder.sent(event):
+                job.kernels.add(self.stay.kernels)
 
         while True:
             attempt = ladder.attempt
@@ -151,7 +152,9 @@ class Visit:
                 if not await _claim_bytes(self._lease, job.wanted_bytes(ladder.attempt)):
                     return False
                 continue
-            job.emit(await self._report(work, attempt, ladder.adaptations))
+            job.kernels.add(self.stay.kernels)
+            kernels = job.kernels.pop() if len(job.kernels) == 1 else "mixed"
+            job.emit(await self._report(work, kernels, attempt, ladder.adaptations))
             return True
 
     def _can_get_more(self, shortage: errors.DeviceShortageError, job: StageJob) -> bool:
@@ -170,7 +173,9 @@ class Visit:
         job.shortage_bytes = shortage_bytes
         return True
 
-    async def _report(self, work: Work, attempt: Attempt, adaptations: tuple[Adaptation, ...]) -> Report:
+    async def _report(
+        self, work: Work, kernels: str, attempt: Attempt, adaptations: tuple[Adaptation, ...]
+    ) -> Report:
         processes = await asyncio.to_thread(self._host.memory)
         return Report(
             lease_id=self._lease.lease_id,
@@ -179,6 +184,7 @@ class Visit:
             ended_at=datetime.now(UTC),
             load_s=work.load_s,
             compute_s=work.compute_s,
+            kernels=kernels,
             processes=(*processes, work.worker),
             peak_device_bytes=work.peak_device_bytes,
             planned_bytes=attempt.vram_bytes,

@@ -32,6 +32,7 @@ from acestage import errors
 from services.runtime import heap
 from services.runtime.device_lock import DeviceLock
 from services.runtime.device_usage import DeviceUsage, open_device_usage
+from services.runtime.kernels.store import use_compiled
 from services.runtime.messages import Message, error_message, pack, receive
 from services.runtime.parent_death import die_with_parent
 from services.runtime.stage_config import StageConfig
@@ -131,6 +132,7 @@ def work(
     """
     die_with_parent(parent_pid, signal.SIGKILL)
     torch.set_num_threads(config.thread_count())
+    heap.keep_freed_blocks()
     inbox = _Inbox(connection)
     exit_code = 0
     try:
@@ -166,8 +168,11 @@ def _hold(
         usage.cap(hold.fields["vram_bytes"], hold.fields["context_bytes"])
         with usage.counted():
             dtype = getattr(torch, hold.fields["dtype"])
+            # Before weights come, which kernels may quantize.
+            is_compiled = use_compiled(worker.kernels(), Path(config.cache_dir), usage.torch_device, dtype)
             worker.place(usage.torch_device, dtype, hold.fields["quantization"])
-        _send(connection, Message("placed", {"load_s": time.monotonic() - start}))
+        kernels = ("compiled" if is_compiled else "eager") if worker.kernels() else ""
+        _send(connection, Message("placed", {"load_s": time.monotonic() - start, "kernels": kernels}))
         while (answer := _next_answer(connection, inbox, worker, config, usage, hold)) is not None:
             # By now nothing has the tensors of the request any more, nor those of the work on it.
             usage.trim()  # for as long as this worker may have to wait for the next job

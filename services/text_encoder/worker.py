@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from acestage.checkpoints.loading import (
 from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
+from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
 from services.runtime.placement import place
 from services.runtime.received import received_tensors
@@ -76,6 +77,9 @@ class TextEncoderWorker:
     def borrowed_modules(self) -> list[torch.nn.Module]:
         codec = self.engine.audio_codec
         return [] if codec is None else [codec.tokenizer, codec.detokenizer]
+
+    def kernels(self) -> Sequence[Kernel]:
+        return ()
 
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)

@@ -164,7 +164,7 @@ def zeros(name: str, *shape: int) -> WireTensor:
 
 def vae_jobs(made: Any, _: Path) -> Jobs:
     fields = {"frame_count": 20, "tile_frame_count": 0, "start_frame": 0}
-    latents = zeros("latents", 1, 20, made.engine.decoder.conv1.in_channels)
+    latents = zeros("latents", 1, 20, made.engine.latent_channel_count)
     audio = zeros("audio", 1, 20 * made.engine.hop_sample_count, 2)
     return Jobs(
         Message("decode", {**fields, "stop_frame": 20}, (latents,)),

@@ -175,9 +175,9 @@ def test_all_services_share_the_run_folder_and_none_can_change_what_it_is_given(
 
 def test_containers_are_given_every_setting_and_nothing_unknown(services: Config) -> None:
     given = {variable for service in services.values() for variable in service["environment"]}
-    # A container has one service, so ACESTAGE_PORT is enough.
-    ports_of_one_machine = {f"ACESTAGE_{name.upper()}_PORT" for name in SERVICES}
-    assert given == {names[0] for names in aliases().values()} - ports_of_one_machine
+    # A container has one service, so ACESTAGE_PORT is enough, and no `acestage up`.
+    of_one_machine = {*(f"ACESTAGE_{name.upper()}_PORT" for name in SERVICES), "ACESTAGE_WARMUP"}
+    assert given == {names[0] for names in aliases().values()} - of_one_machine
 
 
 def test_with_tls_every_container_finds_the_files_where_the_example_says() -> None:

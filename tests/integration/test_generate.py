@@ -106,7 +106,8 @@ def test_settings_report_defaults_and_repeat_the_song(turbo_stack: RunningStack)
         settings = first.settings
         assert (settings.step_count, settings.shift, settings.guidance_scale) == (8, 3.0, 1.0)
         assert (settings.model.name, settings.model.is_untrained) == ("tiny-turbo", True)
-        assert (settings.device, settings.dtype) == ("cpu", "float32")
+        assert (settings.device, settings.dtype, settings.kernels) == ("cpu", "float32", "eager")
+        assert [stage.kernels for stage in first.stages] == ["", "eager", "eager"]
         again = client.generate("piano", duration_s=settings.duration_s, seed=settings.seed)
     assert again.tracks[0].samples_sha256 == first.tracks[0].samples_sha256
 

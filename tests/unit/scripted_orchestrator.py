@@ -159,4 +159,5 @@ def _settings(take_count: int) -> Settings:
         track_classes=(),
         infer_method="ode",
         adapters=(),
+        kernels="eager",
     )

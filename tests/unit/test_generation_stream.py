@@ -11,9 +11,17 @@ import pytest
 import soundfile
 
 from acestage.errors import DataLossError
-from acestage.generation import AudioChunk, DecodeCost, Generation, PreviewAudio, PreviewCompleted
+from acestage.generation import (
+    AudioChunk,
+    DecodeCost,
+    Generation,
+    PreviewAudio,
+    PreviewCompleted,
+    StageCompleted,
+)
 from acestage.generation_stream import GenerationStream
 from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.vae.v1 import vae_pb2
 
 GAIN = 1.7093
@@ -129,3 +137,15 @@ def test_the_cost_of_the_decode_is_told_where_it_is_known() -> None:
         stream.read(pb.GenerateResponse(audio=chunk(samples)))
         costs.append(generation(stream.read(completed(samples, **more))).decode_cost)
     assert costs == [DecodeCost(3, 250, 40), None]
+
+
+def test_a_stage_and_the_song_say_what_their_kernels_were() -> None:
+    stream, samples = GenerationStream(), noise(10, 1)
+    done = pb.StageCompleted(stage="dit", report=stage_pb2.StageReport(kernels="compiled"))
+    stage = stream.read(pb.GenerateResponse(stage_completed=done))
+    assert isinstance(stage, StageCompleted)
+    assert stage.kernels == "compiled"
+    stream.read(pb.GenerateResponse(audio=chunk(samples)))
+    made = generation(stream.read(completed(samples, settings=pb.Settings(kernels="mixed"))))
+    assert made.settings.to_dict()["kernels"] == "mixed"
+    assert made.stages == (stage,)

@@ -10,6 +10,7 @@ from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.text_encoder.v1.text_encoder_pb2 import EncodeParameters
 from services.orchestrator.song import requests
+from services.orchestrator.song.generation_settings import DenoisedOn
 from services.runtime.request_limits import check_prompt
 
 TURBO = Model(name="t", is_turbo=True, latent_frame_rate_hz=25)
@@ -164,3 +165,18 @@ def test_items_of_a_batch_count_seeds_up() -> None:
 @pytest.mark.parametrize("key", ["C major", "F# minor", "B♭ major", "Ab minor"])
 def test_keys_may_have_accidentals(key: str) -> None:
     requests.check(GenerateRequest(caption="x", key_scale=key))
+
+
+@pytest.mark.parametrize(
+    ("dit", "vae", "song"),
+    [
+        ("eager", "eager", "eager"),
+        ("compiled", "compiled", "compiled"),
+        ("compiled", "eager", "mixed"),
+        ("compiled", "mixed", "mixed"),
+    ],
+)
+def test_the_settings_of_a_song_say_what_its_kernels_were(dit: str, vae: str, song: str) -> None:
+    settings = requests.resolve(GenerateRequest(caption="piano"), TURBO)
+    made = settings.to_pb(TURBO, DenoisedOn("cpu", "float32", "none", dit), vae)
+    assert (made.kernels, made.device, made.quantization) == (song, "cpu", "none")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from acestage import errors
 from acestage.planning import MIB
+from services.dit.budget import DitBudget
 from services.runtime import stay
 from services.runtime.job_budget import AdaptationKind
+from services.runtime.messages import Message
 from tests.unit.stage_fakes import (
     DONE,
     PLACED,
@@ -177,3 +181,27 @@ def test_bytes_that_were_just_given_away_are_asked_for_before_they_are_used() ->
         assert stage.leases.grown == [410 * MIB]
 
     within(lambda: Stage([PLACED, DONE, DONE]), test)
+
+
+class PartsBudget(DitBudget):
+    """Of a stage whose messages are parts of the result, which are not made again."""
+
+    def remaining(self, request: Message, event: Message) -> Message:
+        return replace(request)
+
+
+@pytest.mark.parametrize(
+    ("answers", "first", "kernels"),
+    [([STEP], "eager", "mixed"), ([STEP], "compiled", "compiled"), ([], "eager", "compiled")],
+)
+def test_kernels_are_mixed_where_another_worker_made_a_part_of_the_result(
+    answers: list[Message], first: str, kernels: str
+) -> None:
+    async def test(stage: Stage) -> None:
+        assert report_of(await stage.run()).kernels == kernels
+
+    def placed(kernels: str) -> Message:
+        return Message("placed", {"load_s": 0.1, "kernels": kernels})
+
+    workers = ([placed(first), *answers, OUT_OF_MEMORY], [placed("compiled"), STEP, DONE])
+    within(lambda: Stage(*workers, budget=PartsBudget()), test)

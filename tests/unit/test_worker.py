@@ -24,6 +24,7 @@ from acestage.errors import (
 from acestage.tensors import WireTensor
 from services.runtime import worker
 from services.runtime.device_usage import CpuUsage
+from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message, pack, receive
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker import _Inbox, is_out_of_memory, to_error
@@ -152,6 +153,9 @@ class Watched:
     def place(self, *args: object) -> None:
         pass
 
+    def kernels(self) -> tuple[Kernel, ...]:
+        return ()
+
     def trim(self) -> None:
         self.alive_count.append(sum(kept() is not None for kept in self.kept))
 
@@ -178,6 +182,7 @@ def test_a_trim_finds_nothing_of_the_job(
     config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
     worker._hold(box._connection, box, cast(Any, watched), config, Message("hold", hold))
     with socket.socket(fileno=os.dup(service)) as peer:
-        kinds = [message.kind for _ in range(3) if (message := receive(peer)) is not None]
-    assert kinds == ["placed", "step", "error" if fails else "done"]
+        answers = [message for _ in range(3) if (message := receive(peer)) is not None]
+    assert [answer.kind for answer in answers] == ["placed", "step", "error" if fails else "done"]
+    assert answers[0].fields["kernels"] == ""  # it has none
     assert watched.alive_count == [0]

@@ -20,6 +20,7 @@ class DenoisedOn:
     device: str
     dtype: str
     quantization: str
+    kernels: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class GenerationSettings:
             return len(self.codes) * model.frames_per_audio_code
         return math.ceil(self.duration_s * model.latent_frame_rate_hz)
 
-    def to_pb(self, model: Model, denoised: DenoisedOn) -> pb.Settings:
+    def to_pb(self, model: Model, denoised: DenoisedOn, vae_kernels: str) -> pb.Settings:
         return pb.Settings(
             task=self.task,
             caption=self.caption,
@@ -141,4 +142,5 @@ class GenerationSettings:
             device=denoised.device,
             dtype=denoised.dtype,
             quantization=denoised.quantization,
+            kernels=denoised.kernels if denoised.kernels == vae_kernels else "mixed",
         )

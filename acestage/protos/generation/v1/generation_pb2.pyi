@@ -845,6 +845,7 @@ class Settings(_message.Message):
     INFER_METHOD_FIELD_NUMBER: _builtins.int
     SEEDS_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     caption: _builtins.str
     lyrics: _builtins.str
     language: _builtins.str
@@ -874,6 +875,10 @@ class Settings(_message.Message):
     repaint_end_s: _builtins.float
     track_name: _builtins.str
     infer_method: _builtins.str
+    kernels: _builtins.str
+    """What DiT and VAE ran between their matrix products and convolutions: "compiled", "eager", or "mixed" where
+    both had a part in the song.
+    """
     @_builtins.property
     def timesteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
@@ -922,10 +927,11 @@ class Settings(_message.Message):
         infer_method: _builtins.str = ...,
         seeds: _abc.Iterable[_builtins.int] | None = ...,
         adapters: _abc.Iterable[_dit_pb2.Adapter] | None = ...,
+        kernels: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "_repaint_end_s", b"_repaint_end_s", "_repaint_start_s", b"_repaint_start_s", "bpm", b"bpm", "model", b"model", "repaint_end_s", b"repaint_end_s", "repaint_start_s", b"repaint_start_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "_repaint_end_s", b"_repaint_end_s", "_repaint_start_s", b"_repaint_start_s", "adapters", b"adapters", "audio_codes", b"audio_codes", "audio_cover_strength", b"audio_cover_strength", "batch_size", b"batch_size", "bpm", b"bpm", "caption", b"caption", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "cover_noise_strength", b"cover_noise_strength", "device", b"device", "dtype", b"dtype", "duration_s", b"duration_s", "guidance_scale", b"guidance_scale", "infer_method", b"infer_method", "instruction", b"instruction", "key_scale", b"key_scale", "language", b"language", "lyrics", b"lyrics", "model", b"model", "quantization", b"quantization", "reference_id", b"reference_id", "repaint_end_s", b"repaint_end_s", "repaint_start_s", b"repaint_start_s", "seed", b"seed", "seeds", b"seeds", "shift", b"shift", "source_id", b"source_id", "step_count", b"step_count", "task", b"task", "time_signature", b"time_signature", "timesteps", b"timesteps", "track_classes", b"track_classes", "track_name", b"track_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_bpm", b"_bpm", "_repaint_end_s", b"_repaint_end_s", "_repaint_start_s", b"_repaint_start_s", "adapters", b"adapters", "audio_codes", b"audio_codes", "audio_cover_strength", b"audio_cover_strength", "batch_size", b"batch_size", "bpm", b"bpm", "caption", b"caption", "cfg_interval_end", b"cfg_interval_end", "cfg_interval_start", b"cfg_interval_start", "cover_noise_strength", b"cover_noise_strength", "device", b"device", "dtype", b"dtype", "duration_s", b"duration_s", "guidance_scale", b"guidance_scale", "infer_method", b"infer_method", "instruction", b"instruction", "kernels", b"kernels", "key_scale", b"key_scale", "language", b"language", "lyrics", b"lyrics", "model", b"model", "quantization", b"quantization", "reference_id", b"reference_id", "repaint_end_s", b"repaint_end_s", "repaint_start_s", b"repaint_start_s", "seed", b"seed", "seeds", b"seeds", "shift", b"shift", "source_id", b"source_id", "step_count", b"step_count", "task", b"task", "time_signature", b"time_signature", "timesteps", b"timesteps", "track_classes", b"track_classes", "track_name", b"track_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__bpm: _TypeAlias = _typing.Literal["bpm"]  # noqa: Y015
     _WhichOneofArgType__bpm: _TypeAlias = _typing.Literal["_bpm", b"_bpm"]  # noqa: Y015

@@ -522,6 +522,7 @@ class StageReport(_message.Message):
     PEAK_DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     ADAPTATIONS_FIELD_NUMBER: _builtins.int
     PLANNED_BYTES_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
     lease_id: _builtins.str
     fencing_token: _builtins.int
     peak_device_bytes: _builtins.int
@@ -530,6 +531,10 @@ class StageReport(_message.Message):
     """
     planned_bytes: _builtins.int
     """Bytes that were planned for the job and asked of the ledger."""
+    kernels: _builtins.str
+    """What ran between the matrix products and convolutions: "compiled", "eager", or "mixed" where a worker was
+    replaced in between; empty where the stage has no kernels.
+    """
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp:
         """When the job had the device. The lease may have begun earlier and may last longer."""
@@ -565,10 +570,11 @@ class StageReport(_message.Message):
         peak_device_bytes: _builtins.int = ...,
         adaptations: _abc.Iterable[Global___Adaptation] | None = ...,
         planned_bytes: _builtins.int = ...,
+        kernels: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["compute_time", b"compute_time", "end_time", b"end_time", "load_time", b"load_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptations", b"adaptations", "compute_time", b"compute_time", "end_time", b"end_time", "fencing_token", b"fencing_token", "lease_id", b"lease_id", "load_time", b"load_time", "peak_device_bytes", b"peak_device_bytes", "planned_bytes", b"planned_bytes", "processes", b"processes", "start_time", b"start_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adaptations", b"adaptations", "compute_time", b"compute_time", "end_time", b"end_time", "fencing_token", b"fencing_token", "kernels", b"kernels", "lease_id", b"lease_id", "load_time", b"load_time", "peak_device_bytes", b"peak_device_bytes", "planned_bytes", b"planned_bytes", "processes", b"processes", "start_time", b"start_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,121 @@
+"""`acestage warmup`, and the same behind `acestage up`, with a compiler that is missing or never done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from acestage.settings import load_settings
+from acestage.warmup import warmup_command
+from services.dit.kernels import KERNELS as DIT_KERNELS
+from services.runtime.kernels.store import kernel_path, kernels_folder
+from services.vae.kernels import KERNELS as VAE_KERNELS
+from tests.running_stack import RunningStack, wait_until
+
+CPU = torch.device("cpu")
+NO_COMPILER = "no-such-compiler"
+
+
+@pytest.fixture
+def compiler(tmp_path: Path) -> Path:
+    """A compiler that says with the file `busy` beside it that it was called, and never ends."""
+    path = tmp_path / "compiler"
+    path.write_text('#!/bin/sh\ntouch "$(dirname "$0")/busy"\nsleep 600\n')
+    path.chmod(0o700)
+    return path
+
+
+def warmup_environment(cache_dir: Path, compiler: str | Path) -> dict[str, str]:
+    return {"ACESTAGE_CACHE_DIR": str(cache_dir), "ACESTAGE_DTYPE": "float32", "CXX": str(compiler)}
+
+
+def warmup(cache_dir: Path, compiler: str | Path = NO_COMPILER) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "acestage", "warmup", "--device=cpu"],
+        env=os.environ | warmup_environment(cache_dir, compiler),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def left_behind(cache_dir: Path) -> list[Path]:
+    """What is in the cache but measurements, which are the stages'."""
+    files = [path.relative_to(cache_dir) for path in cache_dir.rglob("*") if path.is_file()]
+    return [file for file in files if file.parts[0] != "measurements"]
+
+
+def compilers(path: Path) -> list[psutil.Process]:
+    """Those that run; a process may end while it is looked at."""
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if str(path) in (process.info["cmdline"] or [])]
+
+
+def test_where_all_kernels_are_there_it_says_so(tmp_path: Path) -> None:
+    for kernel in (*DIT_KERNELS, *VAE_KERNELS):
+        path = kernel_path(kernel, tmp_path, CPU, torch.float32)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    process = warmup(tmp_path)
+    output, _ = process.communicate(timeout=120)
+    assert output == f"There is nothing to do: all kernels are in {kernels_folder(tmp_path, CPU)}.\n"
+    assert process.returncode == 0
+
+
+def test_without_a_compiler_it_ends_with_what_is_needed(tmp_path: Path) -> None:
+    process = warmup(tmp_path)
+    output, errors = process.communicate(timeout=120)
+    assert (output, process.returncode) == ("", 1)
+    assert errors.startswith("FAILED_PRECONDITION compiling kernels needs a C++ compiler")
+    assert f"{NO_COMPILER!r} is not on the PATH; accepted: g++" in errors
+    assert "Traceback" not in errors
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path, compiler: Path) -> None:
+    process = warmup(tmp_path / "cache", compiler)
+    wait_until(lambda: (tmp_path / "busy").exists(), "the compiler works", 120)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    output, errors = process.communicate(timeout=30)
+    assert (output, process.returncode) == ("", 128 + signal.SIGINT)
+    assert "Traceback" not in errors
+    assert left_behind(tmp_path / "cache") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_behind_up_it_keeps_out_of_the_way_and_ends_with_it(
+    tmp_path: Path, compiler: Path, number: signal.Signals
+) -> None:
+    environment = warmup_environment(tmp_path / "cache", compiler) | {"ACESTAGE_WARMUP": "true"}
+    with RunningStack.start("tiny-turbo", tmp_path / "stack", **environment) as stack:
+        wait_until(lambda: (tmp_path / "busy").exists(), "the compiler works", 120)
+        assert [process.nice() for process in compilers(compiler)] == [19]
+        with stack.client() as client:
+            song = client.generate("piano", duration_s=10, seed=1, step_count=1)
+        assert song.settings.kernels == "eager"
+        assert {stage.stage: stage.kernels for stage in song.stages} == {
+            "text_encoder": "",
+            "dit": "eager",
+            "vae": "eager",
+        }
+        stack.stop(number)  # asserts that nothing is left
+    wait_until(lambda: not compilers(compiler), "the compiler has ended")
+    assert left_behind(tmp_path / "cache") == []
+    assert "Traceback" not in stack.log()
+
+
+def test_in_the_background_a_compiler_that_is_missing_is_told_last_and_in_a_line(tmp_path: Path) -> None:
+    command = [*warmup_command(load_settings(device="cpu")), f"--parent-pid={os.getpid()}"]
+    environment = os.environ | warmup_environment(tmp_path, NO_COMPILER)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.returncode) == ("", 1)
+    line = done.stderr.splitlines()[-1]
+    assert "WARNING warmup no kernels are compiled: compiling kernels needs a C++ compiler" in line
+    assert "Traceback" not in done.stderr
