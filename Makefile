@@ -1,13 +1,15 @@
 # make demo    sets everything up and generates 10 s with the embedded model
 # make test    sets everything up and runs all tests
-# make bench   sets everything up and measures swaps, waking, memory and REST with the embedded model
+# make bench   sets everything up and measures: the speed at full size; swaps, waking, memory and REST with the
+#              embedded model
+# make bench-quick  sets everything up and measures the core figures of speed alone
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test bench check gpu-check protos format clean
+.PHONY: demo test bench bench-quick check gpu-check protos format clean
 
 demo: $(READY)
 	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --checkpoint tiny-turbo --device cpu -o out/demo.wav
@@ -15,13 +17,18 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-# About a quarter of an hour; bench/__init__.py says what each measures, and how to do it with a full-size model.
+# The first line takes hours on two cores, and 6 GB of disk; the others about a quarter of an hour.
+# bench/__init__.py says what each measures, and how to do it with a full-size model.
 bench: $(READY)
+	$(BIN)/python -m bench.speed
 	$(BIN)/python -m bench.swaps --threads 1
 	$(BIN)/python -m bench.wake --threads 1
 	$(BIN)/python -m bench.memory --threads 1
 	$(BIN)/python -m bench.host_memory
 	$(BIN)/python -m bench.gateway --threads 1
+
+bench-quick: $(READY)
+	$(BIN)/python -m bench.speed --quick
 
 # On a machine with a CUDA device: what no other machine can check.
 gpu-check: $(READY)

@@ -1,5 +1,6 @@
 """Measurements of running services. They are no tests: nothing here passes or fails.
 
+    python -m bench.speed        how fast songs are made, against diffusers
     python -m bench.swaps        what batching under one lease and staying warm save
     python -m bench.wake         how long it takes to wake a worker
     python -m bench.memory       whether processes grow over many jobs
@@ -9,7 +10,8 @@
 
 Each but `decode_start`, which has none, starts its own services on free ports. All work on the CPU, with the
 embedded model unless `--checkpoint` names another one, print a table, and write all their figures to
-`out/bench-NAME.json`. A full-size checkpoint with random weights is written by
+`out/bench-NAME.json`; `speed` takes a full-size model, writes `out/bench.json` and, from it,
+`docs/benchmarks.md`. A full-size checkpoint with random weights is written by
 
     python -m scripts.random_checkpoint DIR --size full --layout original --dtype bfloat16
 

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from acestage import AsyncClient
-from acestage.generation import AudioChunk, Generation, StageCompleted, StageStarted
+from acestage.generation import AudioChunk, Generation, StageCompleted, StageProgress, StageStarted
 from acestage.generation_options import GenerationOptions
 
 CAPTION = "warm lo-fi piano, rain"
@@ -33,12 +33,14 @@ class Song:
     """How a song was made; seconds count from its request.
 
     Attributes:
+        last_step_s: until the last denoising step was done.
         first_audio_s: until the first samples came; 0 where none did.
         total_s: until it was complete.
         starts: of its stages.
         reports: of its stages.
     """
 
+    last_step_s: float = 0.0
     first_audio_s: float = 0.0
     total_s: float = 0.0
     starts: list[StageStarted] = field(default_factory=list)
@@ -72,17 +74,19 @@ class Song:
         return sum(report.compute_s for report in self.reports)
 
 
-async def sing(client: AsyncClient, options: GenerationOptions) -> Song:
+async def sing(client: AsyncClient, options: GenerationOptions, caption: str = CAPTION) -> Song:
     """Generates one song."""
     song = Song()
     begun = time.monotonic()
-    async with aclosing(_events(client, options)) as events:
+    async with aclosing(_events(client, options, caption)) as events:
         async for event in events:
             match event:
                 case StageStarted():
                     song.starts.append(event)
                 case StageCompleted():
                     song.reports.append(event)
+                case StageProgress(stage="dit"):
+                    song.last_step_s = time.monotonic() - begun
                 case AudioChunk() if not song.first_audio_s:
                     song.first_audio_s = time.monotonic() - begun
                 case Generation():
@@ -107,5 +111,5 @@ def numbered(options: GenerationOptions, index: int) -> GenerationOptions:
     return {**options, "seed": index}
 
 
-def _events(client: AsyncClient, options: GenerationOptions) -> AsyncGenerator[object, None]:
-    return client.stream(CAPTION, timeout_s=SONG_TIMEOUT_S, **options)
+def _events(client: AsyncClient, options: GenerationOptions, caption: str) -> AsyncGenerator[object, None]:
+    return client.stream(caption, timeout_s=SONG_TIMEOUT_S, **options)

@@ -1,0 +1,96 @@
+"""A step of the diffusion transformer: ours in bfloat16 and with int8 weights, and that of diffusers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from acestage.checkpoints.loading import load_transformer
+from acestage.planning import Quantization
+from bench.speed import as_workers
+from bench.speed.denoising import TOKEN_COUNT, Denoised, diffusers_denoise, in_turn, random_conditioning
+from bench.speed.scope import Scope
+from services.dit.engine import DitEngine
+from services.dit.parameters import DenoiseParameters
+from services.dit.worker import load
+
+SHORT_S, LONG_S = 30, 180
+
+STEP_COUNT = 8
+"""Of a turbo model."""
+
+LONG_STEP_COUNT = 2
+"""The first one is told apart, because it has in it what is done once a job; the other one is the round."""
+
+DIFFUSERS, BFLOAT16, INT8 = "diffusers", "bfloat16", "int8"
+
+
+class Contest:
+    """The same weights in our engine, twice, and in the class of diffusers."""
+
+    def __init__(self, scope: Scope) -> None:
+        self._checkpoint = scope.open()
+        self._theirs: Any = load_transformer(self._checkpoint).bfloat16()
+        self._width: int = self._theirs.condition_embedder.in_features
+        self._ours = {BFLOAT16: self._placed("none"), INT8: self._placed("int8")}
+
+    def denoise(self, duration_s: int, step_count: int) -> dict[str, Denoised]:
+        """Denoises the same noise under the same condition in all ways, step by step in turns."""
+        frame_count = round(duration_s * self._checkpoint.model.latent_frame_rate_hz)
+        conditioning = random_conditioning(self._checkpoint, self._width, frame_count)
+        parameters = DenoiseParameters(
+            seeds=(1,), step_count=step_count, guidance_scale=1.0, keeps_prompt=True
+        )
+        theirs = diffusers_denoise(self._theirs, conditioning, parameters)
+        runs = {DIFFUSERS: as_workers.each_after(as_workers.as_by_default, theirs)}
+        for name, engine in self._ours.items():
+            ours = engine.denoise(conditioning, parameters)
+            runs[name] = as_workers.each_after(as_workers.keep_freed_blocks, ours)
+        return in_turn(runs)
+
+    def _placed(self, quantization: Quantization) -> DitEngine:
+        worker = load(self._checkpoint)
+        self.kernels = as_workers.place(worker, torch.bfloat16, quantization)
+        return worker.engine
+
+
+@torch.no_grad()
+def measure(scope: Scope) -> dict[str, Any]:
+    """Seconds of all steps, and how far the latents after the last one of a whole job are apart.
+
+    A short song is denoised to its end, and each of its steps but the first is a round; a quick run does so
+    once. Of a long one a round is a job of its own.
+    """
+    contest = Contest(scope)
+    contest.denoise(SHORT_S, 1)  # reads the weights
+    short = [contest.denoise(SHORT_S, STEP_COUNT) for _ in range(1 if scope.is_quick else scope.round_count)]
+    lengths = [_steps(SHORT_S, short)]
+    if not scope.is_quick:
+        long = [contest.denoise(LONG_S, LONG_STEP_COUNT) for _ in range(scope.round_count)]
+        lengths.append(_steps(LONG_S, long))
+    latents = {way: found.latents for way, found in short[0].items()}
+    return {
+        "token_count": TOKEN_COUNT,
+        "kernels": contest.kernels,
+        "lengths": lengths,
+        "distances": {
+            "duration_s": SHORT_S,
+            "step_count": STEP_COUNT,
+            "bfloat16_from_diffusers": relative_distance(latents[BFLOAT16], latents[DIFFUSERS]),
+            "int8_from_bfloat16": relative_distance(latents[INT8], latents[BFLOAT16]),
+        },
+    }
+
+
+def relative_distance(found: torch.Tensor, reference: torch.Tensor) -> float:
+    """The L2 norm of the difference, in parts of that of `reference`."""
+    reference = reference.float()
+    return float((found.float() - reference).norm() / reference.norm())
+
+
+def _steps(duration_s: int, jobs: list[dict[str, Denoised]]) -> dict[str, Any]:
+    return {
+        "duration_s": duration_s,
+        "jobs": [{way: found.steps_s for way, found in job.items()} for job in jobs],
+    }

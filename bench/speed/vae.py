@@ -1,0 +1,128 @@
+"""Decoding: our engine with its default tiles, and `AutoencoderOobleck.decode` of diffusers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.component_names import VAE
+from acestage.checkpoints.loading import load_decoder
+from acestage.checkpoints.modules import build_module
+from acestage.planning import DEFAULT_TILE_FRAMES
+from bench.speed import as_workers
+from bench.speed.scope import Scope, interleaved
+from services.vae.worker import load
+
+QUICK_S, SHORT_S, LONG_S = 10, 30, 180
+"""Of songs; a decode takes time in proportion to it, but for the halos, which weigh more in a short one."""
+
+OURS = "bfloat16"
+DIFFUSERS, DIFFUSERS_FLOAT32 = "diffusers bfloat16", "diffusers float32"
+DIFFUSERS_TILED = "diffusers bfloat16 tiled"
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """One decode: seconds until the first audio and until the last, and the audio [samples, channels]."""
+
+    first_s: float
+    total_s: float
+    audio: torch.Tensor
+
+
+class Contest:
+    """The same weights in our engine, and in the class of diffusers in two data types."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        worker = load(checkpoint)
+        self.kernels = as_workers.place(worker, torch.bfloat16, "none")
+        self._engine = worker.engine
+        self._theirs = {
+            DIFFUSERS: self._diffusers(torch.bfloat16),
+            DIFFUSERS_FLOAT32: self._diffusers(torch.float32),
+        }
+
+    def passes(self, duration_s: int) -> dict[str, Callable[[], Decoded]]:
+        """What decodes the same latents, by way; the first one is what distances are from.
+
+        A long song is decoded by diffusers with its own tiling: whole, it takes too much memory.
+        """
+        model = self._checkpoint.model
+        shape = (1, round(duration_s * model.latent_frame_rate_hz), model.latent_channel_count)
+        latents = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+        theirs = (DIFFUSERS_TILED,) if duration_s > SHORT_S else (DIFFUSERS_FLOAT32, DIFFUSERS)
+        return {
+            **{way: partial(self._decode_theirs, way, latents) for way in theirs},
+            OURS: partial(self._decode, latents),
+        }
+
+    def _diffusers(self, dtype: torch.dtype) -> Any:
+        vae: Any = build_module(self._checkpoint.component(VAE))
+        vae.decoder = load_decoder(self._checkpoint).to(dtype)
+        return vae
+
+    def _decode(self, latents: torch.Tensor) -> Decoded:
+        as_workers.keep_freed_blocks()
+        return timed(tile.audio for tile in self._engine.decode(latents, DEFAULT_TILE_FRAMES))
+
+    def _decode_theirs(self, way: str, latents: torch.Tensor) -> Decoded:
+        as_workers.as_by_default()
+        vae = self._theirs[DIFFUSERS if way == DIFFUSERS_TILED else way]
+        dtype = next(vae.decoder.parameters()).dtype
+
+        def decode() -> Iterator[torch.Tensor]:
+            vae.use_tiling = way == DIFFUSERS_TILED
+            sample = vae.decode(latents.transpose(1, 2).to(dtype)).sample
+            yield sample[0].transpose(0, 1).float()
+
+        return timed(decode())
+
+
+def timed(chunks: Iterator[torch.Tensor]) -> Decoded:
+    """Runs through `chunks` of audio [samples, channels], at least one."""
+    begun = time.perf_counter()
+    arrivals, audio = [], []
+    for chunk in chunks:
+        arrivals.append(time.perf_counter() - begun)
+        audio.append(chunk)
+    return Decoded(arrivals[0], arrivals[-1], torch.cat(audio))
+
+
+@torch.no_grad()
+def measure(scope: Scope) -> dict[str, Any]:
+    """Seconds of decodes round by round, and how far the audio of the last round is apart.
+
+    Distances are in parts of the largest magnitude.
+    """
+    contest = Contest(scope.open())
+    return {
+        "tile_frame_count": DEFAULT_TILE_FRAMES,
+        "kernels": contest.kernels,
+        "lengths": [
+            _length(contest, duration_s, scope.round_count)
+            for duration_s in ((QUICK_S,) if scope.is_quick else (SHORT_S, LONG_S))
+        ],
+    }
+
+
+def _length(contest: Contest, duration_s: int, round_count: int) -> dict[str, Any]:
+    passes = contest.passes(duration_s)
+    reference = next(iter(passes))
+    for decode in passes.values():
+        decode()  # what it takes to make kernels for these shapes is not measured
+    rounds, distances = [], {}
+    for of_round in interleaved(passes, round_count):
+        whole = of_round[reference].audio
+        scale = float(whole.abs().max())
+        distances = {way: float((found.audio - whole).abs().max()) / scale for way, found in of_round.items()}
+        rounds.append(
+            {way: {"first_s": found.first_s, "total_s": found.total_s} for way, found in of_round.items()}
+        )
+    return {"duration_s": duration_s, "reference": reference, "rounds": rounds, "distances": distances}
