@@ -6,7 +6,7 @@
     waking   how long it takes to wake the worker of each stage
     lengths  time and memory by the length of the song and the size of the batch
 
-`--quick` measures the first three alone. Figures of diffusers are taken in the same process, hence under the
-same settings of the allocator, in turns with ours; ratios are taken within a round. Everything goes to
+`--quick` measures the first three alone. Figures of diffusers are taken in the same process, in turns with
+ours, each side with the heap that it has by itself; ratios are taken within a round. Everything goes to
 `out/bench.json`, from which `bench.speed.report` writes `docs/benchmarks.md`.
 """

@@ -10,8 +10,10 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
+from acestage.errors import CheckpointError
 from acestage.planning import Quantization
 from services.dit.adapters import Adapters
+from services.dit.kernels import NORM_EPSILON
 from services.dit.noise import ItemNoise
 from services.dit.parameters import DenoiseParameters
 from services.dit.schedule import make_scheduler, noised_source, sde_step
@@ -90,14 +92,32 @@ class DitEngine:
     def __init__(self, transformer: AceStepTransformer1DModel) -> None:
         self.transformer = transformer
         config = transformer.config
+        if config.rms_norm_eps != NORM_EPSILON:
+            raise CheckpointError(
+                f"rms_norm_eps: is {config.rms_norm_eps:g}; accepted: {NORM_EPSILON:g}, that of all published models"
+            )
         self.adapters = Adapters(transformer)
         self.transformer_pass = TransformerPass(transformer)
         self.is_turbo = bool(config.is_turbo) or config.model_version == "turbo"
         self.channel_count = int(config.audio_acoustic_hidden_dim)
 
-    def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
-        """Moves the transformer to `device` in `dtype`, as its passes need it. Called once."""
-        is_integer = integer_products.is_supported(device, dtype)
+    def place(
+        self,
+        device: torch.device,
+        dtype: torch.dtype,
+        quantization: Quantization,
+        *,
+        multiplies_integers: bool = True,
+    ) -> None:
+        """Moves the transformer to `device` in `dtype`, as its passes need it. Called once.
+
+        Args:
+            device: where to.
+            dtype: to compute in.
+            quantization: of the weights.
+            multiplies_integers: whether it may in INT8, where the device can.
+        """
+        is_integer = multiplies_integers and integer_products.is_supported(device, dtype)
         place(self.transformer, device, dtype, quantization, quantize_dynamically if is_integer else quantize)
         self.transformer_pass.groups_heads = device.type == "cpu"
 
@@ -113,8 +133,11 @@ class DitEngine:
         Items go through the transformer one at a time: an item's result does not depend on the batch, and
         neither does the memory.
         """
-        with self.adapters.applied(parameters.adapters):
-            yield from self._denoise(conditioning, parameters)
+        try:
+            with self.adapters.applied(parameters.adapters):
+                yield from self._denoise(conditioning, parameters)
+        finally:
+            integer_products.forget_last_input()
 
     def _denoise(
         self, conditioning: Conditioning, parameters: DenoiseParameters
@@ -151,7 +174,11 @@ class DitEngine:
 
     def prepare(self, conditioning: Conditioning, parameters: DenoiseParameters) -> Prompts:
         """What all steps have in common, from what is on the device."""
-        prepare = functools.partial(self.transformer_pass.prepare, keeps_prompt=parameters.keeps_prompt)
+        prepare = functools.partial(
+            self.transformer_pass.prepare,
+            rotary=self.transformer_pass.rotary(conditioning.context_latents),
+            keeps_prompt=parameters.keeps_prompt,
+        )
         states, context = conditioning.encoder_hidden_states, conditioning.context_latents
         null = conditioning.null_condition
         plain = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _CHUNKED_FRAMES = PATCH_FRAMES * (CHUNK_TOKENS + 1)
 FRAME_COUNTS = {
-    "single": (250, 800, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
+    "single": (250, 350, 800, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
     # Chunks are of the tokens of both halves.
     "guided": (250, _CHUNKED_FRAMES // 2 + 1, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
 }
@@ -71,8 +71,15 @@ def _points(
     transformer = worker.engine.transformer
     with fake_tensors():
         stack = Stack(transformer, transformer.layer_types)
-        engine = placed_copy(worker, dtype, quantization, [stack]).engine
-        engine.transformer_pass.groups_heads = cpu_thread_count is not None
+        is_cpu = cpu_thread_count is not None
+        engine = placed_copy(
+            worker,
+            dtype,
+            quantization,
+            [stack],
+            lambda copy, *how: copy.engine.place(*how, multiplies_integers=is_cpu),
+        ).engine
+        engine.transformer_pass.groups_heads = is_cpu
         return [(frames, _peak_bytes(engine, mode, frames, cpu_thread_count)) for frames in frame_counts]
 
 

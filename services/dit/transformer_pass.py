@@ -19,6 +19,7 @@ from services.dit.attention import attend, attend_within
 from services.dit.kernels import add_norm_modulate, gated_silu, norm_modulate, norm_rotate
 from services.dit.tokens import CHUNK_TOKENS
 
+Rotary = tuple[torch.Tensor, torch.Tensor]
 _KeyValue = tuple[torch.Tensor, torch.Tensor]
 
 
@@ -28,23 +29,23 @@ class Prepared:
 
     Attributes:
         context_latents: [items, frames, 2 * channels].
-        states: [items, tokens of the prompt, width], what layers look at besides the song.
-        keys_values: of each layer, from `states`; [items, tokens of the prompt, heads, head_dim]. None where
+        encoder_hidden_states: [items, tokens of the prompt, condition width].
+        keys_values: of each layer, from these; [items, tokens of the prompt, heads, head_dim]. None where
             every pass is to compute them again.
         rotary: cosine and sine of the positions, [tokens, head_dim / 2].
     """
 
     context_latents: torch.Tensor
-    states: torch.Tensor
+    encoder_hidden_states: torch.Tensor
     keys_values: tuple[_KeyValue, ...] | None
-    rotary: tuple[torch.Tensor, torch.Tensor]
+    rotary: Rotary
 
     def first(self) -> Prepared:
         """The first item alone."""
         kept = self.keys_values
         return Prepared(
             self.context_latents[:1],
-            self.states[:1],
+            self.encoder_hidden_states[:1],
             None if kept is None else tuple((key[:1], value[:1]) for key, value in kept),
             self.rotary,
         )
@@ -61,35 +62,41 @@ class TransformerPass:
         self._transformer: Any = transformer
         self.groups_heads = False
 
+    def rotary(self, context_latents: torch.Tensor) -> Rotary:
+        """Cosine and sine of the positions of a song, [tokens, head_dim / 2]."""
+        model = self._transformer
+        token_count = -(-context_latents.shape[1] // model.patch_size)
+        positions = torch.arange(token_count, device=context_latents.device, dtype=torch.float32)
+        cosine, sine = get_1d_rotary_pos_embed(
+            model.head_dim, positions, theta=model.rope_theta, use_real=True, repeat_interleave_real=False
+        )
+        # Both halves of a head turn alike.
+        half = model.head_dim // 2
+        dtype = context_latents.dtype
+        return cosine[:, :half].to(dtype).contiguous(), sine[:, :half].to(dtype).contiguous()
+
     def prepare(
-        self, encoder_hidden_states: torch.Tensor, context_latents: torch.Tensor, *, keeps_prompt: bool
+        self,
+        encoder_hidden_states: torch.Tensor,
+        context_latents: torch.Tensor,
+        *,
+        rotary: Rotary,
+        keeps_prompt: bool,
     ) -> Prepared:
         """What does not depend on the step.
 
         Args:
             encoder_hidden_states: [items, tokens of the prompt, condition width].
             context_latents: [items, frames, 2 * channels].
+            rotary: of the song.
             keeps_prompt: whether to keep its keys and values, `prompt_token_bytes` for each token.
         """
-        model = self._transformer
-        states = model.condition_embedder(encoder_hidden_states)
-        token_count = -(-context_latents.shape[1] // model.patch_size)
-        positions = torch.arange(token_count, device=states.device, dtype=torch.float32)
-        cosine, sine = (
-            # Both halves of a head turn alike.
-            turns.to(states.dtype)[:, : model.head_dim // 2].contiguous()
-            for turns in get_1d_rotary_pos_embed(
-                model.head_dim,
-                positions,
-                theta=model.rope_theta,
-                use_real=True,
-                repeat_interleave_real=False,
-            )
-        )
         keys_values = None
         if keeps_prompt:
-            keys_values = tuple(self._key_value(layer.cross_attn, states) for layer in model.layers)
-        return Prepared(context_latents, states, keys_values, (cosine, sine))
+            states = self._transformer.condition_embedder(encoder_hidden_states)
+            layers = self._transformer.layers
+            keys_values = tuple(self._key_value(layer.cross_attn, states) for layer in layers)
+        return Prepared(context_latents, encoder_hidden_states, keys_values, rotary)
 
     def prompt_token_bytes(self, dtype: torch.dtype) -> int:
         """What the keys and values of a token of a prompt take, of all layers together."""
@@ -110,6 +117,10 @@ class TransformerPass:
         rows = rows.reshape(-1, width)
         rotary = tuple(turns.repeat(item_count, 1) for turns in prepared.rotary)
         ones, zeros = rows.new_ones(width), rows.new_zeros(width)
+        kept = prepared.keys_values
+        states: Any = None
+        if not kept:
+            states = model.condition_embedder(prepared.encoder_hidden_states)
 
         first, *others = model.layers
         shift, scale, *table = (first.scale_shift_table + modulation)[0].unbind()
@@ -119,7 +130,9 @@ class TransformerPass:
             update = self._self_attention(layer.self_attn, normed, item_count, rotary)
             norm = layer.cross_attn_norm.weight
             rows, normed = add_norm_modulate(rows, update, gate, norm, zeros, zeros)
-            update = self._cross_attention(layer.cross_attn, normed, item_count, index, prepared)
+            key_value = kept[index] if kept else self._key_value(layer.cross_attn, states)
+            update = self._cross_attention(layer.cross_attn, normed, item_count, *key_value)
+            del key_value
             norm = layer.mlp_norm.weight
             rows, normed = add_norm_modulate(rows, update, ones, norm, feed_scale, feed_shift)
             update = _feed_forward(layer.mlp, normed)
@@ -159,10 +172,8 @@ class TransformerPass:
         return _linear(attention.to_out[0], attended.reshape(len(rows), -1))
 
     def _cross_attention(
-        self, attention: Any, rows: torch.Tensor, item_count: int, index: int, prepared: Prepared
+        self, attention: Any, rows: torch.Tensor, item_count: int, key: torch.Tensor, value: torch.Tensor
     ) -> torch.Tensor:
-        kept = prepared.keys_values
-        key, value = self._key_value(attention, prepared.states) if kept is None else kept[index]
         query = _normed_heads(attention.norm_q, _linear(attention.to_q, rows), attention.head_dim)
         query = query.view(item_count, -1, attention.heads, attention.head_dim)
         attended = attend(query, key, value, attention.scaling, groups_heads=self.groups_heads)

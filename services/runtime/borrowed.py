@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
+from typing import Any
 
 import torch
 
@@ -13,8 +14,13 @@ from services.runtime.placement import place
 
 
 @contextmanager
-def borrowed(module: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[torch.nn.Module]:
-    """A copy of `module` on `device`, placed as `place` does it; its memory is free again afterwards.
+def borrowed(
+    module: torch.nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    place: Callable[[Any, torch.device, torch.dtype], None] = place,
+) -> Iterator[torch.nn.Module]:
+    """A copy of `module` on `device`, placed by `place`; its memory is free again afterwards.
 
     The copy begins with the very tensors of `module`, which may be a mapped file, and `module` itself stays
     as it is. So what `place` need not change takes no memory of its own: on the CPU in the stored data type,

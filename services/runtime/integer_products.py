@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import functools
 import weakref
-from pathlib import Path
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from services.runtime.cpu_features import has_feature
+from services.runtime.kernel_scratch import PRODUCT_BYTES
 from services.runtime.kernels.int8 import quantize_rows, scale_rows
+
+_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni")
 
 
 def is_supported(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `device` multiplies integers faster than numbers of `dtype`."""
-    return device.type == "cpu" and dtype == torch.bfloat16 and _multiplies_integers()
+    return device.type == "cpu" and dtype == torch.bfloat16 and has_feature(*_INSTRUCTIONS)
 
 
 def quantize_dynamically(layer: torch.nn.Linear) -> None:
@@ -30,11 +35,26 @@ def quantize_dynamically(layer: torch.nn.Linear) -> None:
     layer.weight.data = layer.weight.data.new_zeros(1).expand(layer.weight.shape)
 
 
+def forget_last_input() -> None:
+    """Frees what is kept for a layer that takes the input of the one before."""
+    _IntegerProduct._last = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Quantized:
+    """An input, as it was at `version`, in 8 bits."""
+
+    rows: weakref.ref[torch.Tensor]
+    version: int
+    values: torch.Tensor
+    scale: torch.Tensor
+
+
 class _IntegerProduct:
     """Multiplies [rows, inputs] by an int8 weight [outputs, inputs]."""
 
-    _last: tuple[weakref.ref[torch.Tensor], torch.Tensor, torch.Tensor] | None = None
-    """The last input of any layer, quantized: layers that take the same one follow each other."""
+    _last: ClassVar[_Quantized | None] = None
+    """The last input of any layer: layers that take the same one follow each other."""
 
     def __init__(self, values: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
         self._output_count = len(values)
@@ -51,6 +71,7 @@ class _IntegerProduct:
         result: torch.Tensor
         if self._packed is None:
             result = rows.new_empty(len(rows), self._output_count)
+            rows.new_empty(PRODUCT_BYTES // rows.element_size())  # what oneDNN has for itself meanwhile
         else:
             result = torch.ops.onednn.qlinear_pointwise(
                 values, 1.0, 0, self._packed, self._scale, _zeros(self._output_count), None, 1.0, 0,
@@ -61,21 +82,13 @@ class _IntegerProduct:
 
     @classmethod
     def _quantized(cls, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if cls._last is None or cls._last[0]() is not rows:
-            cls._last = (weakref.ref(rows), *quantize_rows(rows))
-        return cls._last[1:]
+        last = cls._last
+        if last is None or last.rows() is not rows or last.version != rows._version:
+            last = cls._last = _Quantized(weakref.ref(rows), rows._version, *quantize_rows(rows))
+        return last.values, last.scale
 
 
 @functools.cache
 def _zeros(count: int) -> torch.Tensor:
     """Zero points of a symmetric quantization."""
     return torch.zeros(count, dtype=torch.int64)
-
-
-@functools.cache
-def _multiplies_integers() -> bool:
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
-    return " amx_int8" in flags or " avx512_vnni" in flags or " avx_vnni" in flags

@@ -9,12 +9,12 @@ convolutions are assumed: cuDNN reorders to channels-last for its tensor cores, 
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from services.runtime.cpu_features import has_feature
 
 _CHANNEL_BLOCK = 16
 """oneDNN pads channels to a multiple of this, a vector of 32-bit numbers."""
@@ -26,7 +26,7 @@ _PRODUCTS = {
     torch.ops.aten.addmm.default: 1,
 }
 """Products of matrices, with the index of the first factor."""
-_PRODUCT_BYTES = 2_400_000
+PRODUCT_BYTES = 2_400_000
 _BATCHED_PRODUCT_BYTES = 2_800_000
 """What oneDNN takes for a product of matrices in bfloat16: the most that was seen, of one and of several."""
 
@@ -64,7 +64,7 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, cpu_thread_count: 
     if func in _PRODUCTS and cpu_thread_count is not None and result.dtype == torch.bfloat16:
         is_batched = result.dim() == 3 and result.shape[0] > 1
         first = _PRODUCTS[func]
-        own_bytes = _BATCHED_PRODUCT_BYTES if is_batched else _PRODUCT_BYTES
+        own_bytes = _BATCHED_PRODUCT_BYTES if is_batched else PRODUCT_BYTES
         return Scratch(beside_result_bytes=own_bytes + sum(map(_copied_bytes, args[first : first + 2])))
     if func is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default and cpu_thread_count:
         return Scratch(beside_result_bytes=cpu_thread_count * _attention_bytes(args[0], args[1]))
@@ -106,21 +106,12 @@ def _of_channels_last(args: tuple[Any, ...], result: torch.Tensor, cpu_thread_co
     if cpu_thread_count is None:
         # Assumed: cuDNN goes back to a layout of its own where it has no tensor cores.
         copies += (source.numel() + result.numel()) * source.element_size()
-    elif source.dtype == torch.bfloat16 and has_amx():
+    elif source.dtype == torch.bfloat16 and has_feature("amx_bf16"):
         length = source.shape[3] + 2 * padding
         laid_out = length if stride == 1 else stride * max(length, _AMX_STRIDED_LENGTH)
         thread_bytes = laid_out * source.shape[1] * source.element_size() + _AMX_THREAD_BYTES
         copies += cpu_thread_count * thread_bytes
     return Scratch(beside_result_bytes=copies)
-
-
-@functools.cache
-def has_amx() -> bool:
-    """Whether the CPU multiplies tiles of bfloat16."""
-    try:
-        return " amx_bf16" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 def _thread_bytes(

@@ -14,6 +14,8 @@ from acestage import checkpoints, planning
 from acestage.checkpoints.likeness import Architecture
 from acestage.planning import StageMemory
 from acestage.protos.stage.v1 import stage_pb2
+from services.runtime.cpu_features import cpu_digest
+from services.runtime.private_folder import make_private
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,11 @@ class Measurements:
 
     def __init__(self, cache_dir: Path, sources: Sequence[Path] = SOURCES) -> None:
         self._folder = cache_dir / "measurements"
-        self._code = [*(f"{name} {metadata.version(name)}" for name in LIBRARIES), *_file_digests(sources)]
+        self._code = [
+            cpu_digest(),  # kernels take what their instructions need
+            *(f"{name} {metadata.version(name)}" for name in LIBRARIES),
+            *_file_digests(sources),
+        ]
 
     def digest(self, stage: str, architecture: Architecture, dtype: str, cpu_thread_count: int | None) -> str:
         """Of what a measurement depends on.
@@ -75,7 +81,7 @@ class Measurements:
         data = memory.to_pb().SerializeToString()
         path = self._folder / digest
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(self._folder)
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
                 written = Path(folder) / digest
                 written.write_bytes(sha256(data).digest() + data)

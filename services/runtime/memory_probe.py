@@ -55,6 +55,7 @@ def placed_copy(
     dtype: torch.dtype,
     quantization: Quantization,
     stacks: Sequence[Stack] = (),
+    place: Callable[[Worker, torch.device, torch.dtype, Quantization], None] | None = None,
 ) -> Worker:
     """Copies `worker` with fake tensors, and places the copy as a worker process places the real one.
 
@@ -66,6 +67,7 @@ def placed_copy(
         dtype: to place it in.
         quantization: of the copy's weights.
         stacks: of which the copy has as many layers as it takes.
+        place: what places it; None: its own `place`.
     """
     memo: dict[int, Any] = {}
     for module in (*worker.modules(), *worker.borrowed_modules()):
@@ -74,7 +76,7 @@ def placed_copy(
         layers: Any = stack.module.layers
         memo[id(layers)] = copy.deepcopy(layers[: stack.kept_count], memo)
     placed = copy.deepcopy(worker, memo)
-    placed.place(torch.device("cpu"), dtype, quantization)
+    (place or type(placed).place)(placed, torch.device("cpu"), dtype, quantization)
     return placed
 
 

@@ -11,9 +11,8 @@ from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, Oo
 from acestage.planning import DEFAULT_TILE_FRAMES
 from services.runtime.borrowed import borrowed
 from services.runtime.finite import check_finite
-from services.runtime.placement import place
 from services.vae.latents import Latents
-from services.vae.oobleck import decode_rows, encode_rows, use_rows
+from services.vae.oobleck import decode_rows, encode_rows, place_for_rows
 from services.vae.tiles import (
     Convolution,
     Tile,
@@ -90,8 +89,7 @@ class VaeEngine:
 
     def place(self, device: torch.device, dtype: torch.dtype) -> None:
         """Moves the decoder to `device` in `dtype`, as decoding needs it. Called once."""
-        place(self.decoder, device, dtype)
-        use_rows(self.decoder)
+        place_for_rows(self.decoder, device, dtype)
 
     def decode(
         self,
@@ -176,8 +174,7 @@ class VaeEngine:
                 frame_count,
             )
         )
-        with borrowed(self.encoder, parameter.device, parameter.dtype) as encoder:
-            use_rows(encoder)
+        with borrowed(self.encoder, parameter.device, parameter.dtype, place_for_rows) as encoder:
             for number, tile in enumerate(plan, start=1):
                 window = audio[0, tile.halo_start * hop : tile.halo_stop * hop]
                 window = window.to(parameter.device, parameter.dtype)

@@ -7,34 +7,35 @@ the convolutions is one pass over memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder, Snake1d
 from torch.nn.functional import conv2d
 
+from services.runtime.placement import place
 from services.vae.kernels import add_snake, snake
 
 _LEAST_BETA = 1e-9
 """What `Snake1d` adds to beta before it divides by it."""
 
 
-def use_rows(module: OobleckDecoder | OobleckEncoder) -> None:
-    """Replaces the layers of `module`, whose weights are where and as they are to be, by those for rows."""
+def place_for_rows(module: OobleckDecoder | OobleckEncoder, device: torch.device, dtype: torch.dtype) -> None:
+    """Moves `module` as `place` does, and replaces its layers by those for rows.
+
+    One layer after the other: there is never a second copy of more than one.
+    """
     for part in module.modules():
         for name, layer in part.named_children():
-            if isinstance(layer, torch.nn.ConvTranspose1d):
-                setattr(part, name, _UpsamplingRows(layer))
-            elif isinstance(layer, torch.nn.Conv1d):
-                is_pointwise = layer.kernel_size[0] == 1
-                setattr(part, name, _pointwise(layer) if is_pointwise else _ConvolutionOfRows(layer))
-            elif isinstance(layer, Snake1d):
-                setattr(part, name, _Snake(layer))
+            replacement = _LAYERS.get(type(layer))
+            if replacement is not None:
+                place(layer, device, dtype)
+                setattr(part, name, replacement(layer))
 
 
 def decode_rows(decoder: Any, rows: torch.Tensor) -> torch.Tensor:
-    """[frames, latent channels] to [samples, audio channels], by a decoder after `use_rows`."""
+    """[frames, latent channels] to [samples, audio channels], by a decoder after `place_for_rows`."""
     active = decoder.block[0].snake1(decoder.conv1(rows))
     following = [block.snake1 for block in decoder.block[1:]] + [decoder.snake1]
     for block, activation in zip(decoder.block, following, strict=True):
@@ -44,7 +45,7 @@ def decode_rows(decoder: Any, rows: torch.Tensor) -> torch.Tensor:
 
 
 def encode_rows(encoder: Any, rows: torch.Tensor) -> torch.Tensor:
-    """[samples, audio channels] to [frames, 2 * latent channels], by an encoder after `use_rows`."""
+    """[samples, audio channels] to [frames, 2 * latent channels], by an encoder after `place_for_rows`."""
     rows = encoder.conv1(rows)
     for block in encoder.block:
         rows = block.conv1(_residual(_units(block), rows, block.snake1))
@@ -119,9 +120,18 @@ class _UpsamplingRows(torch.nn.Module):
         stride = self._stride = layer.stride[0]
         self._padding = int(layer.padding[0])
         assert layer.kernel_size[0] == 2 * stride, f"a kernel of {layer.kernel_size[0]} at stride {stride}"
-        # [inputs, outputs, taps, stride]: the results reach one input further with the second tap.
-        weight = torch.unflatten(layer.weight.detach(), 2, (2, stride)).flip(2)
-        self.weight = torch.nn.Parameter(_channels_last(weight.permute(3, 1, 0, 2).flatten(0, 1)))
+        source = layer.weight.detach()  # [inputs, outputs, 2 * stride]
+        inputs, outputs, _ = source.shape
+        weight = torch.empty(
+            (stride * outputs, inputs, 1, 2),
+            dtype=source.dtype,
+            device=source.device,
+            memory_format=torch.channels_last,
+        )
+        # The first tap is on the earlier input, whose results reach further.
+        for tap, part in enumerate((source[:, :, stride:], source[:, :, :stride])):
+            torch.unflatten(weight[:, :, 0, tap], 0, (stride, outputs)).copy_(part.permute(2, 1, 0))
+        self.weight = torch.nn.Parameter(weight)
         self.bias = layer.bias
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
@@ -129,6 +139,17 @@ class _UpsamplingRows(torch.nn.Module):
         between = _convolve(rows, self.weight, bias, 1, 1, 1)
         results = between.view(len(between) * self._stride, -1)
         return results[self._padding : len(results) - self._padding]
+
+
+def _convolution(layer: torch.nn.Conv1d) -> torch.nn.Module:
+    return _pointwise(layer) if layer.kernel_size[0] == 1 else _ConvolutionOfRows(layer)
+
+
+_LAYERS: dict[type, Callable[[Any], torch.nn.Module]] = {
+    torch.nn.ConvTranspose1d: _UpsamplingRows,
+    torch.nn.Conv1d: _convolution,
+    Snake1d: _Snake,
+}
 
 
 def _channels_last(weight: torch.Tensor) -> torch.Tensor:

@@ -26,6 +26,7 @@ from services.runtime.devices import resolve_device
 from services.runtime.kernels.compiling import check_compiler, compile_kernel
 from services.runtime.kernels.store import kernel_path, kernels_folder
 from services.runtime.parent_death import die_with_parent
+from services.runtime.private_folder import make_private
 from services.warmup.wanted import WantedKernel, find_wanted
 
 log = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def _compile(
     check_compiler(device)
     cache_dir = settings.cache_dir
     try:
-        cache_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(cache_dir)
         # 300 MB of precompiled headers, of use for these kernels alone.
         with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".compiler-") as folder:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder

@@ -66,7 +66,10 @@ def by_formula(
         timesteps = timesteps[start:]
         x = timesteps[0] * x + (1 - timesteps[0]) * given.source_latents
     passes = engine.transformer_pass
-    prepared = passes.prepare(given.encoder_hidden_states, given.context_latents, keeps_prompt=False)
+    context = given.context_latents
+    prepared = passes.prepare(
+        given.encoder_hidden_states, context, rotary=passes.rotary(context), keeps_prompt=False
+    )
     for t, t_next in zip(timesteps, [*timesteps[1:], 0.0], strict=True):
         v = passes.velocity(x, t, prepared)
         if not is_sde:

@@ -12,14 +12,16 @@ import pytest
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.planning import ActivationCurve, StageMemory
+from acestage.planning import MIB, ActivationCurve, StageMemory
 from acestage.tensors import WireTensor
 from services.dit import memory as dit_memory
 from services.dit.budget import DitBudget
-from services.dit.parameters import AdapterUse
+from services.dit.engine import Conditioning
+from services.dit.parameters import AdapterUse, DenoiseParameters
+from services.runtime import integer_products
 from services.runtime.devices import resolve_dtype
 from services.runtime.job_budget import Resources
-from services.runtime.memory_probe import fake_tensors, placed_copy
+from services.runtime.memory_probe import LiveBytes, fake_tensors, placed_copy
 from services.runtime.messages import Message
 from tests.allocations import peak_allocated_bytes
 from tests.published_workers import (
@@ -140,6 +142,77 @@ def planned_bytes(plain_bytes: int, frames: int, use: AdapterUse, *, is_guided: 
     rungs = DitBudget().rungs(Message("denoise", fields, tensors), resources, "bfloat16")
     assert len(rungs) == len(modes)
     return rungs[0].attempt.vram_bytes
+
+
+def test_int8_weights_of_a_cuda_device_are_not_planned_as_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = without_weights("dit", architecture("turbo", layer_count=2))
+    curves = []
+    for has_instructions in (True, False):
+        monkeypatch.setattr(integer_products, "has_feature", lambda *names, found=has_instructions: found)
+        curves.append(worker.memory(torch.bfloat16, None).activations["single", "int8"])
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.parametrize("mode", ["single", "guided"])
+@pytest.mark.parametrize("with_plain", [False, True])
+def test_what_a_job_keeps_of_its_prompts_is_planned(mode: str, with_plain: bool) -> None:
+    """On a device with room for it; on a smaller one every pass makes it again."""
+    tokens, frames = 700, 250
+    worker = without_weights("dit", architecture("base", layer_count=2))
+    token_bytes = worker.engine.transformer_pass.prompt_token_bytes(ADAPTER_DTYPE)
+    kept_count = tokens * (2 if mode == "guided" else 1) + (tokens if with_plain else 0)
+    with fake_tensors():
+        engine = placed_copy(worker, ADAPTER_DTYPE, "none").engine
+
+        def states(count: int, width: int) -> torch.Tensor:
+            return torch.zeros(1, count, width, dtype=ADAPTER_DTYPE)
+
+        given = Conditioning(states(tokens, 2048), states(1, 2048), states(frames, 128), states(tokens, 2048))
+        parameters = DenoiseParameters(
+            seeds=(1,),
+            split_guidance=mode == "single",
+            audio_cover_strength=0.5 if with_plain else 1.0,
+        )
+        found = []
+        for keeps_prompt in (False, True):
+            counter = LiveBytes(None)
+            with counter:
+                prompts = engine.prepare(given, dataclasses.replace(parameters, keeps_prompt=keeps_prompt))
+                found.append(counter.live_bytes)
+            del prompts
+    # One token more where nothing, as a prompt, is a pass of its own.
+    grown = found[1] - found[0] - token_bytes * kept_count
+    assert 0 <= grown <= token_bytes
+
+
+@pytest.mark.parametrize("tokens", [1, 256, 2305])
+def test_a_prompt_is_kept_where_the_device_has_room(tokens: int) -> None:
+    memory = memory_of("dit", "turbo", 2, ADAPTER_DTYPE)
+    worker = without_weights("dit", architecture("turbo", layer_count=2))
+    kept_bytes = (tokens + 1) * worker.engine.transformer_pass.prompt_token_bytes(ADAPTER_DTYPE)
+    tensors = (
+        WireTensor.from_torch("context_latents", torch.zeros(1, 250, 128)),
+        WireTensor.from_torch("encoder_hidden_states", torch.zeros(1, tokens, 2048)),
+    )
+    fields = {"seeds": [1], "guidance_scale": 1.0, "quantization": "none"}
+    plain_bytes = memory.total_bytes("single", 250)
+    for missing_bytes in (0, 1):
+        device_bytes = plain_bytes + kept_bytes - missing_bytes
+        resources = Resources("cuda:0", device_bytes, "turbo", "bfloat16", "none", {"bfloat16": memory}, 128)
+        (rung,) = DitBudget().rungs(Message("denoise", fields, tensors), resources, "bfloat16")
+        assert rung.attempt.request.fields["keeps_prompt"] is (missing_bytes == 0)
+        assert rung.attempt.vram_bytes == plain_bytes + (0 if missing_bytes else kept_bytes)
+
+
+def test_placing_a_decoder_takes_little_more_than_its_weights() -> None:
+    worker = without_weights("vae", architecture("turbo"))
+    with fake_tensors():
+        fake = placed_copy(worker, torch.bfloat16, "none", place=lambda *how: None)
+        counter = LiveBytes(None)
+        with counter:
+            fake.place(torch.device("cpu"), torch.bfloat16, "none")
+        weights_bytes = worker.memory(torch.bfloat16).weights_bytes["none"]
+    assert weights_bytes <= counter.peak_bytes < weights_bytes + 20 * MIB
 
 
 def test_two_layers_have_the_peak_of_all() -> None:

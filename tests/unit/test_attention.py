@@ -88,11 +88,12 @@ def inputs(items: int, frames: int, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def velocity(engine: DitEngine, arguments: dict[str, Any], keeps_prompt: bool = False) -> torch.Tensor:
-    prepared = engine.transformer_pass.prepare(
-        arguments["encoder_hidden_states"], arguments["context_latents"], keeps_prompt=keeps_prompt
+    passes, context = engine.transformer_pass, arguments["context_latents"]
+    prepared = passes.prepare(
+        arguments["encoder_hidden_states"], context, rotary=passes.rotary(context), keeps_prompt=keeps_prompt
     )
     t = float(arguments["timestep"][0])
-    return engine.transformer_pass.velocity(arguments["hidden_states"], t, prepared)
+    return passes.velocity(arguments["hidden_states"], t, prepared)
 
 
 @pytest.mark.parametrize("keeps_prompt", [True, False])

@@ -84,7 +84,10 @@ def test_chunks_of_rows_give_what_all_rows_give_at_once(
     chunked = results(kernel(*tensors))
     assert len(chunked) == len(whole)
     for one, other in zip(chunked, whole, strict=True):
-        assert one.dtype == dtype
+        assert one.dtype == other.dtype
+        if not one.is_floating_point():
+            assert (one - other).abs().max() <= 1
+            continue
         # Not the same bits: the last numbers of a vector's length are computed in another way.
         torch.testing.assert_close(one, other, rtol=torch.finfo(dtype).eps, atol=1e-6)
 

@@ -18,6 +18,7 @@ from torch._inductor import aot_compile
 
 from acestage.errors import FailedPreconditionError
 from services.runtime.kernels.kernel import Argument, Kernel
+from services.runtime.private_folder import make_private
 
 _EXAMPLE_LENGTHS = {"rows": 512, "width": 2048, "heads": 16, "half": 64}
 """What the compiler takes for usual where it has to choose; all other lengths run as well."""
@@ -46,7 +47,7 @@ def compile_kernel(kernel: Kernel, path: Path, device: torch.device, dtype: torc
         FailedPreconditionError: the compiler failed.
     """
     example = tuple(_example(argument, device, dtype) for argument in kernel.arguments)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{kernel.name}-") as folder:
         library = Path(folder) / path.name
         try:

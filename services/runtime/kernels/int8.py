@@ -16,13 +16,13 @@ def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[rows, width] as int8, and the float32 scale of each row, [rows, 1]."""
     largest = rows.abs().amax(dim=-1, keepdim=True).to(torch.float32)
     scale = (largest / _STEPS).clamp(min=_LEAST_SCALE)
-    return (rows / scale).round().to(torch.int8), scale
+    return (rows.to(torch.float32) / scale).round().to(torch.int8), scale
 
 
 @kernel("rows width, rows 1 float32")
 def scale_rows(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     """Multiplies each row by its scale, in float32."""
-    return (rows * scale).to(rows.dtype)
+    return (rows.to(torch.float32) * scale).to(rows.dtype)
 
 
 KERNELS = (quantize_rows, scale_rows)

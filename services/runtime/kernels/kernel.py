@@ -82,6 +82,8 @@ class Kernel:
 
     def _by_chunks(self, tensors: tuple[torch.Tensor, ...]) -> Any:
         row_count = len(tensors[0])
+        if row_count <= 1:
+            return self.function(*tensors)
         row_numbers = max(tensor.numel() // row_count for tensor in self._with_rows(tensors))
         step = max(1, _CHUNK_NUMBERS // row_numbers)
         if row_count <= step:

@@ -12,9 +12,14 @@ from pathlib import Path
 
 import torch
 
+from services.runtime.cpu_features import cpu_digest
 from services.runtime.kernels.kernel import Kernel
+from services.runtime.private_folder import is_private
 
 log = logging.getLogger(__name__)
+
+_COMPILING = Path(__file__).with_name("compiling.py")
+"""Says how kernels are compiled."""
 
 
 def kernel_path(kernel: Kernel, cache_dir: Path, device: torch.device, dtype: torch.dtype) -> Path:
@@ -45,6 +50,9 @@ def use_compiled(
     paths = [kernel_path(kernel, cache_dir, device, dtype) for kernel in kernels]
     if not kernels or not all(path.is_file() for path in paths):
         return False
+    if not all(map(is_private, (paths[0].parent, *paths))):
+        log.warning("compiled kernels are not used, because others can write to %s", paths[0].parent)
+        return False
     try:
         loaded = [_load(path, device) for path in paths]
     except RuntimeError as error:  # what torch raises for a file that is no library, or not one for it
@@ -74,15 +82,7 @@ def _capability(device: torch.device) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"cuda-sm{major}{minor}"
-    return f"cpu-{platform.machine()}-{_digest(_cpu_features())}"
-
-
-def _cpu_features() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return f"cpu-{platform.machine()}-{cpu_digest()}"
 
 
 @functools.cache
@@ -90,7 +90,7 @@ def _source_digest(kernel: Kernel) -> str:
     """Of what `kernel` takes, and of the whole module that it is in: it may call other functions there."""
     module = inspect.getmodule(kernel.function)
     assert module is not None
-    return _digest(f"{kernel.arguments} {inspect.getsource(module)}")
+    return _digest(f"{kernel.arguments} {inspect.getsource(module)} {_COMPILING.read_text()}")
 
 
 def _digest(text: str) -> str:

@@ -1,0 +1,112 @@
+"""Products of 8-bit integers, on a CPU that has instructions for them."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from services.runtime import integer_products
+from services.runtime.integer_products import forget_last_input, is_supported, quantize_dynamically
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.skipif(
+    not is_supported(CPU, torch.bfloat16), reason="this CPU does not multiply integers"
+)
+
+
+@pytest.fixture(autouse=True)
+def _computes_alone() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+    forget_last_input()
+
+
+def noise(*shape: int, seed: int = 1) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).bfloat16()
+
+
+def layers(*, bias: bool = False) -> tuple[torch.nn.Linear, torch.nn.Linear]:
+    """A layer, and the same with integers."""
+    exact = torch.nn.Linear(256, 96, bias=bias, dtype=torch.bfloat16)
+    exact.weight.data = noise(96, 256, seed=2) / 16
+    integer = torch.nn.Linear(256, 96, bias=bias, dtype=torch.bfloat16)
+    integer.load_state_dict(exact.state_dict())
+    quantize_dynamically(integer)
+    return exact, integer
+
+
+def error(found: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((found.float() - exact.float()).norm() / exact.float().norm())
+
+
+@pytest.mark.parametrize("row_count", [1, 2, 300])
+def test_a_product_is_off_by_the_rounding_of_both_factors(row_count: int) -> None:
+    exact, integer = layers()
+    # Each row has a scale of its own, so a large one costs the others nothing.
+    rows = noise(row_count, 256) * torch.logspace(-3, 3, row_count)[:, None].bfloat16()
+    for found, expected in zip(integer(rows), exact(rows), strict=True):
+        assert 0.001 < error(found, expected) < 0.02
+
+
+def test_a_bias_is_added() -> None:
+    exact, integer = layers(bias=True)
+    assert torch.equal(integer(torch.zeros(2, 256, dtype=torch.bfloat16))[1], exact.bias)
+    rows = noise(20, 256)
+    assert error(integer(rows), exact(rows)) < 0.02
+
+
+def test_rows_of_zeros_stay_zeros() -> None:
+    _, integer = layers()
+    assert not integer(torch.zeros(3, 256, dtype=torch.bfloat16)).any()
+
+
+def test_an_input_that_was_changed_is_quantized_anew() -> None:
+    _, integer = layers()
+    rows = noise(20, 256)
+    before = integer(rows)
+    rows.mul_(2)
+    assert torch.equal(integer(rows), 2 * before)
+
+
+def test_layers_that_follow_each_other_quantize_their_input_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(rows))
+        return quantize(rows)
+
+    (_, first), (_, second) = layers(), layers()
+    quantize = integer_products.quantize_rows
+    monkeypatch.setattr(integer_products, "quantize_rows", counted)
+    rows, others = noise(20, 256), noise(30, 256)
+    assert torch.equal(first(rows), second(rows))
+    first(others)
+    assert calls == [20, 30]
+
+
+def test_nothing_of_an_input_is_left_once_it_is_forgotten() -> None:
+    _, integer = layers()
+    integer(noise(20, 256))
+    last = integer_products._IntegerProduct._last
+    assert last is not None
+    kept = weakref.ref(last.values)
+    del last
+    forget_last_input()
+    gc.collect()
+    assert kept() is None
+
+
+def test_a_weight_keeps_its_shape_and_takes_no_memory() -> None:
+    _, integer = layers()
+    assert integer.weight.shape == (96, 256)
+    assert integer.weight.untyped_storage().nbytes() == torch.bfloat16.itemsize
+
+
+def test_other_devices_and_types_are_left_to_others() -> None:
+    assert not is_supported(torch.device("cuda"), torch.bfloat16)
+    assert not is_supported(CPU, torch.float32)
