@@ -93,9 +93,7 @@ class DitEngine:
         self.transformer = transformer
         config = transformer.config
         if config.rms_norm_eps != NORM_EPSILON:
-            raise CheckpointError(
-                f"rms_norm_eps: is {config.rms_norm_eps:g}; accepted: {NORM_EPSILON:g}, that of all published models"
-            )
+            raise CheckpointError(f"rms_norm_eps: is {config.rms_norm_eps:g}; accepted: {NORM_EPSILON:g}")
         self.adapters = Adapters(transformer)
         self.transformer_pass = TransformerPass(transformer)
         self.is_turbo = bool(config.is_turbo) or config.model_version == "turbo"
