@@ -67,11 +67,12 @@ def latents_of(responses: Sequence[pb.EncodeResponse]) -> torch.Tensor:
 def test_audio_becomes_the_mean_of_the_posterior(turbo_stack: RunningStack) -> None:
     audio = sound(100)
     responses = encode(turbo_stack, WireTensor.from_torch("audio", audio), 40)
-    encoder = load_encoder(open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints")))
-    mean = encoder(audio.transpose(1, 2)).chunk(2, dim=1)[0].transpose(1, 2)
+    encoder = load_encoder(open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints"))).double()
+    mean = encoder(audio.double().transpose(1, 2)).chunk(2, dim=1)[0].transpose(1, 2)
     found = latents_of(responses)
     assert found.shape == (1, 100, CHANNELS)
-    assert (found - mean).abs().max() < 1e-6 * mean.abs().max()
+    # In float32 diffusers is 1e-6 off this as well: rounding, in an order of its own.
+    assert (found - mean).abs().max() < 2e-6 * mean.abs().max()
     tiles = [response.tile for response in responses if response.HasField("tile")]
     assert [(tile.tile, tile.tile_count) for tile in tiles] == [(1, 3), (2, 3), (3, 3)]
     assert [(tile.frame_count, tile.halo_frame_count) for tile in tiles] == [(40, 7), (40, 14), (20, 7)]

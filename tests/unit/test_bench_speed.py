@@ -83,6 +83,7 @@ def test_the_page_has_sections_for_what_was_measured() -> None:
     found = {
         "run": RUN,
         "token_count": 256,
+        "kernels": "compiled",
         "lengths": [
             {
                 "duration_s": 30,

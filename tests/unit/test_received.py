@@ -52,7 +52,9 @@ def dit(request: pytest.FixtureRequest) -> dit_worker.DitWorker:
 
 @pytest.fixture(scope="module")
 def vae() -> vae_worker.VaeWorker:
-    return vae_worker.load(TINY)
+    worker = vae_worker.load(TINY)
+    worker.place(torch.device("cpu"), torch.float32, "none")
+    return worker
 
 
 def denoise(wrong: str = "", value: float = 0.0) -> Message:
