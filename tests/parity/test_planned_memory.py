@@ -153,8 +153,7 @@ def test_int8_weights_of_a_cuda_device_are_not_planned_as_integers(monkeypatch: 
     assert curves[0] == curves[1]
 
 
-@pytest.mark.parametrize("mode", ["single", "guided"])
-@pytest.mark.parametrize("with_plain", [False, True])
+@pytest.mark.parametrize(("mode", "with_plain"), [("single", True), ("guided", False)])
 def test_what_a_job_keeps_of_its_prompts_is_planned(mode: str, with_plain: bool) -> None:
     """On a device with room for it; on a smaller one every pass makes it again."""
     tokens, frames = 700, 250
