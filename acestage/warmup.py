@@ -16,12 +16,14 @@ from acestage.settings import Settings
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 5.0
-_SETTINGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "cache_dir", "log_level")
+WARMUP_SETTINGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "cache_dir", "log_level")
 
 
 def warmup_command(settings: Settings, env_file: Path | None = None) -> list[str]:
     """The command line of a warmup for services with `settings`, and `env_file` in the place of `.env`."""
-    given = {name.replace("_", "-"): getattr(settings, name) for name in _SETTINGS} | {"env-file": env_file}
+    given = {name.replace("_", "-"): getattr(settings, name) for name in WARMUP_SETTINGS} | {
+        "env-file": env_file
+    }
     arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return [sys.executable, "-m", "services.warmup", *arguments]
 

@@ -12,7 +12,8 @@ from acestage.checkpoints.weight_files import read_weight_map
 from acestage.errors import CheckpointError
 from acestage.naming import first_names
 
-ACCEPTED_DTYPES = ("F32", "BF16", "F16")
+_TORCH_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+ACCEPTED_DTYPES = tuple(_TORCH_DTYPES)
 """Data types of weights, in the words of safetensors; quantised files are of another kind."""
 
 _NAMED_COUNT = 3
@@ -38,6 +39,19 @@ def stored_tensors(component: Component) -> dict[str, StoredTensor]:
                 )
             found[key] = tensor
     return found
+
+
+def stored_dtype(component: Component) -> str:
+    """The data type of the first of its tensors, in the words of torch; reads headers only.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or the type is none of weights.
+    """
+    tensor = next(iter(stored_tensors(component).values()))
+    if tensor.dtype not in _TORCH_DTYPES:
+        accepted = " or ".join(ACCEPTED_DTYPES)
+        raise CheckpointError(f"{tensor.file}: {tensor.key}: is {tensor.dtype}; accepted: {accepted}")
+    return _TORCH_DTYPES[tensor.dtype]
 
 
 def check_tensors(

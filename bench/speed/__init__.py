@@ -7,6 +7,6 @@
     lengths  time and memory by the length of the song and the size of the batch
 
 `--quick` measures the first three alone. Figures of diffusers are taken in the same process, in turns with
-ours, each side with the heap that it has by itself; ratios are taken within a round. Everything goes to
+ours and with the same heap, that of a worker; ratios are taken within a round. Everything goes to
 `out/bench.json`, from which `bench.speed.report` writes `docs/benchmarks.md`.
 """

@@ -13,7 +13,7 @@ import torch
 
 import bench.speed
 from bench.results import OUT_DIR
-from bench.speed import dit, lengths, machine, song, vae, waking
+from bench.speed import as_workers, dit, lengths, machine, song, vae, waking
 from bench.speed.chart import draw_lengths
 from bench.speed.checkpoint import full_size_checkpoint
 from bench.speed.report import page
@@ -38,6 +38,7 @@ def main() -> None:
     """Measures, and writes what was found."""
     given = _parser().parse_args()
     if not given.report_only:
+        as_workers.take_heap("bench.speed")
         _measure(given)
     if given.report_only or given.write_docs or not given.quick:
         _write_docs(json.loads(RESULTS.read_text()))

@@ -42,12 +42,8 @@ class Contest:
         parameters = DenoiseParameters(
             seeds=(1,), step_count=step_count, guidance_scale=1.0, keeps_prompt=True
         )
-        theirs = diffusers_denoise(self._theirs, conditioning, parameters)
-        runs = {DIFFUSERS: as_workers.each_after(as_workers.as_by_default, theirs)}
-        for name, engine in self._ours.items():
-            ours = engine.denoise(conditioning, parameters)
-            runs[name] = as_workers.each_after(as_workers.keep_freed_blocks, ours)
-        return in_turn(runs)
+        ours = {name: engine.denoise(conditioning, parameters) for name, engine in self._ours.items()}
+        return in_turn({DIFFUSERS: diffusers_denoise(self._theirs, conditioning, parameters), **ours})
 
     def _placed(self, quantization: Quantization) -> DitEngine:
         worker = load(self._checkpoint)

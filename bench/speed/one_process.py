@@ -45,7 +45,6 @@ class OneProcess:
         self._vae = vae.load(checkpoint)
         for worker in (self._text_encoder, self._dit, self._vae):
             as_workers.place(worker, dtype, quantization)
-        as_workers.keep_freed_blocks()
 
     @torch.no_grad()
     def sing(self, caption: str, duration_s: float, step_count: int, seed: int) -> Sung:

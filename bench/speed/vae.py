@@ -60,7 +60,7 @@ class Contest:
         theirs = (DIFFUSERS_TILED,) if duration_s > SHORT_S else (DIFFUSERS_FLOAT32, DIFFUSERS)
         return {
             **{way: partial(self._decode_theirs, way, latents) for way in theirs},
-            OURS: partial(self._decode, latents),
+            OURS: lambda: timed(tile.audio for tile in self._engine.decode(latents, DEFAULT_TILE_FRAMES)),
         }
 
     def _diffusers(self, dtype: torch.dtype) -> Any:
@@ -68,12 +68,7 @@ class Contest:
         vae.decoder = load_decoder(self._checkpoint).to(dtype)
         return vae
 
-    def _decode(self, latents: torch.Tensor) -> Decoded:
-        as_workers.keep_freed_blocks()
-        return timed(tile.audio for tile in self._engine.decode(latents, DEFAULT_TILE_FRAMES))
-
     def _decode_theirs(self, way: str, latents: torch.Tensor) -> Decoded:
-        as_workers.as_by_default()
         vae = self._theirs[DIFFUSERS if way == DIFFUSERS_TILED else way]
         dtype = next(vae.decoder.parameters()).dtype
 

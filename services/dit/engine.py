@@ -20,7 +20,6 @@ from services.dit.schedule import make_scheduler, noised_source, sde_step
 from services.dit.transformer_pass import Prepared, TransformerPass
 from services.runtime import integer_products
 from services.runtime.finite import check_finite
-from services.runtime.integer_products import quantize_dynamically
 from services.runtime.placement import place
 from services.runtime.quantization import quantize
 
@@ -104,8 +103,7 @@ class DitEngine:
         device: torch.device,
         dtype: torch.dtype,
         quantization: Quantization,
-        *,
-        multiplies_integers: bool = True,
+        ways_of: torch.device | None = None,
     ) -> None:
         """Moves the transformer to `device` in `dtype`, as its passes need it. Called once.
 
@@ -113,11 +111,13 @@ class DitEngine:
             device: where to.
             dtype: to compute in.
             quantization: of the weights.
-            multiplies_integers: whether it may in INT8, where the device can.
+            ways_of: the device that decides which of several ways passes take; None: `device`.
         """
-        is_integer = multiplies_integers and integer_products.is_supported(device, dtype)
-        place(self.transformer, device, dtype, quantization, quantize_dynamically if is_integer else quantize)
-        self.transformer_pass.groups_heads = device.type == "cpu"
+        ways_of = ways_of or device
+        is_integer = integer_products.is_supported(ways_of, dtype)
+        quantizer = integer_products.quantize_dynamically if is_integer else quantize
+        place(self.transformer, device, dtype, quantization, quantizer)
+        self.transformer_pass.groups_heads = ways_of.type == "cpu"
 
     def denoise(
         self, conditioning: Conditioning, parameters: DenoiseParameters

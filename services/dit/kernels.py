@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from services.runtime.integer_products import is_supported
 from services.runtime.kernels import int8
-from services.runtime.kernels.kernel import kernel
+from services.runtime.kernels.kernel import Kernel, kernel
 
 NORM_EPSILON = 1e-6
 """Of every norm of every published model."""
@@ -66,4 +67,9 @@ def gated_silu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate) * up
 
 
-KERNELS = (norm_modulate, add_norm_modulate, norm_rotate, gated_silu, *int8.KERNELS)
+KERNELS = (norm_modulate, add_norm_modulate, norm_rotate, gated_silu)
+
+
+def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
+    """Those that a pass on `device` in `dtype` takes, however the weights are held."""
+    return (*KERNELS, *int8.KERNELS) if is_supported(device, dtype) else KERNELS

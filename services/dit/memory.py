@@ -71,15 +71,10 @@ def _points(
     transformer = worker.engine.transformer
     with fake_tensors():
         stack = Stack(transformer, transformer.layer_types)
-        is_cpu = cpu_thread_count is not None
+        planned = torch.device("cuda" if cpu_thread_count is None else "cpu")
         engine = placed_copy(
-            worker,
-            dtype,
-            quantization,
-            [stack],
-            lambda copy, *how: copy.engine.place(*how, multiplies_integers=is_cpu),
+            worker, dtype, quantization, [stack], lambda copy, *how: copy.engine.place(*how, planned)
         ).engine
-        engine.transformer_pass.groups_heads = is_cpu
         return [(frames, _peak_bytes(engine, mode, frames, cpu_thread_count)) for frames in frame_counts]
 
 

@@ -8,6 +8,7 @@ same modules, without these.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -211,32 +212,33 @@ def _normed_heads(norm: Any, rows: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 def _feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
     """Over some tokens at a time: what is between its products is three times as wide as a token."""
-    if len(rows) <= CHUNK_TOKENS:
-        return _feed(mlp, rows)
-    output = torch.empty_like(rows)
-    for start in range(0, len(rows), CHUNK_TOKENS):
-        part = slice(start, start + CHUNK_TOKENS)
-        output[part] = _feed(mlp, rows[part])
-    return output
+
+    def feed(part: torch.Tensor) -> torch.Tensor:
+        gated = gated_silu(_linear(mlp.gate_proj, part), _linear(mlp.up_proj, part))
+        return _linear(mlp.down_proj, gated)
+
+    return _by_chunks(feed, rows, rows.shape[1])
 
 
-def _feed(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
-    return _linear(mlp.down_proj, gated_silu(_linear(mlp.gate_proj, rows), _linear(mlp.up_proj, rows)))
-
-
-def _linear(layer: torch.nn.Module, rows: torch.Tensor) -> torch.Tensor:
+def _linear(layer: Any, rows: torch.Tensor) -> torch.Tensor:
     """[rows, inputs] to [rows, outputs].
 
     With an adapter on it, a layer takes temporaries as large as its result: those of a chunk alone.
     """
-    result: torch.Tensor
-    if isinstance(layer, torch.nn.Linear) or len(rows) <= CHUNK_TOKENS:
-        result = layer(rows)
+    if isinstance(layer, torch.nn.Linear):
+        result: torch.Tensor = layer(rows)
         return result
-    parts = (layer(rows[start : start + CHUNK_TOKENS]) for start in range(0, len(rows), CHUNK_TOKENS))
-    first = next(parts)
-    result = first.new_empty(len(rows), first.shape[1])
-    result[:CHUNK_TOKENS] = first
-    for start, part in zip(range(CHUNK_TOKENS, len(rows), CHUNK_TOKENS), parts, strict=True):
-        result[start : start + CHUNK_TOKENS] = part
-    return result
+    return _by_chunks(layer, rows, layer.out_features)
+
+
+def _by_chunks(
+    compute: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor, output_width: int
+) -> torch.Tensor:
+    """What `compute` gives for [rows, width], which is [rows, `output_width`], some rows at a time."""
+    if len(rows) <= CHUNK_TOKENS:
+        return compute(rows)
+    output = rows.new_empty(len(rows), output_width)
+    for start in range(0, len(rows), CHUNK_TOKENS):
+        part = slice(start, start + CHUNK_TOKENS)
+        output[part] = compute(rows[part])
+    return output

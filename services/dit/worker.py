@@ -14,7 +14,7 @@ from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.dit.engine import Conditioning, DitEngine, StepDone
-from services.dit.kernels import KERNELS
+from services.dit.kernels import kernels_for
 from services.dit.memory import measure
 from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime.kernels.kernel import Kernel
@@ -45,8 +45,8 @@ class DitWorker:
     def borrowed_modules(self) -> list[torch.nn.Module]:
         return []
 
-    def kernels(self) -> Sequence[Kernel]:
-        return KERNELS
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[Kernel]:
+        return kernels_for(device, dtype)
 
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:
         return measure(self, dtype, cpu_thread_count)

@@ -7,10 +7,9 @@ from pathlib import Path
 from acestage.checkpoints import REPOSITORIES, Checkpoint, open_checkpoint
 from acestage.checkpoints.component_names import TRANSFORMER
 from acestage.checkpoints.published import published_checkpoint
-from acestage.checkpoints.stored import stored_tensors
+from acestage.checkpoints.stored import stored_dtype
 from acestage.errors import InvalidArgumentError, NotFoundError
 
-_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _PUBLISHED_DTYPE = "bfloat16"
 
 
@@ -42,9 +41,7 @@ def find_architecture(name_or_path: str, checkpoints_dir: Path, variant: str | N
     return open_checkpoint(name_or_path, checkpoints_dir=checkpoints_dir, variant=variant)
 
 
-def stored_dtype(checkpoint: Checkpoint) -> str:
+def transformer_dtype(checkpoint: Checkpoint) -> str:
     """The data type of the transformer's weights in their files; reads headers only."""
     component = checkpoint.component(TRANSFORMER)
-    if not component.weights.shards:
-        return _PUBLISHED_DTYPE
-    return _DTYPES.get(next(iter(stored_tensors(component).values())).dtype, "float32")
+    return stored_dtype(component) if component.weights.shards else _PUBLISHED_DTYPE

@@ -22,7 +22,7 @@ from acestage.errors import AcestageError
 from acestage.generation import STAGES
 from acestage.planning import GIB, LanguageModelMemory, StageMemory, Wishes, make_plan
 from acestage.setting_types import DTypeChoice, QuantizationChoice
-from services.planner.architecture import find_architecture, stored_dtype
+from services.planner.architecture import find_architecture, transformer_dtype
 from services.runtime.device_memory import read_device_memory
 from services.runtime.devices import resolve_device, resolve_dtype
 from services.runtime.measurements import Measurements
@@ -63,7 +63,7 @@ def main() -> None:
 def _plan(given: argparse.Namespace) -> dict[str, Any]:
     checkpoint = find_architecture(given.checkpoint, given.checkpoints_dir, given.variant)
     device = "cpu" if given.device == "cpu" else _present_card(given.card)
-    dtype = _dtype(given, device, stored_dtype(checkpoint))
+    dtype = _dtype(given, device, transformer_dtype(checkpoint))
     device_bytes = given.device_bytes or _present_bytes(device)
     cpu_thread_count = None
     if given.device == "cpu":

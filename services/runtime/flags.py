@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from acestage.setting_types import Doors, DTypeChoice, LimitsBasis, LogLevel, QuantizationChoice
 from acestage.settings import Settings, load_settings, setting_errors
+from acestage.warmup import WARMUP_SETTINGS
 
 _STAGE_FLAGS = (
     *("checkpoint", "checkpoints_dir", "adapters_dir", "variant"),
@@ -31,7 +32,6 @@ _GATEWAY_FLAGS = (
     *("insecure", "tls_cert", "tls_key", "tls_ca", "log_level"),
     *("output_dir", "max_output_bytes", "max_output_age_h"),
 )
-_WARMUP_FLAGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "cache_dir", "log_level")
 _CHOICES = {
     "doors": get_args(Doors),
     "dtype": get_args(DTypeChoice),
@@ -52,7 +52,7 @@ def _flags(service: str) -> tuple[str, ...]:
         case "orchestrator":
             return _ORCHESTRATOR_FLAGS + _SERVICE_FLAGS
         case "warmup":
-            return _WARMUP_FLAGS
+            return WARMUP_SETTINGS
         case _:
             return _STAGE_FLAGS + _SERVICE_FLAGS
 

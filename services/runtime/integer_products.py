@@ -61,15 +61,13 @@ class _IntegerProduct:
         self._scale = scale
         self._bias = bias
         # Fake values cannot be packed, nor multiplied.
-        self._packed: torch.Tensor | None = None
-        self._fake_values = values if isinstance(values, FakeTensor) else None
-        if self._fake_values is None:
-            self._packed = torch.ops.onednn.qlinear_prepack(values, None)
+        self._is_fake = isinstance(values, FakeTensor)
+        self._packed = values if self._is_fake else torch.ops.onednn.qlinear_prepack(values, None)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         values, scale = self._quantized(rows)
         result: torch.Tensor
-        if self._packed is None:
+        if self._is_fake:
             result = rows.new_empty(len(rows), self._output_count)
             rows.new_empty(PRODUCT_BYTES // rows.element_size())  # what oneDNN has for itself meanwhile
         else:

@@ -30,8 +30,8 @@ class StageWorker(Protocol):
         """The modules that are on the device for some jobs alone."""
         ...
 
-    def kernels(self) -> Sequence[Kernel]:
-        """The kernels that the stage computes with; none where it has none."""
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[Kernel]:
+        """The kernels that the stage computes with on `device` in `dtype`; none where it has none."""
         ...
 
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:

@@ -103,7 +103,7 @@ class Stay:
 
     @property
     def kernels(self) -> str:
-        """What the kernels of the last worker are: "compiled" or "eager", or empty where it has none."""
+        """How the kernels of the last worker run: "compiled" or "eager", or empty where it has none."""
         return self._kernels
 
     @property
@@ -159,7 +159,10 @@ class Stay:
         feeding = asyncio.create_task(self._feed(job.feed, worker))
         try:
             while (message := await self._next_message(worker, job, feeding)).kind != "done":
-                on_event(message)
+                if message.kind == "kernels":
+                    self._kernels = str(message.fields["kernels"])
+                else:
+                    on_event(message)
         finally:
             await end(feeding)
         peak = int(message.fields["peak_rss_bytes"])

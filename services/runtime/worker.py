@@ -5,9 +5,9 @@ Exiting is the point: nothing but the end of a process gives all memory of a dev
 
 Its first message is "hold" with the lease, the model and how to place its weights; it answers "placed". Then
 comes a "job" after the other, each with a number and the request in it; the answers are the engine's messages
-and then "done", or "error". "later" with the number of a job brings more of its request, and "hurry" says
-that others wait for the device, so that the job waits less for it. "cancel" with the number of a job ends
-that job, and "stop" the process.
+and then "done", or "error". A "kernels" before them says that kernels run another way from then on. "later"
+with the number of a job brings more of its request, and "hurry" says that others wait for the device, so that
+the job waits less for it. "cancel" with the number of a job ends that job, and "stop" the process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from acestage import errors
 from services.runtime import heap
 from services.runtime.device_lock import DeviceLock
 from services.runtime.device_usage import DeviceUsage, open_device_usage
-from services.runtime.kernels.store import use_compiled
+from services.runtime.kernels.store import CompiledKernels
 from services.runtime.messages import Message, error_message, pack, receive
 from services.runtime.parent_death import die_with_parent
 from services.runtime.stage_config import StageConfig
@@ -168,12 +168,12 @@ def _hold(
         usage.cap(hold.fields["vram_bytes"], hold.fields["context_bytes"])
         with usage.counted():
             dtype = getattr(torch, hold.fields["dtype"])
-            # Before weights come, which kernels may quantize.
-            is_compiled = use_compiled(worker.kernels(), Path(config.cache_dir), usage.torch_device, dtype)
-            worker.place(usage.torch_device, dtype, hold.fields["quantization"])
-        kernels = ("compiled" if is_compiled else "eager") if worker.kernels() else ""
-        _send(connection, Message("placed", {"load_s": time.monotonic() - start, "kernels": kernels}))
-        while (answer := _next_answer(connection, inbox, worker, config, usage, hold)) is not None:
+            device = usage.torch_device
+            kernels = CompiledKernels(worker.kernels(device, dtype), Path(config.cache_dir), device, dtype)
+            kernels.look()  # before weights come, which kernels may quantize
+            worker.place(device, dtype, hold.fields["quantization"])
+        _send(connection, Message("placed", {"load_s": time.monotonic() - start, "kernels": kernels.word}))
+        while (answer := _next_answer(connection, inbox, worker, config, usage, hold, kernels)) is not None:
             # By now nothing has the tensors of the request any more, nor those of the work on it.
             usage.trim()  # for as long as this worker may have to wait for the next job
             heap.trim()
@@ -187,6 +187,7 @@ def _next_answer(
     config: StageConfig,
     usage: DeviceUsage,
     hold: Message,
+    kernels: CompiledKernels,
 ) -> Message | None:
     """Waits for the next job and does it; what to answer, "done" or "error", or None once there are no more.
 
@@ -199,6 +200,8 @@ def _next_answer(
     number = job.fields["number"]
     request = Message(job.fields["kind"], job.fields["fields"], job.tensors, inbox.later(number))
     usage.cap(job.fields["vram_bytes"], hold.fields["context_bytes"])
+    if kernels.look():  # a warmup has made them while this worker was there
+        _send(connection, Message("kernels", {"kernels": kernels.word}))
     try:
         with usage.counted():
             usage.start_job()

@@ -78,7 +78,7 @@ class TextEncoderWorker:
         codec = self.engine.audio_codec
         return [] if codec is None else [codec.tokenizer, codec.detokenizer]
 
-    def kernels(self) -> Sequence[Kernel]:
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[Kernel]:
         return ()
 
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:

@@ -9,7 +9,6 @@ import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
 
 from acestage.planning import DEFAULT_TILE_FRAMES
-from services.runtime import heap
 from services.runtime.borrowed import borrowed
 from services.runtime.finite import check_finite
 from services.vae.latents import Latents
@@ -131,11 +130,7 @@ class VaeEngine:
                 begins_small=item_index != start.item_index or start.frame <= wanted.start,
             )
         ]
-        frame_count = 0
         for number, (item_index, tile) in enumerate(plan, start=1):
-            if tile.halo_stop - tile.halo_start != frame_count:
-                frame_count = tile.halo_stop - tile.halo_start
-                heap.trim()  # what tensors of one size leave behind, those of another do not fit into
             window = latents.window(item_index, tile.halo_start, tile.halo_stop)
             window = window[0].to(parameter.device, parameter.dtype)
             samples = decode_rows(self.decoder, window)

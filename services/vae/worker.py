@@ -45,7 +45,7 @@ class VaeWorker:
     def borrowed_modules(self) -> list[torch.nn.Module]:
         return [self.engine.encoder]
 
-    def kernels(self) -> Sequence[Kernel]:
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[Kernel]:
         return KERNELS
 
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:

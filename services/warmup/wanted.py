@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from acestage.checkpoints import Checkpoint, open_checkpoints
 from acestage.checkpoints.component_names import TRANSFORMER, VAE
-from acestage.checkpoints.stored import stored_tensors
+from acestage.checkpoints.stored import stored_dtype
 from acestage.settings import Settings
-from services.dit.kernels import KERNELS as DIT_KERNELS
+from services.dit.kernels import kernels_for
 from services.runtime.devices import resolve_dtype
 from services.runtime.kernels.kernel import Kernel
 from services.runtime.kernels.store import missing
 from services.vae.kernels import KERNELS as VAE_KERNELS
 
-_KERNELS: dict[str, Sequence[Kernel]] = {TRANSFORMER: DIT_KERNELS, VAE: VAE_KERNELS}
+_KERNELS: dict[str, Callable[[torch.device, torch.dtype], Sequence[Kernel]]] = {
+    TRANSFORMER: kernels_for,
+    VAE: lambda device, dtype: VAE_KERNELS,
+}
 """By the component of a checkpoint whose stage uses them."""
-
-_STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ def find_wanted(settings: Settings, device: torch.device) -> list[WantedKernel]:
     )
     return [
         WantedKernel(kernel, dtype)
-        for component, kernels in _KERNELS.items()
+        for component, kernels_of in _KERNELS.items()
         for dtype in _dtypes(checkpoints, component, settings.dtype, device)
-        for kernel in missing(kernels, settings.cache_dir, device, dtype)
+        for kernel in missing(kernels_of(device, dtype), settings.cache_dir, device, dtype)
     ]
 
 
@@ -57,13 +58,9 @@ def _dtypes(
 ) -> list[torch.dtype]:
     """The data types that workers compute in, and those that they may be given up for."""
     names = {
-        resolve_dtype(choice, str(device), _stored_dtype(checkpoint, component)) for checkpoint in checkpoints
+        resolve_dtype(choice, str(device), stored_dtype(checkpoint.component(component)))
+        for checkpoint in checkpoints
     }
     if "float16" in names:
         names.add("float32")  # float16 is given up for it where its values are not finite
     return [getattr(torch, name) for name in sorted(names)]
-
-
-def _stored_dtype(checkpoint: Checkpoint, component: str) -> str:
-    tensors = stored_tensors(checkpoint.component(component))
-    return _STORED_DTYPES[next(iter(tensors.values())).dtype]

@@ -13,13 +13,16 @@ import torch
 
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime.kernels import kernel as kernel_module
+from services.runtime.kernels import store
+from services.runtime.kernels.int8 import KERNELS as INT8_KERNELS
 from services.runtime.kernels.kernel import Argument, Kernel
-from services.runtime.kernels.store import kernel_path, missing, use_compiled
+from services.runtime.kernels.store import CompiledKernels, kernel_path, missing, use_compiled
+from services.runtime.private_folder import make_private
 from services.vae.kernels import KERNELS as VAE_KERNELS
 from tests.kernel_inputs import inputs, results
 
 CPU = torch.device("cpu")
-ALL = [pytest.param(kernel, id=kernel.name) for kernel in (*DIT_KERNELS, *VAE_KERNELS)]
+ALL = [pytest.param(kernel, id=kernel.name) for kernel in (*DIT_KERNELS, *INT8_KERNELS, *VAE_KERNELS)]
 
 SOURCE = """
 import torch
@@ -141,3 +144,22 @@ def test_a_damaged_file_is_told_and_the_kernel_runs_as_it_is_written(
     assert str(path) in caplog.text
     assert "acestage warmup" in caplog.text
     assert add(torch.ones(2, 2), torch.ones(2, 2)).sum() == 8
+
+
+def test_kernels_are_taken_as_soon_as_all_are_there(
+    add: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_load", lambda path, device: Doubling())
+    later = CompiledKernels((add,), tmp_path, CPU, torch.float32)
+    assert (later.look(), later.word) == (False, "eager")
+    path = kernel_path(add, tmp_path, CPU, torch.float32)
+    make_private(path.parent)
+    path.touch(mode=0o700)
+    assert (later.look(), later.word) == (True, "compiled")
+    assert (later.look(), later.word) == (False, "compiled")  # nothing new
+    assert torch.equal(add(torch.ones(2, 1), torch.ones(2, 1) + 1), 2 * torch.ones(2, 1))
+
+
+def test_a_stage_without_kernels_has_no_word_for_them(tmp_path: Path) -> None:
+    none = CompiledKernels((), tmp_path, CPU, torch.float32)
+    assert (none.look(), none.word) == (False, "")

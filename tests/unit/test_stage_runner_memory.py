@@ -205,3 +205,14 @@ def test_kernels_are_mixed_where_another_worker_made_a_part_of_the_result(
 
     workers = ([placed(first), *answers, OUT_OF_MEMORY], [placed("compiled"), STEP, DONE])
     within(lambda: Stage(*workers, budget=PartsBudget()), test)
+
+
+def test_a_worker_says_when_its_kernels_run_another_way() -> None:
+    async def test(stage: Stage) -> None:
+        assert report_of(await stage.run()).kernels == "eager"
+        events = await stage.run()
+        assert report_of(events).kernels == "compiled"
+        assert [event.kind for event in events if isinstance(event, Message)] == [STEP.kind]
+
+    changed = Message("kernels", {"kernels": "compiled"})
+    within(lambda: Stage([PLACED, STEP, DONE, changed, STEP, DONE]), test)

@@ -9,6 +9,8 @@ import torch
 
 from acestage.settings import load_settings
 from services.dit.kernels import KERNELS as DIT_KERNELS
+from services.runtime import integer_products
+from services.runtime.kernels.int8 import KERNELS as INT8_KERNELS
 from services.runtime.kernels.store import kernel_path
 from services.vae.kernels import KERNELS as VAE_KERNELS
 from services.warmup.wanted import find_wanted
@@ -19,13 +21,23 @@ NAMES = [kernel.name for kernel in (*DIT_KERNELS, *VAE_KERNELS)]
 
 @pytest.mark.parametrize(
     ("dtype", "wanted"),
-    [("auto", ["float32"]), ("bfloat16", ["bfloat16"]), ("float16", ["float16", "float32"])],
+    [("auto", ["float32"]), ("float16", ["float16", "float32"])],
 )
 def test_all_kernels_are_wanted_for_each_data_type_that_may_be_used(
     dtype: str, wanted: list[str], tmp_path: Path
 ) -> None:
     found = find_wanted(load_settings(dtype=dtype, cache_dir=tmp_path), CPU)
     assert sorted(map(str, found)) == sorted(f"{name} {one}" for name in NAMES for one in wanted)
+
+
+@pytest.mark.parametrize("multiplies_integers", [True, False])
+def test_kernels_for_integers_are_wanted_where_they_are_multiplied(
+    multiplies_integers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integer_products, "has_feature", lambda *names: multiplies_integers)
+    found = find_wanted(load_settings(dtype="bfloat16", cache_dir=tmp_path), CPU)
+    names = NAMES + ([kernel.name for kernel in INT8_KERNELS] if multiplies_integers else [])
+    assert sorted(one.kernel.name for one in found) == sorted(names)
 
 
 def test_several_checkpoints_of_one_data_type_want_each_kernel_once(

@@ -153,7 +153,7 @@ class Watched:
     def place(self, *args: object) -> None:
         pass
 
-    def kernels(self) -> tuple[Kernel, ...]:
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
         return ()
 
     def trim(self) -> None:

@@ -66,6 +66,29 @@ def use_compiled(
     return True
 
 
+class CompiledKernels:
+    """Compiled kernels for a process that computes with `kernels`, as soon as all of them are there."""
+
+    def __init__(
+        self, kernels: Sequence[Kernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._kernels = kernels
+        self._where = (cache_dir, device, dtype)
+        self._are_used = False
+
+    @property
+    def word(self) -> str:
+        """How the kernels run: "compiled" or "eager", or empty where there are none."""
+        return ("compiled" if self._are_used else "eager") if self._kernels else ""
+
+    def look(self) -> bool:
+        """Uses them from now on, if they were not used and are there; returns whether that changed."""
+        if self._are_used:
+            return False
+        self._are_used = use_compiled(self._kernels, *self._where)
+        return self._are_used
+
+
 def _load(path: Path, device: torch.device):  # type: ignore[no-untyped-def]  # of torch._C
     if device.type == "cpu":
         return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)

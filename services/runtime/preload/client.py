@@ -10,6 +10,7 @@ import socket
 import sys
 
 from acestage import errors
+from services.runtime import heap
 from services.runtime.finishing import finish
 from services.runtime.messages import receive_async, to_error
 from services.runtime.preload.facts import PreloadFacts
@@ -141,7 +142,7 @@ class PreloadClient:
 def _environment(config: StageConfig) -> dict[str, str]:
     """That of this process; PyTorch reads its allocator's setting from there alone, never from `.env`."""
     allocator = {} if config.cuda_allocator is None else {"PYTORCH_CUDA_ALLOC_CONF": config.cuda_allocator}
-    defaults = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(CONVOLUTION_CACHE_COUNT)}
+    defaults = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(CONVOLUTION_CACHE_COUNT), **heap.HUGE_PAGES}
     # The order of devices is that of NVML, which the service counts by.
     return defaults | os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | allocator
 
