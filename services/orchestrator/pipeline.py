@@ -18,6 +18,7 @@ from services.orchestrator.jobs.job_size import JobSize
 from services.orchestrator.limits.current_limits import CurrentLimits
 from services.orchestrator.models import find_model
 from services.orchestrator.song import requests
+from services.orchestrator.song.conditioning import Conditioning
 from services.orchestrator.song.generation_settings import GenerationSettings
 from services.orchestrator.song.preview import Preview
 from services.orchestrator.song.source_latents import HeldAudio, SourceLatents
@@ -64,8 +65,9 @@ class Pipeline:
         self.stages: tuple[StageClient, ...] = (text_encoder, dit, vae)
         self.limits = CurrentLimits(self.stages, settings)
         self._store = store
-        sources = SourceLatents(vae)
-        self._stages = Stages(text_encoder, dit, vae, sources, on_stage_event)
+        self._stages = Stages(
+            text_encoder, dit, vae, SourceLatents(vae), Conditioning(text_encoder), on_stage_event
+        )
 
     @contextmanager
     def hold(self, source_id: str, reference_id: str = "") -> Iterator[HeldAudio]:
@@ -169,9 +171,11 @@ class Pipeline:
         emit: Emit,
         deadline: Deadline,
     ) -> StageWork:
-        vae = next(info for info in infos if info.stage == self._stages.vae.stage)
-        dtype = next(hosted.dtype for hosted in vae.models if hosted.model.name == model.name)
-        return StageWork(self._stages, model, dtype, emit, deadline)
+        dtypes = {
+            info.stage: next(hosted.dtype for hosted in info.models if hosted.model.name == model.name)
+            for info in infos
+        }
+        return StageWork(self._stages, model, dtypes, emit, deadline)
 
     async def _inputs(
         self, settings: GenerationSettings, audio: HeldAudio, work: StageWork

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from acestage.errors import InternalError
 from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
@@ -15,6 +14,7 @@ from acestage.protos.text_encoder.v1 import text_encoder_pb2
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.tensors import WireTensor
+from services.orchestrator.song.conditioning import Conditioning
 from services.orchestrator.song.generation_settings import DenoisedOn, GenerationSettings
 from services.orchestrator.song.source_latents import Audio, Samples, SourceLatents
 from services.orchestrator.song.timeline import Timeline
@@ -31,9 +31,6 @@ StageResponse = (
     | vae_pb2.DecodeResponse
 )
 
-CONDITIONING = ("encoder_hidden_states", "null_condition", "context_latents")
-PLAIN = "plain_hidden_states"
-
 
 @dataclass(frozen=True, slots=True)
 class Stages:
@@ -43,6 +40,7 @@ class Stages:
     dit: DitClient
     vae: VaeClient
     sources: SourceLatents
+    conditioning: Conditioning
     on_event: OnStageEvent
 
 
@@ -50,31 +48,36 @@ class StageWork:
     """Asks the stages for the parts of one job."""
 
     def __init__(
-        self, stages: Stages, model: stage_pb2.Model, vae_dtype: str, emit: Emit, deadline: Deadline
+        self,
+        stages: Stages,
+        model: stage_pb2.Model,
+        dtypes: Mapping[str, str],
+        emit: Emit,
+        deadline: Deadline,
     ) -> None:
         """Prepares.
 
         Args:
             stages: that do it.
             model: that is to be used.
-            vae_dtype: in which its VAE computes.
+            dtypes: in which each stage computes for it, by stage.
             emit: takes the events of the job.
             deadline: of the caller.
         """
         self.model = model
         self._stages = stages
-        self._vae_dtype = vae_dtype
+        self._dtypes = dtypes
         self._emit = emit
         self._deadline = deadline
 
     async def source_latents(self, audio_id: str, samples: Samples, timeline: Timeline) -> WireTensor:
         """ "source_latents" [1, frames, channels] of an uploaded audio in its place."""
-        audio = Audio(audio_id, samples, self.model, self._vae_dtype)
+        audio = self._audio(audio_id, samples)
         return await self._stages.sources.of_source(audio, timeline, self._relay_vae, self._deadline)
 
     async def reference_latents(self, audio_id: str, samples: Samples) -> WireTensor:
         """ "reference_latents" [1, frames, channels] of an uploaded audio."""
-        audio = Audio(audio_id, samples, self.model, self._vae_dtype)
+        audio = self._audio(audio_id, samples)
         return await self._stages.sources.of_reference(audio, self._relay_vae, self._deadline)
 
     async def tokenize(self, source: WireTensor) -> tuple[int, ...]:
@@ -87,7 +90,7 @@ class StageWork:
             self._deadline,
         )
 
-    async def encode(self, settings: GenerationSettings, latents: Iterable[WireTensor]) -> list[WireTensor]:
+    async def encode(self, settings: GenerationSettings, latents: Sequence[WireTensor]) -> list[WireTensor]:
         """The conditioning for the DiT; `latents` are those of source and reference, where there are any."""
         window = settings.window_frames
         parameters = text_encoder_pb2.EncodeParameters(
@@ -109,17 +112,15 @@ class StageWork:
             silence_window=settings.keeps_source,
             with_plain=settings.audio_cover_strength < 1,
         )
-        stage = self._stages.text_encoder
-        found = await stage.encode(
-            parameters, latents, lambda response: self._relay(stage.stage, response), self._deadline
+        stage = self._stages.text_encoder.stage
+        return await self._stages.conditioning.of(
+            parameters,
+            latents,
+            self.model,
+            self._dtypes[stage],
+            lambda response: self._relay(stage, response),
+            self._deadline,
         )
-        wanted = [*CONDITIONING, PLAIN] if parameters.with_plain else CONDITIONING
-        missing = [name for name in wanted if name not in found]
-        if missing:
-            raise InternalError(
-                f"{stage.stage} returned no {', '.join(missing)}", metadata={"stage": stage.stage}
-            )
-        return [found[name] for name in wanted]
 
     async def denoise(
         self, settings: GenerationSettings, inputs: Iterable[WireTensor]
@@ -182,6 +183,9 @@ class StageWork:
                     kernels = response.report.kernels
                 self._relay_vae(response)
         return kernels
+
+    def _audio(self, audio_id: str, samples: Samples) -> Audio:
+        return Audio(audio_id, samples, self.model, self._dtypes[self._stages.vae.stage])
 
     def _relay_vae(self, response: vae_pb2.EncodeResponse | vae_pb2.DecodeResponse) -> None:
         stage = self._stages.vae.stage

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
-import grpc.aio
 import numpy as np
 import pytest
 import torch
@@ -25,6 +23,7 @@ from services.orchestrator.song.source_latents import (
 )
 from services.orchestrator.song.timeline import Timeline, whole_song, with_window
 from services.orchestrator.stage_clients import Deadline, VaeClient
+from tests.unit.unreached import UNREACHED
 
 RATE_HZ = 100
 MODEL = Model(name="m", latent_frame_rate_hz=25, sample_rate_hz=RATE_HZ, hop_sample_count=4)
@@ -67,7 +66,7 @@ class _CountingVae(VaeClient):
     """A VAE whose latents are the number of the encode, counted from 1."""
 
     def __init__(self) -> None:
-        super().__init__("vae", "nowhere", cast(grpc.aio.Channel, _Unreached()))
+        super().__init__("vae", "nowhere", UNREACHED)
         self.models: list[str] = []
 
     async def encode(
@@ -75,13 +74,6 @@ class _CountingVae(VaeClient):
     ) -> WireTensor:
         self.models.append(parameters.model)
         return WireTensor("latents", "float32", (1, 1, 1), memoryview(np.float32(len(self.models)).tobytes()))
-
-
-class _Unreached:
-    """A channel that offers what stubs are made of, and no more."""
-
-    def unary_unary(self, *arguments: object, **options: object) -> None:
-        return None
 
 
 def encodes(*asked: tuple[Audio, Timeline | None]) -> Sequence[int]:

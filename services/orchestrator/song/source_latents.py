@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
+from services.orchestrator.song.recent import Recent
 from services.orchestrator.song.timeline import Span, Timeline
 from services.orchestrator.stage_clients import Deadline, VaeClient
 from services.runtime.request_limits import TIMBRE_REFERENCE_S
@@ -73,7 +73,7 @@ class SourceLatents:
 
     def __init__(self, vae: VaeClient) -> None:
         self._vae = vae
-        self._cache: OrderedDict[_Key, WireTensor] = OrderedDict()
+        self._recent: Recent[_Key, WireTensor] = Recent(MAX_CACHED_COUNT)
 
     async def of_source(
         self, audio: Audio, timeline: Timeline, on_event: OnEvent, deadline: Deadline
@@ -114,16 +114,12 @@ class SourceLatents:
         on_event: OnEvent,
         deadline: Deadline,
     ) -> WireTensor:
-        found = self._cache.pop(key, None)
-        if found is None:
+        async def encode() -> WireTensor:
             audio = await asyncio.to_thread(_to_wire, prepare)
             parameters = vae_pb2.EncodeParameters(model=key.model)
-            latents = await self._vae.encode(parameters, audio, on_event, deadline)
-            found = replace(latents, name=name)
-        self._cache[key] = found
-        if len(self._cache) > MAX_CACHED_COUNT:
-            self._cache.popitem(last=False)
-        return found
+            return replace(await self._vae.encode(parameters, audio, on_event, deadline), name=name)
+
+        return await self._recent.get(key, encode)
 
 
 def _to_wire(prepare: Callable[[], Samples]) -> WireTensor:
