@@ -20,7 +20,7 @@ from acestage.generation import StageProgress
 from acestage.generation_options import GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import mib, print_table, write_json
-from bench.songs import CAPTION, SONG_TIMEOUT_S, sing
+from bench.songs import SONG_TIMEOUT_S, numbered_caption, sing
 from bench.stack import Setup, Stack, measure_all
 from services.runtime.process_memory import ProcessMemory
 
@@ -70,17 +70,18 @@ async def do(client: AsyncClient, job: Job, seed: int) -> None:
         "seed": seed,
         "lyrics": "[verse]\nRain on the window",
     }
+    caption = numbered_caption(seed)
     match job.fate:
         case Fate.COMPLETE:
-            await sing(client, options)
+            await sing(client, options, caption)
         case Fate.CANCELLED:
-            async with aclosing(client.stream(CAPTION, timeout_s=SONG_TIMEOUT_S, **options)) as events:
+            async with aclosing(client.stream(caption, timeout_s=SONG_TIMEOUT_S, **options)) as events:
                 async for event in events:
                     if isinstance(event, StageProgress):
                         break
         case Fate.REFUSED:
             try:
-                await sing(client, options)
+                await sing(client, options, caption)
             except InvalidArgumentError:
                 return
             raise AssertionError(f"{job} was not refused")

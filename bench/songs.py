@@ -97,18 +97,22 @@ async def sing(client: AsyncClient, options: GenerationOptions, caption: str = C
 async def sing_together(client: AsyncClient, options: GenerationOptions, count: int) -> list[Song]:
     """Generates `count` songs that are asked for at the same time."""
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(sing(client, numbered(options, index))) for index in range(count)]
+        tasks = [group.create_task(_sing_number(client, options, index)) for index in range(count)]
     return [task.result() for task in tasks]
 
 
 async def sing_in_turn(client: AsyncClient, options: GenerationOptions, count: int) -> list[Song]:
     """Generates `count` songs, each asked for once the one before is complete."""
-    return [await sing(client, numbered(options, index)) for index in range(count)]
+    return [await _sing_number(client, options, index) for index in range(count)]
 
 
-def numbered(options: GenerationOptions, index: int) -> GenerationOptions:
-    """The options of song number `index`, which has a seed of its own."""
-    return {**options, "seed": index}
+def numbered_caption(number: int) -> str:
+    """The caption of song `number`: with the one of another song it would need no text encoder."""
+    return f"{CAPTION}, take {number}"
+
+
+async def _sing_number(client: AsyncClient, options: GenerationOptions, number: int) -> Song:
+    return await sing(client, {**options, "seed": number}, numbered_caption(number))
 
 
 def _events(client: AsyncClient, options: GenerationOptions, caption: str) -> AsyncGenerator[object, None]:

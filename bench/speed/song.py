@@ -11,7 +11,7 @@ import torch
 from acestage import AsyncClient
 from acestage.generation_options import GenerationOptions
 from acestage.planning import as_quantization
-from bench.songs import CAPTION, Song, sing
+from bench.songs import Song, numbered_caption, sing
 from bench.speed.memory import watched
 from bench.speed.one_process import OneProcess
 from bench.speed.scope import Scope
@@ -46,13 +46,13 @@ async def _measure(scope: Scope) -> dict[str, Any]:
             engines = OneProcess(
                 scope.open(), getattr(torch, start.dtype), as_quantization(start.quantization)
             )
-            await asyncio.to_thread(engines.sing, _caption(0), duration_s, STEP_COUNT, 0)
+            await asyncio.to_thread(engines.sing, numbered_caption(0), duration_s, STEP_COUNT, 0)
             rounds = []
             for number in range(1, scope.round_count + 1):
                 song = await _serve(stack.client, duration_s, number, number)
                 again = await _serve(stack.client, duration_s, number, OTHER_SEEDS + number)
                 alone = await asyncio.to_thread(
-                    engines.sing, _caption(number), duration_s, STEP_COUNT, number
+                    engines.sing, numbered_caption(number), duration_s, STEP_COUNT, number
                 )
                 rounds.append({SERVICES: _times(song), NEW_SEED: _times(again), ONE_PROCESS: asdict(alone)})
     return {
@@ -70,11 +70,7 @@ async def _measure(scope: Scope) -> dict[str, Any]:
 
 async def _serve(client: AsyncClient, duration_s: float, number: int, seed: int) -> Song:
     options: GenerationOptions = {"duration_s": duration_s, "step_count": STEP_COUNT, "seed": seed}
-    return await sing(client, options, _caption(number))
-
-
-def _caption(number: int) -> str:
-    return f"{CAPTION}, take {number}"
+    return await sing(client, options, numbered_caption(number))
 
 
 def _times(song: Song) -> dict[str, Any]:

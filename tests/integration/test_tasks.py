@@ -184,6 +184,21 @@ def test_a_moved_window_spares_the_encoding_too(client: Client, source_id: str) 
     ]
 
 
+def test_other_seeds_and_steps_spare_the_text_encoder(client: Client) -> None:
+    options: Any = {"duration_s": 2, "lyrics": "la la", "bpm": 90}
+    first = client.generate("harp", seed=1, step_count=2, **options)
+    events = list(client.stream("harp", seed=2, step_count=1, shift=1.0, **options))
+    assert [event.stage for event in events if isinstance(event, StageStarted)] == ["dit", "vae"]
+    again = client.generate("harp", seed=1, step_count=2, **options)
+    assert np.array_equal(again.tracks[0].audio, first.tracks[0].audio)
+    events = list(client.stream("harp", seed=1, step_count=2, **options | {"bpm": 91}))
+    assert [event.stage for event in events if isinstance(event, StageStarted)] == [
+        "text_encoder",
+        "dit",
+        "vae",
+    ]
+
+
 def test_a_job_keeps_its_source_when_that_is_deleted(client: Client) -> None:
     short = client.upload(np.full((RATE_HZ, 2), 0.1, np.float32), sample_rate_hz=RATE_HZ)
     ahead = client.submit("drums", duration_s=20, step_count=20)
