@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -11,9 +12,12 @@ from acestage.planning import Quantization
 from bench.speed import as_workers
 from bench.speed.denoising import TOKEN_COUNT, Denoised, diffusers_denoise, in_turn, random_conditioning
 from bench.speed.scope import Scope
-from services.dit.engine import DitEngine
+from services.dit import transformer_pass
+from services.dit.engine import Conditioning, DitEngine
+from services.dit.kernels import add_norm_modulate
 from services.dit.parameters import DenoiseParameters
 from services.dit.worker import load
+from services.runtime.placement import placed_bytes
 
 SHORT_S, LONG_S = 30, 180
 
@@ -22,6 +26,9 @@ STEP_COUNT = 8
 
 LONG_STEP_COUNT = 2
 """The first one is told apart, because it has in it what is done once a job; the other one is the round."""
+
+BRANCH_COUNT = 3
+"""Of a block: two attentions and a feed-forward layer."""
 
 DIFFUSERS, BFLOAT16, INT8 = "diffusers", "bfloat16", "int8"
 
@@ -44,6 +51,22 @@ class Contest:
         )
         ours = {name: engine.denoise(conditioning, parameters) for name, engine in self._ours.items()}
         return in_turn({DIFFUSERS: diffusers_denoise(self._theirs, conditioning, parameters), **ours})
+
+    def block_errors(self) -> list[float]:
+        """How far the tokens are apart after each block of one pass, with int8 weights and with bfloat16."""
+        frame_count = round(SHORT_S * self._checkpoint.model.latent_frame_rate_hz)
+        conditioning = random_conditioning(self._checkpoint, self._width, frame_count)
+        parameters = DenoiseParameters(seeds=(1,), step_count=1, guidance_scale=1.0, keeps_prompt=True)
+        found = {name: after_blocks(engine, conditioning, parameters) for name, engine in self._ours.items()}
+        return [relative_distance(*pair) for pair in zip(found[INT8], found[BFLOAT16], strict=True)]
+
+    def weights_bytes(self) -> dict[str, int]:
+        """Bytes of the weights by the way that they are held."""
+        modules = load(self._checkpoint).modules()
+        return {
+            BFLOAT16: placed_bytes(modules, torch.bfloat16, "none"),
+            INT8: placed_bytes(modules, torch.bfloat16, "int8"),
+        }
 
     def _placed(self, quantization: Quantization) -> DitEngine:
         worker = load(self._checkpoint)
@@ -70,6 +93,8 @@ def measure(scope: Scope) -> dict[str, Any]:
         "token_count": TOKEN_COUNT,
         "kernels": contest.kernels,
         "lengths": lengths,
+        "weights_bytes": contest.weights_bytes(),
+        "block_errors": contest.block_errors(),
         "distances": {
             "duration_s": SHORT_S,
             "step_count": STEP_COUNT,
@@ -77,6 +102,22 @@ def measure(scope: Scope) -> dict[str, Any]:
             "int8_from_bfloat16": relative_distance(latents[INT8], latents[BFLOAT16]),
         },
     }
+
+
+def after_blocks(
+    engine: DitEngine, conditioning: Conditioning, parameters: DenoiseParameters
+) -> list[torch.Tensor]:
+    """The tokens [tokens, width] after each block, in the first pass of a job."""
+    sums: list[torch.Tensor] = []
+
+    def recorded(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        total, normed = add_norm_modulate(*tensors)
+        sums.append(total)
+        return total, normed
+
+    with mock.patch.object(transformer_pass, add_norm_modulate.name, recorded):
+        next(engine.denoise(conditioning, parameters))
+    return sums[BRANCH_COUNT - 1 :: BRANCH_COUNT]
 
 
 def relative_distance(found: torch.Tensor, reference: torch.Tensor) -> float:

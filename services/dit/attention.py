@@ -7,6 +7,9 @@ blocks, and each block sees only the keys that some query of it may see.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -15,47 +18,74 @@ BLOCK_TOKENS = 256
 large ones compute more scores that the mask then drops."""
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The keys that queries may see: those of at most `width` tokens on either side.
+
+    Attributes:
+        mask: [queries of a block, keys that some of them may see], what is added to their scores: 0, or minus
+            infinity. Row r is query `start + r` and column c is key `start - width + c` of every block. None
+            where all queries see all keys.
+    """
+
+    width: int
+    mask: torch.Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        width: int,
+        token_count: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        block_tokens: int = BLOCK_TOKENS,
+    ) -> Window:
+        """The window in a song of `token_count` tokens, for queries of `dtype` on `device`."""
+        if token_count <= width + 1:
+            return cls(width, None)
+        if token_count <= 2 * width + block_tokens:
+            block_tokens = token_count  # more blocks would read nearly all keys each
+        rows = torch.arange(min(block_tokens, token_count), device=device)[:, None]
+        columns = torch.arange(rows.shape[0] + 2 * width, device=device)[None, :]
+        is_outside = (columns < rows) | (columns > rows + 2 * width)
+        mask = torch.zeros(is_outside.shape, dtype=dtype, device=device)
+        return cls(width, mask.masked_fill_(is_outside, -math.inf))
+
+
 def attend_within(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     scale: float,
-    window: int,
-    block_tokens: int = BLOCK_TOKENS,
+    window: Window,
     *,
     groups_heads: bool = False,
 ) -> torch.Tensor:
-    """Attention in which token i sees the tokens j with abs(i - j) <= window.
+    """Attention in which token i sees the tokens j with abs(i - j) <= the window's width.
 
     Args:
         query: [items, tokens, heads, head_dim].
         key: [items, tokens, key heads, head_dim]; the heads are a multiple of the key heads.
         value: as `key`.
         scale: of the scores.
-        window: tokens on either side.
-        block_tokens: queries of one block.
+        window: for so many tokens.
         groups_heads: see `attend`.
     """
-    token_count = query.shape[1]
-    if token_count <= window + 1:
-        return attend(query, key, value, scale, groups_heads=groups_heads)
-    if token_count <= 2 * window + block_tokens:
-        block_tokens = token_count  # more blocks would read nearly all keys each
-    # Row r is query `start + r`, and column c is key `start - window + c`: the same for every block.
-    rows = torch.arange(min(block_tokens, token_count), device=query.device)[:, None]
-    columns = torch.arange(rows.shape[0] + 2 * window, device=query.device)[None, :]
-    band = (columns >= rows) & (columns <= rows + 2 * window)
+    token_count, mask = query.shape[1], window.mask
+    if mask is None or len(mask) == token_count:
+        whole = None if mask is None else mask[:, window.width : window.width + token_count]
+        return attend(query, key, value, scale, whole, groups_heads=groups_heads)
     attended = torch.empty_like(query)
-    for start in range(0, token_count, block_tokens):
-        stop = min(start + block_tokens, token_count)
-        first, last = max(0, start - window), min(token_count, stop + window)
-        left = start - window
+    for start in range(0, token_count, len(mask)):
+        stop = min(start + len(mask), token_count)
+        left = start - window.width
+        first, last = max(0, left), min(token_count, stop + window.width)
         attended[:, start:stop] = attend(
             query[:, start:stop],
             key[:, first:last],
             value[:, first:last],
             scale,
-            band[: stop - start, first - left : last - left],
+            mask[: stop - start, first - left : last - left],
             groups_heads=groups_heads,
         )
     return attended
@@ -70,7 +100,7 @@ def attend(
     *,
     groups_heads: bool = False,
 ) -> torch.Tensor:
-    """Attention of every query over every key, or over those that `mask` [queries, keys] has true.
+    """Attention of every query over every key; `mask` [queries, keys] is added to the scores.
 
     Shapes are as in `attend_within`.
 

@@ -174,7 +174,7 @@ class DitEngine:
         """What all steps have in common, from what is on the device."""
         prepare = functools.partial(
             self.transformer_pass.prepare,
-            rotary=self.transformer_pass.rotary(conditioning.context_latents),
+            positions=self.transformer_pass.positions(conditioning.context_latents),
             keeps_prompt=parameters.keeps_prompt,
         )
         states, context = conditioning.encoder_hidden_states, conditioning.context_latents

@@ -16,12 +16,31 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
-from services.dit.attention import attend, attend_within
-from services.dit.kernels import add_norm_modulate, gated_silu, norm_modulate, norm_rotate
+from services.dit.attention import Window, attend, attend_within
+from services.dit.kernels import (
+    add_norm_modulate,
+    gated_silu,
+    gated_silu_in_8_bits,
+    norm_modulate,
+    norm_rotate,
+)
 from services.dit.tokens import CHUNK_TOKENS
+from services.runtime.integer_products import Quantized, products_of
 
-Rotary = tuple[torch.Tensor, torch.Tensor]
 _KeyValue = tuple[torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Positions:
+    """What depends on the length of a song alone.
+
+    Attributes:
+        rotary: cosine and sine of the positions, [tokens, head_dim / 2].
+        windows: of the layers that see no further, by their widths.
+    """
+
+    rotary: tuple[torch.Tensor, torch.Tensor]
+    windows: dict[int, Window]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +52,16 @@ class Prepared:
         encoder_hidden_states: [items, tokens of the prompt, condition width].
         keys_values: of each layer, from these; [items, tokens of the prompt, heads, head_dim]. None where
             every pass is to compute them again.
-        rotary: cosine and sine of the positions, [tokens, head_dim / 2].
+        positions: of the song.
+        reference: embedding and modulation of how far the reference timestep is from t, which is never far:
+            [1, width] and [1, 6, width].
     """
 
     context_latents: torch.Tensor
     encoder_hidden_states: torch.Tensor
     keys_values: tuple[_KeyValue, ...] | None
-    rotary: Rotary
+    positions: Positions
+    reference: tuple[torch.Tensor, torch.Tensor]
 
     def first(self) -> Prepared:
         """The first item alone."""
@@ -48,7 +70,8 @@ class Prepared:
             self.context_latents[:1],
             self.encoder_hidden_states[:1],
             None if kept is None else tuple((key[:1], value[:1]) for key, value in kept),
-            self.rotary,
+            self.positions,
+            self.reference,
         )
 
 
@@ -63,25 +86,28 @@ class TransformerPass:
         self._transformer: Any = transformer
         self.groups_heads = False
 
-    def rotary(self, context_latents: torch.Tensor) -> Rotary:
-        """Cosine and sine of the positions of a song, [tokens, head_dim / 2]."""
+    def positions(self, context_latents: torch.Tensor) -> Positions:
+        """Those of a song with these [items, frames, 2 * channels]."""
         model = self._transformer
         token_count = -(-context_latents.shape[1] // model.patch_size)
         positions = torch.arange(token_count, device=context_latents.device, dtype=torch.float32)
         cosine, sine = get_1d_rotary_pos_embed(
             model.head_dim, positions, theta=model.rope_theta, use_real=True, repeat_interleave_real=False
         )
-        # Both halves of a head turn alike.
-        half = model.head_dim // 2
-        dtype = context_latents.dtype
-        return cosine[:, :half].to(dtype).contiguous(), sine[:, :half].to(dtype).contiguous()
+        half = model.head_dim // 2  # both halves of a head turn alike
+        dtype, device = context_latents.dtype, context_latents.device
+        widths = {layer.self_attn.sliding_window for layer in model.layers} - {None}
+        return Positions(
+            (cosine[:, :half].to(dtype).contiguous(), sine[:, :half].to(dtype).contiguous()),
+            {width: Window.of(width, token_count, dtype, device) for width in widths},
+        )
 
     def prepare(
         self,
         encoder_hidden_states: torch.Tensor,
         context_latents: torch.Tensor,
         *,
-        rotary: Rotary,
+        positions: Positions,
         keeps_prompt: bool,
     ) -> Prepared:
         """What does not depend on the step.
@@ -89,7 +115,7 @@ class TransformerPass:
         Args:
             encoder_hidden_states: [items, tokens of the prompt, condition width].
             context_latents: [items, frames, 2 * channels].
-            rotary: of the song.
+            positions: of the song.
             keeps_prompt: whether to keep its keys and values, `prompt_token_bytes` for each token.
         """
         keys_values = None
@@ -97,7 +123,8 @@ class TransformerPass:
             states = self._transformer.condition_embedder(encoder_hidden_states)
             layers = self._transformer.layers
             keys_values = tuple(self._key_value(layer.cross_attn, states) for layer in layers)
-        return Prepared(context_latents, encoder_hidden_states, keys_values, rotary)
+        reference = self._transformer.time_embed_r(context_latents.new_zeros(1))
+        return Prepared(context_latents, encoder_hidden_states, keys_values, positions, reference)
 
     def prompt_token_bytes(self, dtype: torch.dtype) -> int:
         """What the keys and values of a token of a prompt take, of all layers together."""
@@ -110,13 +137,13 @@ class TransformerPass:
         model = self._transformer
         timestep = torch.full((1,), t, device=latents.device, dtype=latents.dtype)
         embedding, modulation = model.time_embed(timestep)
-        embedding_r, modulation_r = model.time_embed_r(timestep - timestep)
+        embedding_r, modulation_r = prepared.reference
         embedding, modulation = embedding + embedding_r, modulation + modulation_r
 
         rows = self._patches(latents, prepared.context_latents)
         item_count, token_count, width = rows.shape
         rows = rows.reshape(-1, width)
-        rotary = tuple(turns.repeat(item_count, 1) for turns in prepared.rotary)
+        rotary = tuple(turns.repeat(item_count, 1) for turns in prepared.positions.rotary)
         ones, zeros = rows.new_ones(width), rows.new_zeros(width)
         kept = prepared.keys_values
         states: Any = None
@@ -128,7 +155,9 @@ class TransformerPass:
         normed = norm_modulate(rows, first.self_attn_norm.weight, scale, shift)
         for index, (layer, after) in enumerate(zip(model.layers, [*others, None], strict=True)):
             gate, feed_shift, feed_scale, feed_gate = table
-            update = self._self_attention(layer.self_attn, normed, item_count, rotary)
+            attention = layer.self_attn
+            window = prepared.positions.windows.get(attention.sliding_window)
+            update = self._self_attention(attention, normed, item_count, rotary, window)
             norm = layer.cross_attn_norm.weight
             rows, normed = add_norm_modulate(rows, update, gate, norm, zeros, zeros)
             key_value = kept[index] if kept else self._key_value(layer.cross_attn, states)
@@ -136,7 +165,7 @@ class TransformerPass:
             del key_value
             norm = layer.mlp_norm.weight
             rows, normed = add_norm_modulate(rows, update, ones, norm, feed_scale, feed_shift)
-            update = _feed_forward(layer.mlp, normed)
+            update = feed_forward(layer.mlp, normed)
             if after is None:
                 norm = model.norm_out.weight
                 shift, scale = (model.scale_shift_table[0] + embedding).unbind()
@@ -157,12 +186,16 @@ class TransformerPass:
         return patches.contiguous()
 
     def _self_attention(
-        self, attention: Any, rows: torch.Tensor, item_count: int, rotary: tuple[torch.Tensor, ...]
+        self,
+        attention: Any,
+        rows: torch.Tensor,
+        item_count: int,
+        rotary: tuple[torch.Tensor, ...],
+        window: Window | None,
     ) -> torch.Tensor:
         query = self._turned(attention.to_q, attention.norm_q, rows, item_count, rotary)
         key = self._turned(attention.to_k, attention.norm_k, rows, item_count, rotary)
         value = _linear(attention.to_v, rows).view(item_count, -1, attention.kv_heads, attention.head_dim)
-        window = attention.sliding_window
         if window is None:
             attended = attend(query, key, value, attention.scaling, groups_heads=self.groups_heads)
         else:
@@ -210,12 +243,22 @@ def _normed_heads(norm: Any, rows: torch.Tensor, head_dim: int) -> torch.Tensor:
     return normed
 
 
-def _feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
-    """Over some tokens at a time: what is between its products is three times as wide as a token."""
+def feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
+    """What `AceStepMLP` of diffusers makes of [tokens, width].
+
+    Over some tokens at a time: what is between its products is three times as wide as a token.
+    """
+
+    integers = products_of(mlp.gate_proj, mlp.up_proj, mlp.down_proj)
 
     def feed(part: torch.Tensor) -> torch.Tensor:
-        gated = gated_silu(_linear(mlp.gate_proj, part), _linear(mlp.up_proj, part))
-        return _linear(mlp.down_proj, gated)
+        if integers is None:
+            gated = gated_silu(_linear(mlp.gate_proj, part), _linear(mlp.up_proj, part))
+            return _linear(mlp.down_proj, gated)
+        gate, up, down = integers
+        given = gate.quantized(part)
+        gated = gated_silu_in_8_bits(gate.unscaled(given), up.unscaled(given), given.scale)
+        return down.of(Quantized(*gated))
 
     return _by_chunks(feed, rows, rows.shape[1])
 

@@ -15,11 +15,12 @@ from services.runtime.kernel_scratch import PRODUCT_BYTES
 from services.runtime.kernels.int8 import quantize_rows, scale_rows
 
 _INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni")
+_RESULT = torch.bfloat16
 
 
 def is_supported(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether `device` multiplies integers faster than numbers of `dtype`."""
-    return device.type == "cpu" and dtype == torch.bfloat16 and has_feature(*_INSTRUCTIONS)
+    return device.type == "cpu" and dtype == _RESULT and has_feature(*_INSTRUCTIONS)
 
 
 def quantize_dynamically(layer: torch.nn.Linear) -> None:
@@ -29,31 +30,45 @@ def quantize_dynamically(layer: torch.nn.Linear) -> None:
     input.
     """
     values, scale = quantize_rows(layer.weight.data)
-    product = _IntegerProduct(values, scale.flatten(), None if layer.bias is None else layer.bias.data)
+    product = IntegerProduct(values, scale.flatten(), None if layer.bias is None else layer.bias.data)
     layer.forward = product  # type: ignore[assignment, method-assign]
     # It keeps shape and type, and takes no memory.
     layer.weight.data = layer.weight.data.new_zeros(1).expand(layer.weight.shape)
 
 
+def products_of(*layers: torch.nn.Module) -> tuple[IntegerProduct, ...] | None:
+    """The products of `layers`; None where one of them has something else in its place, or beside it."""
+    products = tuple(layer.forward for layer in layers if isinstance(layer, torch.nn.Linear))
+    found = tuple(product for product in products if isinstance(product, IntegerProduct))
+    return found if len(found) == len(layers) else None
+
+
 def forget_last_input() -> None:
     """Frees what is kept for a layer that takes the input of the one before."""
-    _IntegerProduct._last = None
+    IntegerProduct._last = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Quantized:
-    """An input, as it was at `version`, in 8 bits."""
+class Quantized:
+    """An input [rows, inputs] as int8 `values`, and the float32 `scale` of each of its rows, [rows, 1]."""
 
-    rows: weakref.ref[torch.Tensor]
-    version: int
     values: torch.Tensor
     scale: torch.Tensor
 
 
-class _IntegerProduct:
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """An input as it was at `version`."""
+
+    rows: weakref.ref[torch.Tensor]
+    version: int
+    quantized: Quantized
+
+
+class IntegerProduct:
     """Multiplies [rows, inputs] by an int8 weight [outputs, inputs]."""
 
-    _last: ClassVar[_Quantized | None] = None
+    _last: ClassVar[_Last | None] = None
     """The last input of any layer: layers that take the same one follow each other."""
 
     def __init__(self, values: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
@@ -65,25 +80,33 @@ class _IntegerProduct:
         self._packed = values if self._is_fake else torch.ops.onednn.qlinear_prepack(values, None)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        values, scale = self._quantized(rows)
-        result: torch.Tensor
-        if self._is_fake:
-            result = rows.new_empty(len(rows), self._output_count)
-            rows.new_empty(PRODUCT_BYTES // rows.element_size())  # what oneDNN has for itself meanwhile
-        else:
-            result = torch.ops.onednn.qlinear_pointwise(
-                values, 1.0, 0, self._packed, self._scale, _zeros(self._output_count), None, 1.0, 0,
-                rows.dtype, "none", [], "",
-            )  # fmt: skip
-        result = scale_rows(result, scale)
+        return self.of(self.quantized(rows))
+
+    def of(self, rows: Quantized) -> torch.Tensor:
+        """[rows, outputs]."""
+        result: torch.Tensor = scale_rows(self.unscaled(rows), rows.scale)
         return result if self._bias is None else result + self._bias
 
+    def unscaled(self, rows: Quantized) -> torch.Tensor:
+        """[rows, outputs], each row still to be multiplied by its scale, without the bias."""
+        result: torch.Tensor
+        if self._is_fake:
+            result = rows.values.new_empty(len(rows.values), self._output_count, dtype=_RESULT)
+            rows.values.new_empty(PRODUCT_BYTES)  # what oneDNN has for itself meanwhile
+        else:
+            result = torch.ops.onednn.qlinear_pointwise(
+                rows.values, 1.0, 0, self._packed, self._scale, _zeros(self._output_count), None, 1.0, 0,
+                _RESULT, "none", [], "",
+            )  # fmt: skip
+        return result
+
     @classmethod
-    def _quantized(cls, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def quantized(cls, rows: torch.Tensor) -> Quantized:
+        """[rows, inputs] in 8 bits; the same for the layers that take the same input one after the other."""
         last = cls._last
         if last is None or last.rows() is not rows or last.version != rows._version:
-            last = cls._last = _Quantized(weakref.ref(rows), rows._version, *quantize_rows(rows))
-        return last.values, last.scale
+            last = cls._last = _Last(weakref.ref(rows), rows._version, Quantized(*quantize_rows(rows)))
+        return last.quantized
 
 
 @functools.cache

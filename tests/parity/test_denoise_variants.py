@@ -68,7 +68,7 @@ def by_formula(
     passes = engine.transformer_pass
     context = given.context_latents
     prepared = passes.prepare(
-        given.encoder_hidden_states, context, rotary=passes.rotary(context), keeps_prompt=False
+        given.encoder_hidden_states, context, positions=passes.positions(context), keeps_prompt=False
     )
     for t, t_next in zip(timesteps, [*timesteps[1:], 0.0], strict=True):
         v = passes.velocity(x, t, prepared)

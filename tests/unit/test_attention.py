@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.loading import load_transformer
 from services.dit import transformer_pass
-from services.dit.attention import attend_within
+from services.dit.attention import Window, attend_within
 from services.dit.engine import DitEngine
 from services.runtime.kernels import kernel
 
@@ -59,7 +59,8 @@ def test_blocks_give_what_the_dense_mask_gives(
 ) -> None:
     query = states(items, tokens, heads[0], dtype, 1)
     key, value = states(items, tokens, heads[1], dtype, 2), states(items, tokens, heads[1], dtype, 3)
-    ours = attend_within(query, key, value, HEAD_DIM**-0.5, window, block)
+    within = Window.of(window, tokens, dtype, query.device, block)
+    ours = attend_within(query, key, value, HEAD_DIM**-0.5, within)
     assert (ours - dense(query, key, value, window)).abs().max() <= tolerance
     if window + 1 < tokens:
         assert (ours - dense(query, key, value, window + 1)).abs().max() > 1e-4
@@ -90,7 +91,10 @@ def inputs(items: int, frames: int, dtype: torch.dtype) -> dict[str, Any]:
 def velocity(engine: DitEngine, arguments: dict[str, Any], keeps_prompt: bool = False) -> torch.Tensor:
     passes, context = engine.transformer_pass, arguments["context_latents"]
     prepared = passes.prepare(
-        arguments["encoder_hidden_states"], context, rotary=passes.rotary(context), keeps_prompt=keeps_prompt
+        arguments["encoder_hidden_states"],
+        context,
+        positions=passes.positions(context),
+        keeps_prompt=keeps_prompt,
     )
     t = float(arguments["timestep"][0])
     return passes.velocity(arguments["hidden_states"], t, prepared)

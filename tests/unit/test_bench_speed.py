@@ -92,6 +92,8 @@ def test_the_page_has_sections_for_what_was_measured() -> None:
                 ],
             }
         ],
+        "weights_bytes": {"bfloat16": 100 << 20, "int8": 52 << 20},
+        "block_errors": [0.01, 0.03, 0.02],
         "distances": {
             "duration_s": 30,
             "step_count": 8,

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 from collections.abc import Iterator
 
 import pytest
 import torch
+from diffusers.models.transformers.ace_step_transformer import AceStepMLP
 
+from services.dit.transformer_pass import feed_forward
 from services.runtime import integer_products
-from services.runtime.integer_products import forget_last_input, is_supported, quantize_dynamically
+from services.runtime.integer_products import (
+    forget_last_input,
+    is_supported,
+    products_of,
+    quantize_dynamically,
+)
 
 CPU = torch.device("cpu")
 
@@ -53,6 +61,35 @@ def test_a_product_is_off_by_the_rounding_of_both_factors(row_count: int) -> Non
         assert 0.001 < error(found, expected) < 0.02
 
 
+def feed_forward_layers() -> tuple[AceStepMLP, AceStepMLP]:
+    """A feed-forward layer, and the same with integers."""
+    exact = AceStepMLP(64, 192).bfloat16()
+    for number, parameter in enumerate(exact.parameters()):
+        parameter.data = noise(*parameter.shape, seed=number) / 8
+    integer = copy.deepcopy(exact)
+    for layer in (integer.gate_proj, integer.up_proj, integer.down_proj):
+        quantize_dynamically(layer)
+    return exact, integer
+
+
+@pytest.mark.parametrize("row_count", [1, 2, 2500])
+def test_a_feed_forward_layer_is_off_by_the_rounding_of_its_products(row_count: int) -> None:
+    exact, integer = feed_forward_layers()
+    rows = noise(row_count, 64) * torch.logspace(-2, 0, row_count)[:, None].bfloat16()
+    for found, expected in zip(feed_forward(integer, rows), exact(rows), strict=True):
+        assert 0.001 < error(found, expected) < 0.04
+
+
+def test_an_adapter_on_one_of_its_layers_leaves_the_others_in_integers() -> None:
+    exact, integer = feed_forward_layers()
+    wrapped = torch.nn.Sequential(integer.up_proj)
+    wrapped.out_features = 192  # type: ignore[assignment]
+    integer.up_proj = wrapped  # type: ignore[assignment]
+    assert products_of(integer.gate_proj, integer.up_proj) is None
+    rows = noise(30, 64)
+    assert 0.001 < error(feed_forward(integer, rows), exact(rows)) < 0.03
+
+
 def test_a_bias_is_added() -> None:
     exact, integer = layers(bias=True)
     assert torch.equal(integer(torch.zeros(2, 256, dtype=torch.bfloat16))[1], exact.bias)
@@ -92,9 +129,9 @@ def test_layers_that_follow_each_other_quantize_their_input_once(monkeypatch: py
 def test_nothing_of_an_input_is_left_once_it_is_forgotten() -> None:
     _, integer = layers()
     integer(noise(20, 256))
-    last = integer_products._IntegerProduct._last
+    last = integer_products.IntegerProduct._last
     assert last is not None
-    kept = weakref.ref(last.values)
+    kept = weakref.ref(last.quantized.values)
     del last
     forget_last_input()
     gc.collect()

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from acestage.settings import load_settings
+from services.dit.kernels import INTEGER_KERNELS
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime import integer_products
-from services.runtime.kernels.int8 import KERNELS as INT8_KERNELS
 from services.runtime.kernels.store import kernel_path
 from services.vae.kernels import KERNELS as VAE_KERNELS
 from services.warmup.wanted import find_wanted
@@ -36,7 +36,7 @@ def test_kernels_for_integers_are_wanted_where_they_are_multiplied(
 ) -> None:
     monkeypatch.setattr(integer_products, "has_feature", lambda *names: multiplies_integers)
     found = find_wanted(load_settings(dtype="bfloat16", cache_dir=tmp_path), CPU)
-    names = NAMES + ([kernel.name for kernel in INT8_KERNELS] if multiplies_integers else [])
+    names = NAMES + ([kernel.name for kernel in INTEGER_KERNELS] if multiplies_integers else [])
     assert sorted(one.kernel.name for one in found) == sorted(names)
 
 
