@@ -67,28 +67,9 @@ def gated_silu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.silu(gate) * up
 
 
-@kernel("rows width, rows width, rows 1 float32")
-def gated_silu_in_8_bits(
-    gate: torch.Tensor, up: torch.Tensor, scale: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`gated_silu` as `quantize_rows` has it.
-
-    Args:
-        gate: [rows, width], each row still to be multiplied by its scale.
-        up: as `gate`.
-        scale: [rows, 1].
-    """
-    gate, up = gate.float() * scale, up.float() * scale
-    quantized: tuple[torch.Tensor, torch.Tensor] = int8.quantize_rows.function(
-        torch.nn.functional.silu(gate) * up
-    )
-    return quantized
-
-
 KERNELS = (norm_modulate, add_norm_modulate, norm_rotate, gated_silu)
-INTEGER_KERNELS = (gated_silu_in_8_bits, *int8.KERNELS)
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
     """Those that a pass on `device` in `dtype` takes, however the weights are held."""
-    return (*KERNELS, *INTEGER_KERNELS) if is_supported(device, dtype) else KERNELS
+    return (*KERNELS, *int8.KERNELS) if is_supported(device, dtype) else KERNELS

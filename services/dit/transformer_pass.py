@@ -17,15 +17,10 @@ from diffusers import AceStepTransformer1DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
 from services.dit.attention import Window, attend, attend_within
-from services.dit.kernels import (
-    add_norm_modulate,
-    gated_silu,
-    gated_silu_in_8_bits,
-    norm_modulate,
-    norm_rotate,
-)
+from services.dit.kernels import add_norm_modulate, gated_silu, norm_modulate, norm_rotate
 from services.dit.tokens import CHUNK_TOKENS
 from services.runtime.integer_products import Quantized, products_of
+from services.runtime.kernels.int8 import gated_silu_in_8_bits
 
 _KeyValue = tuple[torch.Tensor, torch.Tensor]
 

@@ -1,16 +1,16 @@
 """The warmup process itself: compiles the kernels that are missing, and says so.
 
-With a parent it works in the background: at the lowest priority, heard in the log alone. However it ends, but
-by SIGKILL, nothing is left of it but kernels that are complete.
+With a parent it works in the background: at the lowest priority, heard in the log alone. However it ends,
+nothing is left of it but kernels that are complete; what SIGKILL leaves, the next one removes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -27,6 +27,7 @@ from services.runtime.kernels.compiling import check_compiler, compile_kernel
 from services.runtime.kernels.store import kernel_path, kernels_folder
 from services.runtime.parent_death import die_with_parent
 from services.runtime.private_folder import make_private
+from services.runtime.work_folder import WorkFolder
 from services.warmup.wanted import WantedKernel, find_wanted
 
 log = logging.getLogger(__name__)
@@ -98,8 +99,8 @@ def _compile(
     try:
         make_private(cache_dir)
         # 300 MB of precompiled headers, of use for these kernels alone.
-        with tempfile.TemporaryDirectory(dir=cache_dir, prefix=".compiler-") as folder:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+        with contextlib.closing(WorkFolder(cache_dir)) as folder:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.path)
             for one in wanted:
                 start = time.monotonic()
                 path = kernel_path(one.kernel, cache_dir, device, one.dtype)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from acestage.settings import load_settings
-from services.dit.kernels import INTEGER_KERNELS
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime import integer_products
+from services.runtime.kernels.int8 import KERNELS as INTEGER_KERNELS
 from services.runtime.kernels.store import kernel_path
 from services.vae.kernels import KERNELS as VAE_KERNELS
 from services.warmup.wanted import find_wanted

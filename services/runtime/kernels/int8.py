@@ -25,4 +25,20 @@ def scale_rows(rows: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return (rows.to(torch.float32) * scale).to(rows.dtype)
 
 
-KERNELS = (quantize_rows, scale_rows)
+@kernel("rows width, rows width, rows 1 float32")
+def gated_silu_in_8_bits(
+    gate: torch.Tensor, up: torch.Tensor, scale: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """silu(gate) * up of a feed-forward layer, as `quantize_rows` has it.
+
+    Args:
+        gate: [rows, width], each row still to be multiplied by its scale.
+        up: as `gate`.
+        scale: [rows, 1].
+    """
+    gate, up = gate.float() * scale, up.float() * scale
+    quantized: tuple[torch.Tensor, torch.Tensor] = quantize_rows.function(torch.nn.functional.silu(gate) * up)
+    return quantized
+
+
+KERNELS = (quantize_rows, scale_rows, gated_silu_in_8_bits)

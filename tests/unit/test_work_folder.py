@@ -1,0 +1,36 @@
+"""Folders for files in the making: a dead process's are removed, a living one's are not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from services.runtime.work_folder import WorkFolder
+
+TAKE = """
+import sys
+from pathlib import Path
+from services.runtime.work_folder import WorkFolder
+folder = WorkFolder(Path(sys.argv[1]))
+(folder.path / "half a file").touch()
+print(folder.path, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_the_next_process_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TAKE, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        theirs = Path(process.stdout.readline().strip())
+        ours = WorkFolder(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([theirs, ours.path])
+        process.kill()
+        process.wait()
+    assert (theirs / "half a file").exists()
+    other = WorkFolder(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([ours.path, other.path])
+    ours.close()
+    other.close()
+    assert list(tmp_path.iterdir()) == []
