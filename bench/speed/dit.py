@@ -14,7 +14,7 @@ from bench.speed.denoising import TOKEN_COUNT, Denoised, diffusers_denoise, in_t
 from bench.speed.scope import Scope
 from services.dit import transformer_pass
 from services.dit.engine import Conditioning, DitEngine
-from services.dit.kernels import add_norm_modulate
+from services.dit.kernels import KERNELS, add_norm_modulate
 from services.dit.parameters import DenoiseParameters
 from services.dit.worker import load
 from services.runtime.placement import placed_bytes
@@ -44,21 +44,23 @@ class Contest:
 
     def denoise(self, duration_s: int, step_count: int) -> dict[str, Denoised]:
         """Denoises the same noise under the same condition in all ways, step by step in turns."""
-        frame_count = round(duration_s * self._checkpoint.model.latent_frame_rate_hz)
-        conditioning = random_conditioning(self._checkpoint, self._width, frame_count)
-        parameters = DenoiseParameters(
-            seeds=(1,), step_count=step_count, guidance_scale=1.0, keeps_prompt=True
-        )
+        conditioning, parameters = self._conditioning(duration_s), self._parameters(step_count)
         ours = {name: engine.denoise(conditioning, parameters) for name, engine in self._ours.items()}
         return in_turn({DIFFUSERS: diffusers_denoise(self._theirs, conditioning, parameters), **ours})
 
     def block_errors(self) -> list[float]:
         """How far the tokens are apart after each block of one pass, with int8 weights and with bfloat16."""
-        frame_count = round(SHORT_S * self._checkpoint.model.latent_frame_rate_hz)
-        conditioning = random_conditioning(self._checkpoint, self._width, frame_count)
-        parameters = DenoiseParameters(seeds=(1,), step_count=1, guidance_scale=1.0, keeps_prompt=True)
+        conditioning, parameters = self._conditioning(SHORT_S), self._parameters(1)
         found = {name: after_blocks(engine, conditioning, parameters) for name, engine in self._ours.items()}
         return [relative_distance(*pair) for pair in zip(found[INT8], found[BFLOAT16], strict=True)]
+
+    def eager_latents(self) -> torch.Tensor:
+        """What `denoise` makes of the short song in bfloat16, with kernels that are eager from then on."""
+        for kernel in KERNELS:
+            kernel.forget_compiled()
+        *_, latents = self._ours[BFLOAT16].denoise(self._conditioning(SHORT_S), self._parameters(STEP_COUNT))
+        assert isinstance(latents, torch.Tensor)
+        return latents
 
     def weights_bytes(self) -> dict[str, int]:
         """Bytes of the weights by the way that they are held."""
@@ -67,6 +69,13 @@ class Contest:
             BFLOAT16: placed_bytes(modules, torch.bfloat16, "none"),
             INT8: placed_bytes(modules, torch.bfloat16, "int8"),
         }
+
+    def _conditioning(self, duration_s: int) -> Conditioning:
+        frame_count = round(duration_s * self._checkpoint.model.latent_frame_rate_hz)
+        return random_conditioning(self._checkpoint, self._width, frame_count)
+
+    def _parameters(self, step_count: int) -> DenoiseParameters:
+        return DenoiseParameters(seeds=(1,), step_count=step_count, guidance_scale=1.0, keeps_prompt=True)
 
     def _placed(self, quantization: Quantization) -> DitEngine:
         worker = load(self._checkpoint)
@@ -99,6 +108,7 @@ def measure(scope: Scope) -> dict[str, Any]:
             "duration_s": SHORT_S,
             "step_count": STEP_COUNT,
             "bfloat16_from_diffusers": relative_distance(latents[BFLOAT16], latents[DIFFUSERS]),
+            "eager_from_compiled": relative_distance(contest.eager_latents(), latents[BFLOAT16]),
             "int8_from_bfloat16": relative_distance(latents[INT8], latents[BFLOAT16]),
         },
     }

@@ -98,6 +98,7 @@ def test_the_page_has_sections_for_what_was_measured() -> None:
             "duration_s": 30,
             "step_count": 8,
             "bfloat16_from_diffusers": 0.01,
+            "eager_from_compiled": 0.001,
             "int8_from_bfloat16": 0.02,
         },
     }
