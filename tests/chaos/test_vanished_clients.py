@@ -14,7 +14,7 @@ import pytest
 from acestage import Client
 from acestage.generation import AudioChunk, Generation
 from services.runtime.fake_device.spec import Fault, strike_count
-from tests.chaos.chaos_stack import DEVICE, ChaosStack, steady
+from tests.chaos.chaos_stack import DEVICE, SONG_S, ChaosStack, anew, steady
 from tests.running_stack import wait_until
 
 STEP_S = 0.4
@@ -61,7 +61,7 @@ MOMENTS = (
 @contextmanager
 def client_process(chaos: ChaosStack, moment: Moment) -> Iterator[subprocess.Popen[bytes]]:
     """A client in a process of its own, which has just heard the moment's event."""
-    command = [sys.executable, "-c", SCRIPT, chaos.stack.target, "60", str(moment.steps)]
+    command = [sys.executable, "-c", SCRIPT, chaos.stack.target, str(anew(60)), str(moment.steps)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as client:
         assert client.stdout is not None
         try:
@@ -91,7 +91,7 @@ def test_the_work_of_a_killed_client_ends_within_a_step(small_device: ChaosStack
         small_device.until_quiet(10)
         assert strike_count(small_device.run_dir, DEVICE) <= struck + 2
     small_device.fail()
-    assert small_device.song().tracks[0].duration_s == 10
+    assert small_device.song().tracks[0].duration_s == SONG_S
 
 
 @pytest.mark.parametrize("moment", [MOMENTS[1], MOMENTS[3], MOMENTS[5]], ids=lambda moment: moment.name)
@@ -114,16 +114,15 @@ def test_the_work_of_a_client_that_closes_its_channel_ends_within_a_step(
     small_device.until_quiet(10)
     assert strike_count(small_device.run_dir, DEVICE) <= struck + 2
     small_device.fail()
-    assert small_device.song().tracks[0].duration_s == 10
+    assert small_device.song().tracks[0].duration_s == SONG_S
 
 
 def test_a_listener_that_reads_nothing_does_not_extend_a_hold(small_device: ChaosStack) -> None:
     """Half a minute of audio is 11 MB, far more than gRPC keeps for who does not read."""
-    options = {"duration_s": 30, "step_count": 1, "seed": 1}
-    attentive = small_device.song(**options)
+    attentive = small_device.song(duration_s=30)
     done_count = _done_count(small_device)
     with Client(small_device.stack.target) as client:
-        events = client.stream("piano", **options)  # type: ignore[arg-type]
+        events = client.stream("piano", duration_s=anew(30), step_count=1, seed=1)
         next(events)
         wait_until(lambda: _done_count(small_device) > done_count, "it is done though nobody listens", 60)
         assert [lease.is_idle for lease in small_device.leases()] == [True]
