@@ -185,7 +185,7 @@ def test_a_moved_window_spares_the_encoding_too(client: Client, source_id: str) 
 
 
 def test_other_seeds_and_steps_spare_the_text_encoder(client: Client) -> None:
-    options: Any = {"duration_s": 2, "lyrics": "la la", "bpm": 90}
+    options: Any = {"duration_s": 10, "lyrics": "la la", "bpm": 90}
     first = client.generate("harp", seed=1, step_count=2, **options)
     events = list(client.stream("harp", seed=2, step_count=1, shift=1.0, **options))
     assert [event.stage for event in events if isinstance(event, StageStarted)] == ["dit", "vae"]

@@ -90,7 +90,7 @@ class Kernel:
         if row_count <= step:
             return self.function(*tensors)
         wholes: tuple[torch.Tensor, ...] = ()
-        # Fake tensors have no values, and two chunks tell the memory: the result of one is there during the next.
+        # Of fake tensors two chunks tell the memory: the result of the one is there during the other.
         stop = min(row_count, 2 * step) if isinstance(tensors[0], FakeTensor) else row_count
         for start in range(0, stop, step):
             parts = self.function(*self._rows_of(tensors, slice(start, start + step)))
