@@ -179,7 +179,7 @@ class Pipeline:
 
     async def _inputs(
         self, settings: GenerationSettings, audio: HeldAudio, work: StageWork
-    ) -> list[WireTensor]:
+    ) -> tuple[WireTensor, ...]:
         """All that the DiT needs but the noise."""
         source = reference = None
         if settings.timeline is not None and audio.source is not None:
@@ -189,7 +189,7 @@ class Pipeline:
         latents = [tensor for tensor in (source, reference) if tensor is not None]
         conditioning = await work.encode(settings, latents)
         if source is not None and settings.cover_noise_strength > 0:
-            conditioning.append(source)
+            return (*conditioning, source)
         return conditioning
 
     async def _preview(

@@ -90,7 +90,9 @@ class StageWork:
             self._deadline,
         )
 
-    async def encode(self, settings: GenerationSettings, latents: Sequence[WireTensor]) -> list[WireTensor]:
+    async def encode(
+        self, settings: GenerationSettings, latents: Sequence[WireTensor]
+    ) -> tuple[WireTensor, ...]:
         """The conditioning for the DiT; `latents` are those of source and reference, where there are any."""
         window = settings.window_frames
         parameters = text_encoder_pb2.EncodeParameters(

@@ -63,7 +63,7 @@ PROMPT = Asked(pb.EncodeParameters(caption="rain", frame_count=25, bpm=90, model
 COVER = replace(PROMPT, latents=(tensor("source_latents", 1),))
 
 
-async def ask(conditioning: Conditioning, asked: Asked) -> tuple[list[WireTensor], int]:
+async def ask(conditioning: Conditioning, asked: Asked) -> tuple[Sequence[WireTensor], int]:
     """The tensors, and how often the stage was heard of."""
     events: list[pb.EncodeResponse] = []
     model = Model(name="m", is_turbo=asked.is_turbo)

@@ -38,7 +38,7 @@ class Conditioning:
 
     def __init__(self, text_encoder: TextEncoderClient) -> None:
         self._text_encoder = text_encoder
-        self._recent: Recent[_Key, list[WireTensor]] = Recent(MAX_CACHED_COUNT)
+        self._recent: Recent[_Key, tuple[WireTensor, ...]] = Recent(MAX_CACHED_COUNT)
 
     async def of(
         self,
@@ -48,7 +48,7 @@ class Conditioning:
         dtype: str,
         on_event: OnEvent,
         deadline: Deadline,
-    ) -> list[WireTensor]:
+    ) -> tuple[WireTensor, ...]:
         """The tensors of `Encode` in protos/acestage/text_encoder/v1/text_encoder.proto.
 
         Args:
@@ -63,7 +63,7 @@ class Conditioning:
             AcestageError: the stage failed.
         """
 
-        async def encode() -> list[WireTensor]:
+        async def encode() -> tuple[WireTensor, ...]:
             stage = self._text_encoder
             found = await stage.encode(parameters, latents, on_event, deadline)
             wanted = [*_TENSORS, _PLAIN] if parameters.with_plain else _TENSORS
@@ -72,7 +72,7 @@ class Conditioning:
                 raise InternalError(
                     f"{stage.stage} returned no {', '.join(missing)}", metadata={"stage": stage.stage}
                 )
-            return [found[name] for name in wanted]
+            return tuple(found[name] for name in wanted)
 
         key = _Key(
             parameters.SerializeToString(deterministic=True),
