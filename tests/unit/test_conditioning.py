@@ -14,15 +14,16 @@ from acestage.errors import InternalError
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
 from acestage.tensors import WireTensor
-from services.orchestrator.song.conditioning import MAX_CACHED_COUNT, Conditioning
+from services.orchestrator.song.conditioning import MAX_CACHED_BYTES, Conditioning
 from services.orchestrator.stage_clients import Deadline, TextEncoderClient
 from tests.unit.unreached import UNREACHED
 
 TENSORS = ("encoder_hidden_states", "null_condition", "context_latents")
 
 
-def tensor(name: str, value: float) -> WireTensor:
-    return WireTensor(name, "float32", (1, 1, 1), memoryview(np.float32(value).tobytes()))
+def tensor(name: str, value: float, byte_count: int = 4) -> WireTensor:
+    values = np.full(byte_count // 4, value, np.float32)
+    return WireTensor(name, "float32", (1, len(values), 1), values.data.cast("B"))
 
 
 class _CountingEncoder(TextEncoderClient):
@@ -31,10 +32,11 @@ class _CountingEncoder(TextEncoderClient):
     The first `failures` fail.
     """
 
-    def __init__(self, names: Sequence[str], failures: int = 0) -> None:
+    def __init__(self, names: Sequence[str], failures: int = 0, tensor_bytes: int = 4) -> None:
         super().__init__("text_encoder", "nowhere", UNREACHED)
         self._names = names
         self._failures = failures
+        self._tensor_bytes = tensor_bytes
         self.count = 0
 
     async def encode(
@@ -48,7 +50,7 @@ class _CountingEncoder(TextEncoderClient):
         if self.count <= self._failures:
             raise InternalError("not this time")
         on_event(pb.EncodeResponse())
-        return {name: tensor(name, self.count) for name in self._names}
+        return {name: tensor(name, self.count, self._tensor_bytes) for name in self._names}
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ async def ask(conditioning: Conditioning, asked: Asked) -> tuple[Sequence[WireTe
     return found, len(events)
 
 
-def encodes(*asked: Asked) -> list[int]:
+def encodes(*asked: Asked, tensor_bytes: int = 4) -> list[int]:
     """Which encode each of the results came from."""
 
     async def run() -> list[int]:
-        conditioning = Conditioning(_CountingEncoder(TENSORS))
+        conditioning = Conditioning(_CountingEncoder(TENSORS, tensor_bytes=tensor_bytes))
         numbers = []
         for prompt in asked:
             found, event_count = await ask(conditioning, prompt)
@@ -134,11 +136,11 @@ def test_other_latents_make_another_encode(latents: tuple[WireTensor, ...]) -> N
 
 
 def test_prompts_that_were_not_asked_for_longest_make_room() -> None:
-    *full, last = (with_other(caption=str(index)) for index in range(MAX_CACHED_COUNT + 1))
-    first, second = full[:2]
-    count = MAX_CACHED_COUNT
-    asked = encodes(*full, first, last, first, second)
-    assert asked == [*range(1, count + 1), 1, count + 1, 1, count + 2]
+    a_quarter = MAX_CACHED_BYTES // 4 // len(TENSORS)  # of the bytes, in three tensors
+    *full, last = (with_other(caption=str(index)) for index in range(5))
+    first, second, *_ = full
+    asked = encodes(*full, first, last, first, second, tensor_bytes=a_quarter)
+    assert asked == [1, 2, 3, 4, 1, 5, 1, 6]
 
 
 def test_a_failure_is_not_kept() -> None:

@@ -15,7 +15,7 @@ from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
 from services.orchestrator.song.source_latents import (
-    MAX_CACHED_COUNT,
+    MAX_CACHED_BYTES,
     Audio,
     OnEvent,
     SourceLatents,
@@ -65,22 +65,24 @@ def test_a_clip_is_that_of_the_pipeline(count: int) -> None:
 class _CountingVae(VaeClient):
     """A VAE whose latents are the number of the encode, counted from 1."""
 
-    def __init__(self) -> None:
+    def __init__(self, latent_bytes: int) -> None:
         super().__init__("vae", "nowhere", UNREACHED)
         self.models: list[str] = []
+        self._latent_bytes = latent_bytes
 
     async def encode(
         self, parameters: vae_pb2.EncodeParameters, audio: WireTensor, on_event: OnEvent, deadline: Deadline
     ) -> WireTensor:
         self.models.append(parameters.model)
-        return WireTensor("latents", "float32", (1, 1, 1), memoryview(np.float32(len(self.models)).tobytes()))
+        values = np.full(self._latent_bytes // 4, len(self.models), np.float32)
+        return WireTensor("latents", "float32", (1, len(values), 1), values.data.cast("B"))
 
 
-def encodes(*asked: tuple[Audio, Timeline | None]) -> Sequence[int]:
+def encodes(*asked: tuple[Audio, Timeline | None], latent_bytes: int = 4) -> Sequence[int]:
     """Which encode each of the latents came from; no timeline means a reference."""
 
     async def ask() -> list[int]:
-        latents = SourceLatents(_CountingVae())
+        latents = SourceLatents(_CountingVae(latent_bytes))
         found = []
         for audio, timeline in asked:
             if timeline is None:
@@ -88,7 +90,7 @@ def encodes(*asked: tuple[Audio, Timeline | None]) -> Sequence[int]:
             else:
                 tensor = await latents.of_source(audio, timeline, lambda event: None, Deadline(None))
             assert tensor.name == ("reference_latents" if timeline is None else "source_latents")
-            found.append(int(np.frombuffer(tensor.data, np.float32)[0]))
+            found.append(int(np.frombuffer(tensor.data, np.float32, 1)[0]))
         return found
 
     return asyncio.run(ask())
@@ -130,10 +132,8 @@ def test_another_reference_is_encoded_by_itself(audio: Audio) -> None:
 
 
 def test_the_latents_that_were_not_asked_for_longest_make_room() -> None:
-    audios = [replace(AUDIO, audio_id=str(index)) for index in range(MAX_CACHED_COUNT + 1)]
-    *full, last = [(audio, SONG) for audio in audios]
-    first, second = full[:2]
-    count = MAX_CACHED_COUNT
-    asked = encodes(*full, first, last, first, second)
-    assert asked == [*range(1, count + 1), 1, count + 1, 1, count + 2]
-    assert encodes(*full, last, first)[-2:] == [count + 1, count + 2]
+    *full, last = ((replace(AUDIO, audio_id=str(index)), SONG) for index in range(5))
+    first, second, *_ = full
+    asked = encodes(*full, first, last, first, second, latent_bytes=MAX_CACHED_BYTES // 4)
+    assert asked == [1, 2, 3, 4, 1, 5, 1, 6]
+    assert encodes(*full, last, last, latent_bytes=MAX_CACHED_BYTES + 4) == [1, 2, 3, 4, 5, 5]

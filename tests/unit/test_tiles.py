@@ -5,6 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from acestage.planning import DEFAULT_TILE_FRAMES
+from services.runtime.preload.client import CONVOLUTION_CACHE_COUNT
 from services.vae.tiles import (
     FIRST_TILE_FRAMES,
     Convolution,
@@ -39,6 +41,17 @@ def encoder_layers() -> list[Convolution]:
 
 def test_the_published_decoder_looks_nine_frames_to_each_side() -> None:
     assert decoder_halo_frame_count(decoder_layers()) == 9
+
+
+def test_the_convolutions_of_all_tiles_of_a_song_are_kept_compiled() -> None:
+    layers = decoder_layers()
+    halo = decoder_halo_frame_count(layers)
+    counts = []
+    for frame_count in range(250, 2_000):
+        cut = tiles(range(frame_count), DEFAULT_TILE_FRAMES, halo, frame_count, begins_small=True)
+        counts.append(len({tile.halo_stop - tile.halo_start for tile in cut}))
+    assert max(counts) == 6
+    assert max(counts) * len(layers) <= CONVOLUTION_CACHE_COUNT
 
 
 def test_the_published_encoder_looks_seven_frames_to_each_side() -> None:

@@ -25,8 +25,8 @@ OnEvent = Callable[[vae_pb2.EncodeResponse], Any]
 _PART_COUNT = 3
 """Parts of a reference that the model hears: ten seconds from its front, its middle and its back."""
 
-MAX_CACHED_COUNT = 32
-"""Latents that are kept for the next request about the same audio: 3.8 MB for ten minutes."""
+MAX_CACHED_BYTES = 128 << 20
+"""Of latents that are kept for the next request about the same audio: 3.8 MB for ten minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class SourceLatents:
 
     def __init__(self, vae: VaeClient) -> None:
         self._vae = vae
-        self._recent: Recent[_Key, WireTensor] = Recent(MAX_CACHED_COUNT)
+        self._recent: Recent[_Key] = Recent(MAX_CACHED_BYTES)
 
     async def of_source(
         self, audio: Audio, timeline: Timeline, on_event: OnEvent, deadline: Deadline
@@ -114,12 +114,13 @@ class SourceLatents:
         on_event: OnEvent,
         deadline: Deadline,
     ) -> WireTensor:
-        async def encode() -> WireTensor:
+        async def encode() -> tuple[WireTensor]:
             audio = await asyncio.to_thread(_to_wire, prepare)
             parameters = vae_pb2.EncodeParameters(model=key.model)
-            return replace(await self._vae.encode(parameters, audio, on_event, deadline), name=name)
+            return (replace(await self._vae.encode(parameters, audio, on_event, deadline), name=name),)
 
-        return await self._recent.get(key, encode)
+        (latents,) = await self._recent.get(key, encode)
+        return latents
 
 
 def _to_wire(prepare: Callable[[], Samples]) -> WireTensor:

@@ -23,7 +23,7 @@ FORK_TIMEOUT_S = 30.0
 CONVOLUTION_CACHE_COUNT = 256
 """How many convolutions oneDNN keeps compiled, on the CPU. The VAE has 37 for each shape of a tile, and a
 song up to six shapes: tiles that grow, and the last one. With fewer, every song compiles them again, for a
-third of its decode. With oneDNN's own 1024, every length that a worker has not seen adds 37 of 1 MiB each."""
+quarter of its decode. With oneDNN's own 1024, every new length adds 37 of about 1 MiB."""
 
 
 class PreloadClient:
