@@ -24,6 +24,7 @@ from acestage.cli.terminal import print_json
 from acestage.errors import AcestageError, CancelledError, InvalidArgumentError, WorkerCrashedError
 from acestage.local_stack import free_ports
 from scripts.random_checkpoint import write_checkpoint
+from services.runtime.fake_device.spec import FakeDeviceSpec, Fault
 from tests.running_stack import RunningStack, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -292,9 +293,10 @@ def test_flags_that_shape_the_denoising_reach_the_settings(
 
 
 def test_a_failure_shows_what_the_services_of_this_run_logged(tmp_path: Path) -> None:
-    stalled = {"ACESTAGE_PROGRESS_TIMEOUT": "0.001"}
-    flags = ["--duration", "600", "--steps", "200"]
-    ended = acestage("generate", "x", *flags, cwd=tmp_path, **own_services(tmp_path), **stalled)
+    # On a device where the DiT hangs: by itself a step may be fast on any machine.
+    FakeDeviceSpec(4 << 30, (Fault("dit", "wedge"),)).write(tmp_path / "run", "fake:0")
+    stalled = {"ACESTAGE_DEVICE": "fake:0", "ACESTAGE_PROGRESS_TIMEOUT": "4"}
+    ended = acestage("generate", "x", "--duration", "10", cwd=tmp_path, **own_services(tmp_path) | stalled)
     assert ended.returncode == 1
     _, log_and_error = ended.stderr.split("The services logged last:\n")
     *log, error = log_and_error.splitlines()
