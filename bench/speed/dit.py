@@ -14,8 +14,9 @@ from bench.speed.denoising import TOKEN_COUNT, Denoised, diffusers_denoise, in_t
 from bench.speed.scope import Scope
 from services.dit import transformer_pass
 from services.dit.engine import Conditioning, DitEngine
-from services.dit.kernels import KERNELS, add_norm_modulate
+from services.dit.kernels import KERNELS
 from services.dit.parameters import DenoiseParameters
+from services.dit.transformer_pass import add_update
 from services.dit.worker import load
 from services.runtime.placement import placed_bytes
 
@@ -120,12 +121,12 @@ def after_blocks(
     """The tokens [tokens, width] after each block, in the first pass of a job."""
     sums: list[torch.Tensor] = []
 
-    def recorded(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        total, normed = add_norm_modulate(*tensors)
+    def recorded(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        total, normed = add_update(*arguments)
         sums.append(total)
         return total, normed
 
-    with mock.patch.object(transformer_pass, add_norm_modulate.name, recorded):
+    with mock.patch.object(transformer_pass, add_update.__name__, recorded):
         next(engine.denoise(conditioning, parameters))
     return sums[BRANCH_COUNT - 1 :: BRANCH_COUNT]
 

@@ -57,8 +57,51 @@ def norm_rotate(
     """
     first, second = _normed(heads, weight, (-2, -1)).float().unbind(2)
     cosine, sine = cosine[:, None], sine[:, None]
-    turned = torch.stack([first * cosine - second * sine, second * cosine + first * sine], dim=2)
-    return turned.to(heads.dtype)
+    turned = first * cosine - second * sine, second * cosine + first * sine
+    # Stacked as they stay: the other way round, a compiled kernel writes them in float32 first.
+    return torch.stack([half.to(heads.dtype) for half in turned], dim=2)
+
+
+@kernel("rows width, rows width, rows 1 float32, width, width, width, width")
+def add_scaled_norm_modulate(
+    rows: torch.Tensor,
+    update: torch.Tensor,
+    update_scale: torch.Tensor,
+    gate: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`add_norm_modulate` of an update whose rows are still to be multiplied by `update_scale`."""
+    update = _scaled(update, update_scale)
+    result: tuple[torch.Tensor, torch.Tensor] = add_norm_modulate.function(
+        rows, update, gate, weight, scale, shift
+    )
+    return result
+
+
+@kernel("rows heads 2 half, rows 1 float32, 2 half, rows half, rows half")
+def scaled_norm_rotate(
+    heads: torch.Tensor,
+    heads_scale: torch.Tensor,
+    weight: torch.Tensor,
+    cosine: torch.Tensor,
+    sine: torch.Tensor,
+) -> torch.Tensor:
+    """`norm_rotate` of heads whose rows are still to be multiplied by `heads_scale`."""
+    heads = _scaled(heads, heads_scale[:, :, None, None])
+    result: torch.Tensor = norm_rotate.function(heads, weight, cosine, sine)
+    return result
+
+
+@kernel("rows heads width, rows 1 float32, width")
+def scaled_norm(heads: torch.Tensor, heads_scale: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The norm of each head of rows that are still to be multiplied by `heads_scale`."""
+    return _normed(_scaled(heads, heads_scale[:, :, None]), weight, (-1,))
+
+
+def _scaled(states: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return (states.to(torch.float32) * scale).to(states.dtype)
 
 
 @kernel("rows width, rows width")
@@ -69,7 +112,10 @@ def gated_silu(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 KERNELS = (norm_modulate, add_norm_modulate, norm_rotate, gated_silu)
 
+AFTER_INTEGERS = (add_scaled_norm_modulate, scaled_norm_rotate, scaled_norm)
+"""Those that follow a product of integers."""
+
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
     """Those that a pass on `device` in `dtype` takes, however the weights are held."""
-    return (*KERNELS, *int8.KERNELS) if is_supported(device, dtype) else KERNELS
+    return (*KERNELS, *AFTER_INTEGERS, *int8.KERNELS) if is_supported(device, dtype) else KERNELS

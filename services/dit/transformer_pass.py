@@ -17,12 +17,24 @@ from diffusers import AceStepTransformer1DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
 from services.dit.attention import Window, attend, attend_within
-from services.dit.kernels import add_norm_modulate, gated_silu, norm_modulate, norm_rotate
+from services.dit.kernels import (
+    add_norm_modulate,
+    add_scaled_norm_modulate,
+    gated_silu,
+    norm_modulate,
+    norm_rotate,
+    scaled_norm,
+    scaled_norm_rotate,
+)
 from services.dit.tokens import CHUNK_TOKENS
 from services.runtime.integer_products import Quantized, products_of
 from services.runtime.kernels.int8 import gated_silu_in_8_bits
 
 _KeyValue = tuple[torch.Tensor, torch.Tensor]
+
+Product = tuple[torch.Tensor, torch.Tensor | None]
+"""[rows, outputs] of a layer, and what each row is still to be multiplied by, [rows, 1] in float32: what
+takes it does so beside its own work. None for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +166,12 @@ class TransformerPass:
             window = prepared.positions.windows.get(attention.sliding_window)
             update = self._self_attention(attention, normed, item_count, rotary, window)
             norm = layer.cross_attn_norm.weight
-            rows, normed = add_norm_modulate(rows, update, gate, norm, zeros, zeros)
+            rows, normed = add_update(rows, update, gate, norm, zeros, zeros)
             key_value = kept[index] if kept else self._key_value(layer.cross_attn, states)
             update = self._cross_attention(layer.cross_attn, normed, item_count, *key_value)
             del key_value
             norm = layer.mlp_norm.weight
-            rows, normed = add_norm_modulate(rows, update, ones, norm, feed_scale, feed_shift)
+            rows, normed = add_update(rows, update, ones, norm, feed_scale, feed_shift)
             update = feed_forward(layer.mlp, normed)
             if after is None:
                 norm = model.norm_out.weight
@@ -167,7 +179,7 @@ class TransformerPass:
             else:
                 norm = after.self_attn_norm.weight
                 shift, scale, *table = (after.scale_shift_table + modulation)[0].unbind()
-            rows, normed = add_norm_modulate(rows, update, feed_gate, norm, scale, shift)
+            rows, normed = add_update(rows, update, feed_gate, norm, scale, shift)
         tokens = normed.view(item_count, token_count, width)
         velocity: torch.Tensor = model.proj_out_conv(tokens.transpose(1, 2)).transpose(1, 2)
         return velocity[:, : latents.shape[1]]
@@ -187,7 +199,7 @@ class TransformerPass:
         item_count: int,
         rotary: tuple[torch.Tensor, ...],
         window: Window | None,
-    ) -> torch.Tensor:
+    ) -> Product:
         query = self._turned(attention.to_q, attention.norm_q, rows, item_count, rotary)
         key = self._turned(attention.to_k, attention.norm_k, rows, item_count, rotary)
         value = _linear(attention.to_v, rows).view(item_count, -1, attention.kv_heads, attention.head_dim)
@@ -198,22 +210,22 @@ class TransformerPass:
                 query, key, value, attention.scaling, window, groups_heads=self.groups_heads
             )
         del query, key, value
-        return _linear(attention.to_out[0], attended.reshape(len(rows), -1))
+        return _product(attention.to_out[0], attended.reshape(len(rows), -1))
 
     def _cross_attention(
         self, attention: Any, rows: torch.Tensor, item_count: int, key: torch.Tensor, value: torch.Tensor
-    ) -> torch.Tensor:
-        query = _normed_heads(attention.norm_q, _linear(attention.to_q, rows), attention.head_dim)
+    ) -> Product:
+        query = _normed_heads(attention.norm_q, *_product(attention.to_q, rows), attention.head_dim)
         query = query.view(item_count, -1, attention.heads, attention.head_dim)
         attended = attend(query, key, value, attention.scaling, groups_heads=self.groups_heads)
         del query
-        return _linear(attention.to_out[0], attended.reshape(len(rows), -1))
+        return _product(attention.to_out[0], attended.reshape(len(rows), -1))
 
     def _key_value(self, attention: Any, states: torch.Tensor) -> _KeyValue:
         item_count, token_count, width = states.shape
         rows = states.reshape(-1, width)
         shape = (item_count, token_count, attention.kv_heads, attention.head_dim)
-        key = _normed_heads(attention.norm_k, _linear(attention.to_k, rows), attention.head_dim)
+        key = _normed_heads(attention.norm_k, *_product(attention.to_k, rows), attention.head_dim)
         return key.view(shape), _linear(attention.to_v, rows).view(shape)
 
     def _turned(
@@ -226,36 +238,71 @@ class TransformerPass:
     ) -> torch.Tensor:
         """[rows, width] to [items, tokens, heads, head_dim]."""
         half = len(norm.weight) // 2
-        heads = _linear(projection, rows).view(len(rows), -1, 2, half)
-        turned: torch.Tensor = norm_rotate(heads, norm.weight.view(2, half), *rotary)
+        heads, scale = _product(projection, rows)
+        heads, weight = heads.view(len(rows), -1, 2, half), norm.weight.view(2, half)
+        turned: torch.Tensor
+        if scale is None:
+            turned = norm_rotate(heads, weight, *rotary)
+        else:
+            turned = scaled_norm_rotate(heads, scale, weight, *rotary)
         return turned.view(item_count, len(rows) // item_count, -1, 2 * half)
 
 
-def _normed_heads(norm: Any, rows: torch.Tensor, head_dim: int) -> torch.Tensor:
-    """[rows, heads * head_dim] to [rows * heads, head_dim]."""
-    nothing = rows.new_zeros(head_dim)
-    normed: torch.Tensor = norm_modulate(rows.view(-1, head_dim), norm.weight, nothing, nothing)
+def add_update(
+    rows: torch.Tensor, update: Product, *parameters: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`add_norm_modulate` of a branch's last product."""
+    values, scale = update
+    result: tuple[torch.Tensor, torch.Tensor]
+    if scale is None:
+        result = add_norm_modulate(rows, values, *parameters)
+    else:
+        result = add_scaled_norm_modulate(rows, values, scale, *parameters)
+    return result
+
+
+def _normed_heads(norm: Any, rows: torch.Tensor, scale: torch.Tensor | None, head_dim: int) -> torch.Tensor:
+    """A product [rows, heads * head_dim], with the norm over each head."""
+    normed: torch.Tensor
+    if scale is None:
+        nothing = rows.new_zeros(head_dim)
+        normed = norm_modulate(rows.view(-1, head_dim), norm.weight, nothing, nothing)
+    else:
+        normed = scaled_norm(rows.view(len(rows), -1, head_dim), scale, norm.weight)
     return normed
 
 
-def feed_forward(mlp: Any, rows: torch.Tensor) -> torch.Tensor:
+def feed_forward(mlp: Any, rows: torch.Tensor) -> Product:
     """What `AceStepMLP` of diffusers makes of [tokens, width].
 
     Over some tokens at a time: what is between its products is three times as wide as a token.
     """
-
     integers = products_of(mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    if integers is None:
 
-    def feed(part: torch.Tensor) -> torch.Tensor:
-        if integers is None:
+        def feed(part: torch.Tensor) -> torch.Tensor:
             gated = gated_silu(_linear(mlp.gate_proj, part), _linear(mlp.up_proj, part))
             return _linear(mlp.down_proj, gated)
-        gate, up, down = integers
-        given = gate.quantized(part)
-        gated = gated_silu_in_8_bits(gate.unscaled(given), up.unscaled(given), given.scale)
-        return down.of(Quantized(*gated))
 
-    return _by_chunks(feed, rows, rows.shape[1])
+        return _by_chunks(feed, rows, rows.shape[1]), None
+    gate, up, down = integers
+
+    def gated(part: torch.Tensor) -> Quantized:
+        given = gate.quantized(part)
+        return Quantized(*gated_silu_in_8_bits(gate.unscaled(given), up.unscaled(given), given.scale))
+
+    if len(rows) > CHUNK_TOKENS:
+        return _by_chunks(lambda part: down.of(gated(part)), rows, rows.shape[1]), None
+    return down.product(gated(rows))
+
+
+def _product(layer: Any, rows: torch.Tensor) -> Product:
+    """As `_linear`, with what a product of integers leaves to be done."""
+    integers = products_of(layer)
+    if integers is None:
+        return _linear(layer, rows), None
+    (integer,) = integers
+    return integer.product(integer.quantized(rows))
 
 
 def _linear(layer: Any, rows: torch.Tensor) -> torch.Tensor:

@@ -87,6 +87,10 @@ class IntegerProduct:
         result: torch.Tensor = scale_rows(self.unscaled(rows), rows.scale)
         return result if self._bias is None else result + self._bias
 
+    def product(self, rows: Quantized) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """[rows, outputs], and what each row is still to be multiplied by; None with a bias, for nothing."""
+        return (self.unscaled(rows), rows.scale) if self._bias is None else (self.of(rows), None)
+
     def unscaled(self, rows: Quantized) -> torch.Tensor:
         """[rows, outputs], each row still to be multiplied by its scale, without the bias."""
         result: torch.Tensor

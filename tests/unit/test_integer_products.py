@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers.models.transformers.ace_step_transformer import AceStepMLP
 
-from services.dit.transformer_pass import feed_forward
+from services.dit import transformer_pass
 from services.runtime import integer_products
 from services.runtime.integer_products import (
     forget_last_input,
@@ -70,6 +70,11 @@ def feed_forward_layers() -> tuple[AceStepMLP, AceStepMLP]:
     for layer in (integer.gate_proj, integer.up_proj, integer.down_proj):
         quantize_dynamically(layer)
     return exact, integer
+
+
+def feed_forward(layer: AceStepMLP, rows: torch.Tensor) -> torch.Tensor:
+    product, scale = transformer_pass.feed_forward(layer, rows)
+    return product if scale is None else product.float() * scale
 
 
 @pytest.mark.parametrize("row_count", [1, 2, 2500])

@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from services.dit import kernels as dit_kernels
+from services.dit.kernels import AFTER_INTEGERS
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime.kernels import kernel as kernel_module
 from services.runtime.kernels import store
@@ -22,7 +24,10 @@ from services.vae.kernels import KERNELS as VAE_KERNELS
 from tests.kernel_inputs import inputs, results
 
 CPU = torch.device("cpu")
-ALL = [pytest.param(kernel, id=kernel.name) for kernel in (*DIT_KERNELS, *INT8_KERNELS, *VAE_KERNELS)]
+ALL = [
+    pytest.param(kernel, id=kernel.name)
+    for kernel in (*DIT_KERNELS, *AFTER_INTEGERS, *INT8_KERNELS, *VAE_KERNELS)
+]
 
 SOURCE = """
 import torch
@@ -93,6 +98,25 @@ def test_chunks_of_rows_give_what_all_rows_give_at_once(
             continue
         # Not the same bits: the last numbers of a vector's length are computed in another way.
         torch.testing.assert_close(one, other, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_a_scale_is_applied_before_all_else() -> None:
+    rows, update, scale, *parameters = inputs(dit_kernels.add_scaled_norm_modulate)
+    found = dit_kernels.add_scaled_norm_modulate(rows, update, scale, *parameters)
+    expected = dit_kernels.add_norm_modulate(rows, update * scale, *parameters)
+    assert all(map(torch.equal, found, expected))
+
+    heads, scale, weight, *turns = inputs(dit_kernels.scaled_norm_rotate)
+    turned = dit_kernels.scaled_norm_rotate(heads, scale, weight, *turns)
+    assert torch.equal(turned, dit_kernels.norm_rotate(heads * scale[..., None, None], weight, *turns))
+
+    # Scales so small that the epsilon of the norm counts.
+    heads, scale, weight = inputs(dit_kernels.scaled_norm)
+    nothing = torch.zeros_like(weight)
+    normed = dit_kernels.scaled_norm(heads, scale * 1e-3, weight)
+    expected_rows = (heads * scale[..., None] * 1e-3).flatten(0, 1)
+    expected_normed = dit_kernels.norm_modulate(expected_rows, weight, nothing, nothing)
+    torch.testing.assert_close(normed.flatten(0, 1), expected_normed)
 
 
 def test_what_is_compiled_serves_its_data_type_and_dense_tensors(add: Kernel) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from acestage.settings import load_settings
+from services.dit.kernels import AFTER_INTEGERS
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime import integer_products
 from services.runtime.kernels.int8 import KERNELS as INTEGER_KERNELS
@@ -36,7 +37,8 @@ def test_kernels_for_integers_are_wanted_where_they_are_multiplied(
 ) -> None:
     monkeypatch.setattr(integer_products, "has_feature", lambda *names: multiplies_integers)
     found = find_wanted(load_settings(dtype="bfloat16", cache_dir=tmp_path), CPU)
-    names = NAMES + ([kernel.name for kernel in INTEGER_KERNELS] if multiplies_integers else [])
+    for_integers = [kernel.name for kernel in (*AFTER_INTEGERS, *INTEGER_KERNELS)]
+    names = NAMES + (for_integers if multiplies_integers else [])
     assert sorted(one.kernel.name for one in found) == sorted(names)
 
 

@@ -14,9 +14,11 @@ _LEAST_SCALE = 1e-30
 @kernel("rows width")
 def quantize_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """[rows, width] as int8, and the float32 scale of each row, [rows, 1]."""
-    largest = rows.abs().amax(dim=-1, keepdim=True).to(torch.float32)
-    scale = (largest / _STEPS).clamp(min=_LEAST_SCALE)
-    return (rows.to(torch.float32) / scale).round().to(torch.int8), scale
+    rows = rows.to(torch.float32)
+    # All of it within the maximum, with nothing between that and its use: the compiler then keeps a row in
+    # the cache between the two, instead of going through all rows twice.
+    scale = (rows.abs() * (1 / _STEPS)).clamp(min=_LEAST_SCALE).amax(dim=-1, keepdim=True)
+    return (rows * scale.reciprocal()).round().to(torch.int8), scale
 
 
 @kernel("rows width, rows 1 float32")
