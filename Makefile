@@ -14,8 +14,9 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --checkpoint tiny-turbo --device cpu -o out/demo.wav
 
+# A thread for each: two processes of tests keep two cores busy.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The first line takes hours on two cores, and 6 GB of disk; the others about a quarter of an hour.
 # bench/__init__.py says what each measures, and how to do it with a full-size model.
