@@ -14,6 +14,7 @@ from diffusers.models.transformers.ace_step_transformer import AceStepMLP
 from services.dit import transformer_pass
 from services.runtime import integer_products
 from services.runtime.integer_products import (
+    IntegerProduct,
     forget_last_input,
     is_supported,
     products_of,
@@ -100,6 +101,20 @@ def test_a_bias_is_added() -> None:
     assert torch.equal(integer(torch.zeros(2, 256, dtype=torch.bfloat16))[1], exact.bias)
     rows = noise(20, 256)
     assert error(integer(rows), exact(rows)) < 0.02
+
+
+def test_scales_are_left_to_what_takes_a_product_but_not_where_a_bias_was_added() -> None:
+    rows = noise(20, 256)
+    _, integer = layers()
+    product, scale = products_of(integer)[0].product(IntegerProduct.quantized(rows))  # type: ignore[index]
+    assert scale is not None
+    torch.testing.assert_close((product.float() * scale).bfloat16(), integer(rows))
+    _, biased = layers(bias=True)
+    product, scale = products_of(biased)[0].product(IntegerProduct.quantized(rows))  # type: ignore[index]
+    assert scale is None
+    assert torch.equal(product, biased(rows))
+    _, fed = feed_forward_layers()
+    assert transformer_pass.feed_forward(fed, noise(30, 64))[1] is not None
 
 
 def test_rows_of_zeros_stay_zeros() -> None:
