@@ -73,7 +73,8 @@ class Adapters:
 
     def _take_off(self) -> None:
         if self._loaded:
-            self._transformer.delete_adapters(self._loaded)
+            # What PEFT put around the layers goes, too: layers are told apart by what they are.
+            self._transformer.unload_lora()
             self._loaded = []
 
     def _check(self, adapter: Adapter) -> None:

@@ -12,7 +12,8 @@ import torch
 from diffusers import AceStepPipeline
 
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
-from services.dit.engine import Conditioning
+from services.dit.engine import Conditioning, DitEngine
+from services.dit.parameters import DenoiseParameters
 
 TOLERANCE = 1e-4
 """Of full scale, in every sample."""
@@ -85,3 +86,18 @@ def reference_latents(pipeline: Any, **options: Any) -> tuple[Conditioning, torc
         plain[0] if plain else None,
     )
     return conditioning, latents
+
+
+@torch.no_grad()
+def denoise(engine: DitEngine, given: Conditioning, parameters: DenoiseParameters) -> torch.Tensor:
+    """The last latents [items, frames, channels]."""
+    *_, latents = engine.denoise(given, parameters)
+    assert isinstance(latents, torch.Tensor)
+    return latents
+
+
+def random_conditioning() -> Conditioning:
+    """For one item of 101 latent frames."""
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((1, 40, 64), (1, 1, 64), (1, 101, 16))
+    return Conditioning(*(torch.randn(*shape, generator=generator) for shape in shapes))

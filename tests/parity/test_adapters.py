@@ -18,10 +18,15 @@ from acestage.planning import Quantization
 from acestage.protos.dit.v1 import dit_pb2
 from scripts.random_adapter import ATTENTION, write_adapter
 from services.dit.adapter_requests import resolve_adapters
-from services.dit.engine import Conditioning, DitEngine
+from services.dit.engine import DitEngine
 from services.dit.parameters import DenoiseParameters
-from services.runtime.placement import place
-from tests.parity.reference import TOLERANCE, load_reference, reference_latents
+from tests.parity.reference import (
+    TOLERANCE,
+    denoise,
+    load_reference,
+    random_conditioning,
+    reference_latents,
+)
 
 PARAMETERS = DenoiseParameters(seeds=(7,), step_count=2, guidance_scale=3.0)
 FILES = {
@@ -58,19 +63,6 @@ def pipeline(checkpoints: dict[str, Path]) -> Any:
 def with_adapters(folder: Path, scales: dict[str, float]) -> DenoiseParameters:
     wanted = [dit_pb2.Adapter(name=name, scale=scale) for name, scale in scales.items()]
     return dataclasses.replace(PARAMETERS, adapters=resolve_adapters(AdapterFolder(folder), wanted))
-
-
-@torch.no_grad()
-def denoise(engine: DitEngine, given: Conditioning, parameters: DenoiseParameters) -> torch.Tensor:
-    *_, latents = engine.denoise(given, parameters)
-    assert isinstance(latents, torch.Tensor)
-    return latents
-
-
-def random_conditioning() -> Conditioning:
-    generator = torch.Generator().manual_seed(3)
-    shapes = ((1, 40, 64), (1, 1, 64), (1, 101, 16))
-    return Conditioning(*(torch.randn(*shape, generator=generator) for shape in shapes))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +109,7 @@ def test_afterwards_the_model_gives_the_same_bits_as_before(
 ) -> None:
     path = checkpoints["base/diffusers"]
     engine = DitEngine(load_transformer(open_checkpoint(path, checkpoints_dir=Path())))
-    place(engine.transformer, torch.device("cpu"), dtype, quantization)
+    engine.place(torch.device("cpu"), dtype, quantization)
     given = random_conditioning()
     before = denoise(engine, given, PARAMETERS)
     changed = denoise(engine, given, with_adapters(folder, {"original": 1.0, "wide": 0.5}))

@@ -11,9 +11,15 @@ import pytest
 import torch
 from diffusers import AceStepPipeline
 
+from acestage.checkpoints import open_checkpoint
+from acestage.checkpoints.loading import load_transformer
+from acestage.planning import Quantization
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
+from services.dit.engine import DitEngine
 from services.dit.noise import ItemNoise
+from services.dit.parameters import DenoiseParameters
 from tests.in_process import InProcess
+from tests.parity.reference import denoise, random_conditioning
 
 CPU = torch.device("cpu")
 REQUEST: dict[str, Any] = {
@@ -48,3 +54,17 @@ def test_the_audio_is_that_of_the_pipeline(checkpoints: dict[str, Path], dtype: 
     ours = engines.generate(GenerateRequest(**REQUEST))
     assert np.abs(reference).max() > 0.5
     assert np.abs(ours - reference).max() <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_int8_weights_change_the_latents_a_little(checkpoints: dict[str, Path], dtype: torch.dtype) -> None:
+    parameters = DenoiseParameters(seeds=(7,), step_count=2, guidance_scale=3.0)
+    checkpoint = open_checkpoint(checkpoints["base/diffusers"], checkpoints_dir=Path())
+    quantizations: tuple[Quantization, ...] = ("none", "int8")
+    found = {}
+    for quantization in quantizations:
+        engine = DitEngine(load_transformer(checkpoint))
+        engine.place(CPU, dtype, quantization)
+        found[quantization] = denoise(engine, random_conditioning(), parameters).float()
+    error = (found["int8"] - found["none"]).norm() / found["none"].norm()
+    assert 0.001 < error < 0.1
