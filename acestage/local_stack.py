@@ -22,6 +22,7 @@ from acestage.access import Access, open_aio_channel
 from acestage.errors import FailedPreconditionError, UnavailableError
 from acestage.exposure import check_exposure, join_address, reached_at
 from acestage.generation import STAGES
+from acestage.preload_template import PreloadTemplate
 from acestage.settings import SERVICES, Settings
 from acestage.tls import try_certificate
 
@@ -109,6 +110,7 @@ class LocalStack:
         self._env_file = env_file
         self._log_file = log_file
         self._ready_timeout_s = ready_timeout_s
+        self._template: PreloadTemplate | None = None
         self._watchers: list[asyncio.Task[None]] = []
 
     @property
@@ -129,6 +131,7 @@ class LocalStack:
             _check_port(name, host, port)
         started = [*self._services.values(), *([self._gateway] if self.doors else [])]
         try:
+            self._template = await PreloadTemplate.start(self._settings, self._log_file)
             for service in started:
                 await self._start(service)
             async with asyncio.timeout(self._ready_timeout_s):
@@ -163,9 +166,11 @@ class LocalStack:
         return [sys.executable, "-m", f"services.{service}", *arguments]
 
     async def _start(self, service: _Service) -> None:
+        template = self._template if service.name in STAGES else None
         service.process = await asyncio.create_subprocess_exec(
             *self.command(service.name),
-            env=self._environment(),
+            env=self._environment() | (template.environment if template else {}),
+            pass_fds=[template.descriptor] if template else [],
             stdin=asyncio.subprocess.DEVNULL,
             stdout=self._log_file,
             stderr=self._log_file,
@@ -173,12 +178,10 @@ class LocalStack:
             start_new_session=True,
         )
 
-    def _environment(self) -> dict[str, str] | None:
+    def _environment(self) -> dict[str, str]:
         """The environment of the services; command lines are for all to see, so the key goes this way."""
         key = self._settings.api_key
-        if key is None:
-            return None
-        return os.environ | {"ACESTAGE_API_KEY": key.get_secret_value()}
+        return os.environ | ({} if key is None else {"ACESTAGE_API_KEY": key.get_secret_value()})
 
     async def _until_serving(self, service: _Service) -> None:
         assert service.process is not None
@@ -238,6 +241,8 @@ class LocalStack:
         await _end(self._gateway)
         stages = [self._services[name] for name in STAGES]
         await asyncio.gather(*(_end(service) for service in stages))
+        if self._template is not None:
+            await self._template.end()
         await _end(self._services["orchestrator"])
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import select
 import signal
 
 _PR_SET_PDEATHSIG = 1
@@ -25,3 +27,18 @@ def die_with_parent(parent_pid: int, signal_number: signal.Signals) -> None:
         raise OSError(number, os.strerror(number), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent_pid:
         os.kill(os.getpid(), signal_number)
+
+
+def die_with_peer(descriptor: int) -> None:
+    """Asks the kernel to kill this process when the other end of a stream socket is closed (fcntl(2)).
+
+    For a process whose parent is not the one that it must die with. Nothing may be sent over the socket, and
+    it must stay open. Where its other end is closed already, the process ends at once.
+    """
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    if poll.poll(0):
+        os.kill(os.getpid(), signal.SIGKILL)

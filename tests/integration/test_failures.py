@@ -129,6 +129,8 @@ def during_denoising(stack: RunningStack, action: str) -> AcestageError:
             stack.worker("dit").kill()
         case "kill preload":
             stack.preload("dit").kill()
+        case "kill template":
+            stack.find("-m", "services.runtime.preload.template").kill()
         case "kill dit":
             stack.find("-m", "services.dit").kill()
         case "stop dit":
@@ -165,6 +167,15 @@ def test_a_dead_service_is_started_again_and_leaves_nothing_behind(
     assert isinstance(error, UnavailableError) or error.code.name == "CANCELLED", error
     wait_until(battered_stack.is_serving, "everything serves again", 60)
     wait_until(lambda: battered_stack.is_idle(), "nothing is held", 20)
+    assert_next_song_plays(battered_stack)
+
+
+def test_preloads_that_died_with_their_template_are_started_without_it(battered_stack: RunningStack) -> None:
+    error = during_denoising(battered_stack, "kill template")
+    assert isinstance(error, WorkerCrashedError)
+    wait_until(battered_stack.is_serving, "all stages serve again", 60)
+    wait_until(lambda: battered_stack.is_idle(), "nothing is held", 20)
+    assert battered_stack.preload("vae").parent() == battered_stack.find("-m", "services.vae")
     assert_next_song_plays(battered_stack)
 
 

@@ -19,7 +19,7 @@ from acestage.errors import InvalidArgumentError
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
-from services.runtime.preload.client import CONVOLUTION_CACHE_COUNT
+from services.runtime.preload.environment import CONVOLUTION_CACHE_COUNT
 from tests.running_stack import RunningStack
 
 LONGEST, MOST = Limit(20, "ACESTEP_MAX_DURATION"), Limit(1, "ACESTEP_MAX_BATCH_SIZE")

@@ -46,8 +46,9 @@ def end_while_denoising(stack: RunningStack, number: signal.Signals) -> Acestage
     job = threading.Thread(target=generate)
     job.start()
     assert denoising.wait(60)
-    # up, services, preloads, and the workers of the DiT and of the text encoder, which is done but stays
-    assert len(stack.family()) == 1 + 4 + 3 + 2
+    # up, services, the template of preloads, these, and the workers of the DiT and of the text encoder, which
+    # is done but stays
+    assert len(stack.family()) == 1 + 4 + 1 + 3 + 2
     stack.stop(number)  # asserts that nothing is left
     job.join(30)
     return errors[0]
@@ -62,7 +63,7 @@ def test_an_end_during_the_start_leaves_nothing(tmp_path: Path, number: signal.S
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     stack = RunningStack(process, ports, tmp_path / "log")
-    wait_until(lambda: len(stack.family()) >= 1 + 4 + 3, "the preloads are being started")
+    wait_until(lambda: len(stack.family()) >= 1 + 4 + 1 + 1, "the preloads are being started")
     stack.stop(number)
     assert process.returncode == (0 if number is signal.SIGINT else -number)
     left = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -39,7 +40,8 @@ class Served:
 
     def files(self) -> list[str]:
         """Of the store's folder; what is kept ends in ".audio"."""
-        return sorted(path.name for path in self._folder.rglob("*") if path.is_file())
+        # Unlike `rglob`, this takes no offence at a folder that is removed meanwhile.
+        return sorted(name for _, _, files in os.walk(self._folder) for name in files)
 
     def run(self, scenario: Callable[[], Any]) -> Any:
         """Runs `scenario` in a thread while the service is up."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from acestage.planning import DEFAULT_TILE_FRAMES
-from services.runtime.preload.client import CONVOLUTION_CACHE_COUNT
+from services.runtime.preload.environment import CONVOLUTION_CACHE_COUNT
 from services.vae.tiles import (
     FIRST_TILE_FRAMES,
     Convolution,

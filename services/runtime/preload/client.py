@@ -7,30 +7,24 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 
 from acestage import errors
-from services.runtime import heap
 from services.runtime.finishing import finish
 from services.runtime.messages import receive_async, to_error
 from services.runtime.preload.facts import PreloadFacts
-from services.runtime.preload.protocol import FORK, MODULE
+from services.runtime.preload.protocol import FORK
+from services.runtime.preload.starting import PreloadProcess, start_preload
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker_handle import EXIT_TIMEOUT_S, WorkerHandle
 
 FORK_TIMEOUT_S = 30.0
-
-CONVOLUTION_CACHE_COUNT = 256
-"""How many convolutions oneDNN keeps compiled, on the CPU. The VAE has 37 for each shape of a tile, and a
-song up to six shapes: tiles that grow, and the last one. With fewer, every song compiles them again, for a
-quarter of its decode. With oneDNN's own 1024, every new length adds 37 of about 1 MiB."""
 
 
 class PreloadClient:
     """A preload process from its start to its end. Start it from the main thread: it dies with its parent."""
 
     def __init__(
-        self, stage: str, process: asyncio.subprocess.Process, control: socket.socket, end: socket.socket
+        self, stage: str, process: PreloadProcess, control: socket.socket, end: socket.socket
     ) -> None:
         """Use `start` instead."""
         self.pid = process.pid
@@ -48,15 +42,8 @@ class PreloadClient:
     async def start(cls, config: StageConfig) -> PreloadClient:
         """Starts the process; `watch` must run from then on."""
         ours, theirs = socket.socketpair()
-        command = [sys.executable, "-m", MODULE]
-        command += [str(theirs.fileno()), str(os.getpid()), config.to_json()]
         with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                env=_environment(config),
-            )
+            process = await start_preload(config, theirs)
         return cls(config.stage, process, ours.dup(), ours)
 
     @property
@@ -137,14 +124,6 @@ class PreloadClient:
             elif message.kind == "error":
                 return to_error(message)
         return None
-
-
-def _environment(config: StageConfig) -> dict[str, str]:
-    """That of this process; PyTorch reads its allocator's setting from there alone, never from `.env`."""
-    allocator = {} if config.cuda_allocator is None else {"PYTORCH_CUDA_ALLOC_CONF": config.cuda_allocator}
-    defaults = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(CONVOLUTION_CACHE_COUNT), **heap.HUGE_PAGES}
-    # The order of devices is that of NVML, which the service counts by.
-    return defaults | os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | allocator
 
 
 async def _resolve_once_dead(pid: int, exited: asyncio.Future[int]) -> None:

@@ -10,26 +10,34 @@ or "error" once, then "forked" and "exited" for every worker.
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import os
-import selectors
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 import torch
 
 from acestage.errors import AcestageError, FailedPreconditionError
+from acestage.generation import STAGES
 from services.runtime import logs
 from services.runtime.messages import Message, error_message, pack
+from services.runtime.preload.forking import ForkServer
 from services.runtime.preload.models import map_models
 from services.runtime.preload.protocol import FORK
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_worker import StageWorker
 from services.runtime.worker import work
+
+
+def import_stages() -> None:
+    """Imports what the preloads of all stages need, for a process that forks them."""
+    torch.set_num_threads(1)
+    for stage in STAGES:
+        importlib.import_module(f"services.{stage}.worker")
 
 
 def main(control_fd: int, config_json: str) -> None:
@@ -62,44 +70,15 @@ def _check_torch(config: StageConfig) -> None:
 
 
 def _serve(control: socket.socket, workers: Mapping[str, StageWorker], config: StageConfig) -> None:
-    wakeup_read, wakeup_write = os.pipe()
-    os.set_blocking(wakeup_read, False)
-    os.set_blocking(wakeup_write, False)
-    signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    selector = selectors.DefaultSelector()
-    selector.register(control, selectors.EVENT_READ)
-    selector.register(wakeup_read, selectors.EVENT_READ)
-    while True:
-        ready = {key.fileobj for key, _ in selector.select()}
-        if wakeup_read in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(wakeup_read, 4096)
-            _report_exits(control)
-        if control in ready:
-            data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
-            if data != FORK:
-                return  # the service closed its end
-            parent_pid = os.getpid()
-            pid = os.fork()
-            if pid == 0:
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                selector.close()
-                control.close()
-                os.close(wakeup_read)
-                os.close(wakeup_write)
-                work(socket.socket(fileno=descriptors[0]), workers, config, parent_pid)
-            os.close(descriptors[0])
-            control.sendall(pack(Message("forked", {"pid": pid})))
+    own_pid = os.getpid()
 
+    def run(request: bytes, descriptors: Sequence[int]) -> NoReturn:
+        work(socket.socket(fileno=descriptors[0]), workers, config, own_pid)
 
-def _report_exits(control: socket.socket) -> None:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
-            return
-        control.sendall(pack(Message("exited", {"pid": pid, "code": os.waitstatus_to_exitcode(status)})))
+    def forked(pid: int, descriptors: Sequence[int]) -> None:
+        control.sendall(pack(Message("forked", {"pid": pid})))
+
+    def exited(pid: int, code: int) -> None:
+        control.sendall(pack(Message("exited", {"pid": pid, "code": code})))
+
+    ForkServer(control, len(FORK), 1, run, forked, exited).serve()

@@ -5,3 +5,6 @@ MODULE = "services.runtime.preload"
 
 FORK = b"f"
 """Sent by the service on the control socket, with the descriptor of the new worker's socket."""
+
+MOST_REQUEST_BYTES = 8192
+"""Of a configuration that is sent to the template."""

@@ -1,0 +1,20 @@
+"""The environment of a preload process, which cannot be changed once it runs."""
+
+from __future__ import annotations
+
+import os
+
+from services.runtime import heap
+
+CONVOLUTION_CACHE_COUNT = 256
+"""How many convolutions oneDNN keeps compiled, on the CPU. The VAE has 37 for each shape of a tile, and a
+song up to six shapes: tiles that grow, and the last one. With fewer, every song compiles them again, for a
+quarter of its decode. With oneDNN's own 1024, every new length adds 37 of about 1 MiB."""
+
+
+def preload_environment(cuda_allocator: str | None) -> dict[str, str]:
+    """That of this process; PyTorch reads its allocator's setting from there alone, never from `.env`."""
+    allocator = {} if cuda_allocator is None else {"PYTORCH_CUDA_ALLOC_CONF": cuda_allocator}
+    defaults = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(CONVOLUTION_CACHE_COUNT), **heap.HUGE_PAGES}
+    # The order of devices is that of NVML, which the service counts by.
+    return defaults | os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | allocator
