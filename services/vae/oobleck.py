@@ -20,6 +20,9 @@ from services.vae.kernels import add_snake, snake
 _LEAST_BETA = 1e-9
 """What `Snake1d` adds to beta before it divides by it."""
 
+_TRANSPOSED_INPUTS = 128
+"""Inputs of an upsampling layer whose weights are transposed at once."""
+
 
 def place_for_rows(module: OobleckDecoder | OobleckEncoder, device: torch.device, dtype: torch.dtype) -> None:
     """Moves `module` as `place` does, and replaces its layers by those for rows.
@@ -128,9 +131,14 @@ class _UpsamplingRows(torch.nn.Module):
             device=source.device,
             memory_format=torch.channels_last,
         )
-        # The first tap is on the earlier input, whose results reach further.
-        for tap, part in enumerate((source[:, :, stride:], source[:, :, :stride])):
-            torch.unflatten(weight[:, :, 0, tap], 0, (stride, outputs)).copy_(part.permute(2, 1, 0))
+        rows = weight.permute(0, 2, 3, 1).view(stride, outputs, 2, inputs)
+        for start in range(0, inputs, _TRANSPOSED_INPUTS):
+            part = slice(start, start + _TRANSPOSED_INPUTS)
+            # A matrix is transposed several times faster than three dimensions.
+            taps = source[part].flatten(1).t().contiguous().view(outputs, 2, stride, -1)
+            # The first tap is on the earlier input, whose results reach further.
+            rows[:, :, 0, part] = taps[:, 1].transpose(0, 1)
+            rows[:, :, 1, part] = taps[:, 0].transpose(0, 1)
         self.weight = torch.nn.Parameter(weight)
         self.bias = layer.bias
 
