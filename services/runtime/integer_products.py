@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from services.runtime.cpu_features import has_feature
 from services.runtime.kernel_scratch import PRODUCT_BYTES
 from services.runtime.kernels.int8 import quantize_rows, scale_rows
+from services.runtime.packed_weights import pack
 
 _INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni")
 _RESULT = torch.bfloat16
@@ -77,7 +78,7 @@ class IntegerProduct:
         self._bias = bias
         # Fake values cannot be packed, nor multiplied.
         self._is_fake = isinstance(values, FakeTensor)
-        self._packed = values if self._is_fake else torch.ops.onednn.qlinear_prepack(values, None)
+        self._packed = values if self._is_fake else pack(values)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         return self.of(self.quantized(rows))

@@ -1,0 +1,56 @@
+"""Weights in oneDNN's own order, put there by us."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from services.runtime import packed_weights
+from services.runtime.cpu_features import has_feature
+from services.runtime.packed_weights import pack
+
+SHAPES = [(128, 192), (64, 64), (100, 36)]
+"""Outputs and inputs; the last one is no number of whole blocks."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_weights, "_known", {})
+
+
+def weight(shape: tuple[int, int], seed: int) -> torch.Tensor:
+    return torch.randint(-127, 128, shape, dtype=torch.int8, generator=torch.Generator().manual_seed(seed))
+
+
+def product(rows: torch.Tensor, packed: torch.Tensor, output_count: int) -> torch.Tensor:
+    result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+        rows, 1.0, 0, packed, torch.ones(output_count), torch.zeros(output_count, dtype=torch.int64),
+        None, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
+    return result
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_weight_gives_its_own_exact_products(shape: tuple[int, int]) -> None:
+    rows = weight((7, shape[1]), 99)
+    weights = [weight(shape, seed) for seed in range(3)]
+    packed = [pack(values) for values in weights]
+    for values, one in zip(weights, packed, strict=True):
+        expected = rows.to(torch.int32) @ values.to(torch.int32).t()
+        assert torch.equal(product(rows, one, shape[0]), expected.to(torch.float32))
+
+
+@pytest.mark.skipif(not has_feature("amx_int8"), reason="other CPUs have other orders")
+def test_with_amx_the_order_is_the_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    pack(weight(SHAPES[0], 1))
+    monkeypatch.setattr(torch.ops.onednn, "qlinear_prepack", None)  # from now on it is not asked
+    pack(weight(SHAPES[0], 2))
+
+
+def test_where_the_order_is_another_one_onednn_packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_weights, "_blocks", lambda values: values.view(torch.int32).flip(0).flatten())
+    first, second = weight(SHAPES[0], 1), weight(SHAPES[0], 2)
+    pack(first)
+    rows = weight((7, SHAPES[0][1]), 99)
+    expected = rows.to(torch.int32) @ second.to(torch.int32).t()
+    assert torch.equal(product(rows, pack(second), SHAPES[0][0]), expected.to(torch.float32))
