@@ -7,6 +7,7 @@ every stage. A stage that runs by itself, or that finds the template dead, start
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -33,7 +34,8 @@ class PreloadTemplate:
         # A datagram is a request, whole, however many stages share the socket.
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         allocator = settings.pytorch_cuda_alloc_conf or ""
-        with theirs:
+        with contextlib.ExitStack() as failed, theirs:
+            failed.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "services.runtime.preload.template"),
                 *(str(theirs.fileno()), str(os.getpid()), allocator),
@@ -43,6 +45,7 @@ class PreloadTemplate:
                 stderr=log_file,
                 start_new_session=True,
             )
+            failed.pop_all()
         return cls(process, ours)
 
     @property

@@ -10,6 +10,8 @@ import ctypes
 
 import torch
 
+from services.runtime.cpu_features import has_feature
+
 _BLOCK = 64
 """Outputs, and inputs, of a block."""
 _TOGETHER = 4
@@ -38,6 +40,8 @@ def pack(values: torch.Tensor) -> torch.Tensor:
 
 
 def _is_known_order(packed: torch.Tensor, values: torch.Tensor) -> bool:
+    if not has_feature("amx_int8"):
+        return False
     if values.shape[0] % _BLOCK or values.shape[1] % _BLOCK or _byte_count(packed) < values.numel():
         return False
     return torch.equal(_weights(packed, values), _blocks(values))

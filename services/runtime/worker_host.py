@@ -69,7 +69,7 @@ class WorkerHost:
             with contextlib.suppress(type(error)):
                 await announcement
                 was_ready = True
-            if not was_ready:
+            if not was_ready and not self._preload.died_with_template:
                 self._facts.set_exception(error)
                 self._facts.exception()  # nobody may be waiting
                 raise error

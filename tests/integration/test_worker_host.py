@@ -15,8 +15,10 @@ import pytest
 import torch
 
 from acestage.errors import CheckpointError, FailedPreconditionError, WorkerCrashedError
+from acestage.preload_template import TEMPLATE_FD, PreloadTemplate
+from acestage.settings import load_settings
 from services.runtime.device_memory import worker_pids
-from services.runtime.preload import client
+from services.runtime.preload import client, starting
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker_host import WorkerHost
 
@@ -157,6 +159,69 @@ def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch:
             worker = await host.fork()
             assert psutil.Process(worker.pid).ppid() != stopped
             await worker.stop(grace_s=0)
+
+    run(scenario())
+
+
+@contextlib.asynccontextmanager
+async def running_template(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[psutil.Process]:
+    """The process that hosts fork their preloads from."""
+    template = await PreloadTemplate.start(load_settings(), None)
+    try:
+        monkeypatch.setenv(TEMPLATE_FD, str(template.descriptor))
+        (process,) = (
+            child for child in psutil.Process().children() if "preload.template" in " ".join(child.cmdline())
+        )
+        yield process
+    finally:
+        await template.end()
+
+
+def test_a_preload_of_a_template_is_forked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running_template(monkeypatch) as template, running_host(tmp_path) as (host, readiness):
+            preload = psutil.Process(host.memory()[1].pid)
+            assert preload.parent() == template
+            assert preload.cmdline()[1:3] == ["-m", "services.runtime.preload"]
+            readiness.is_ready.clear()
+            preload.kill()
+            await readiness.is_ready.wait()
+            worker = await host.fork()
+            assert psutil.Process(worker.pid).parents()[1] == template
+            await worker.stop(grace_s=0)
+
+    run(scenario())
+
+
+def test_a_template_that_dies_while_models_are_mapped_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        readiness = Readiness()
+        async with (
+            running_template(monkeypatch) as template,
+            await WorkerHost.start(config(tmp_path), readiness.change) as host,
+        ):
+            template.kill()
+            watching = asyncio.create_task(host.run())
+            await readiness.is_ready.wait()
+            assert psutil.Process(host.memory()[1].pid).ppid() == os.getpid()
+            watching.cancel()
+            await asyncio.wait([watching])
+
+    run(scenario())
+
+
+def test_a_template_that_says_nothing_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "TEMPLATE_TIMEOUT_S", 0.3)
+
+    async def scenario() -> None:
+        async with running_template(monkeypatch) as template:
+            template.suspend()
+            async with running_host(tmp_path) as (host, _):
+                assert psutil.Process(host.memory()[1].pid).ppid() == os.getpid()
 
     run(scenario())
 

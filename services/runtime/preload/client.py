@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 
@@ -13,7 +12,7 @@ from services.runtime.finishing import finish
 from services.runtime.messages import receive_async, to_error
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.preload.protocol import FORK
-from services.runtime.preload.starting import PreloadProcess, start_preload
+from services.runtime.preload.starting import ForkedPreload, PreloadProcess, start_preload, until_dead
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker_handle import EXIT_TIMEOUT_S, WorkerHandle
 
@@ -21,7 +20,7 @@ FORK_TIMEOUT_S = 30.0
 
 
 class PreloadClient:
-    """A preload process from its start to its end. Start it from the main thread: it dies with its parent."""
+    """A preload process from its start to its end. Start it from the main thread: it dies with this one."""
 
     def __init__(
         self, stage: str, process: PreloadProcess, control: socket.socket, end: socket.socket
@@ -43,13 +42,22 @@ class PreloadClient:
         """Starts the process; `watch` must run from then on."""
         ours, theirs = socket.socketpair()
         with theirs:
-            process = await start_preload(config, theirs)
+            try:
+                process = await start_preload(config, theirs)
+            except BaseException:
+                ours.close()
+                raise
         return cls(config.stage, process, ours.dup(), ours)
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
         """The workers that live, as far as the process has said."""
         return tuple(self._exits)
+
+    @property
+    def died_with_template(self) -> bool:
+        """Whether the process has died because the one that it was forked from did."""
+        return isinstance(self._process, ForkedPreload) and self._process.is_orphan
 
     async def watch(self) -> errors.AcestageError:
         """Handles the process's messages until it ends; returns why it ended."""
@@ -128,19 +136,6 @@ class PreloadClient:
 
 async def _resolve_once_dead(pid: int, exited: asyncio.Future[int]) -> None:
     """The kernel kills workers with their preload, but not at once, and nobody is left who would tell."""
-    loop = asyncio.get_running_loop()
-    dead = asyncio.Event()
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
-        dead.set()
-    else:
-        loop.add_reader(descriptor, dead.set)
-        try:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(dead.wait(), 2 * EXIT_TIMEOUT_S)
-        finally:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-    if dead.is_set():
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(until_dead(pid), 2 * EXIT_TIMEOUT_S)
         exited.set_result(-signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Forks a process for every request on a socket. For processes without threads: a fork has one alone."""
+"""Forks a process for every request on a socket. For processes of one thread: a fork has no others."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ class ForkServer:
         requests: where they come from.
         request_bytes: of the longest.
         descriptor_count: how many come with each.
-        run: the child's work, with the request and its descriptors; it inherits nothing of `serve`.
-        forked: hears of every child: its process and the descriptors, which are closed afterwards.
+        run: the child's work, with the request and its descriptors; those of `serve` are closed, and its
+            signal handlers gone.
+        forked: hears of every child: its process and the descriptors, which are its to close.
         exited: hears of its end: its process and the exit code.
+        failed: hears that a process could not be forked; the descriptors are closed.
     """
 
     requests: socket.socket
@@ -31,6 +33,7 @@ class ForkServer:
     run: Callable[[bytes, Sequence[int]], NoReturn]
     forked: Callable[[int, Sequence[int]], None]
     exited: Callable[[int, int], None]
+    failed: Callable[[OSError], None]
 
     def serve(self) -> None:
         """Returns once the other end of `requests` is closed."""
@@ -54,7 +57,12 @@ class ForkServer:
                 )
                 if not request:
                     return
-                pid = os.fork()
+                try:
+                    pid = os.fork()
+                except OSError as error:
+                    _close(descriptors)
+                    self.failed(error)
+                    continue
                 if pid == 0:
                     signal.set_wakeup_fd(-1)
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -64,8 +72,6 @@ class ForkServer:
                     os.close(wakeup_write)
                     self.run(request, descriptors)
                 self.forked(pid, descriptors)
-                for descriptor in descriptors:
-                    os.close(descriptor)
 
     def _report_exits(self) -> None:
         while True:
@@ -76,3 +82,8 @@ class ForkServer:
             if pid == 0:
                 return
             self.exited(pid, os.waitstatus_to_exitcode(status))
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

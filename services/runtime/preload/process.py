@@ -76,9 +76,13 @@ def _serve(control: socket.socket, workers: Mapping[str, StageWorker], config: S
         work(socket.socket(fileno=descriptors[0]), workers, config, own_pid)
 
     def forked(pid: int, descriptors: Sequence[int]) -> None:
+        os.close(descriptors[0])
         control.sendall(pack(Message("forked", {"pid": pid})))
 
     def exited(pid: int, code: int) -> None:
         control.sendall(pack(Message("exited", {"pid": pid, "code": code})))
 
-    ForkServer(control, len(FORK), 1, run, forked, exited).serve()
+    def failed(error: OSError) -> NoReturn:
+        raise error  # the stage starts another preload
+
+    ForkServer(control, len(FORK), 1, run, forked, exited, failed).serve()

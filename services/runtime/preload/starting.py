@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import os
 import signal
 import socket
@@ -13,6 +15,14 @@ from acestage.preload_template import TEMPLATE_FD
 from services.runtime.preload.environment import preload_environment
 from services.runtime.preload.protocol import MODULE, MOST_REQUEST_BYTES
 from services.runtime.stage_config import StageConfig
+
+log = logging.getLogger(__name__)
+
+TEMPLATE_TIMEOUT_S = 60.0
+"""Until the template has imported what it imports."""
+
+CODE_TIMEOUT_S = 1.0
+"""Until the template has told the exit code of a process that is dead."""
 
 
 class PreloadProcess(Protocol):
@@ -39,11 +49,11 @@ async def _spawn(config: StageConfig, control: socket.socket) -> asyncio.subproc
         *(str(control.fileno()), str(os.getpid()), config.to_json()),
         pass_fds=[control.fileno()],
         stdin=asyncio.subprocess.DEVNULL,
-        env=preload_environment(config.cuda_allocator),
+        env={k: v for k, v in preload_environment(config.cuda_allocator).items() if k != TEMPLATE_FD},
     )
 
 
-async def _fork(config: StageConfig, control: socket.socket) -> _Forked | None:
+async def _fork(config: StageConfig, control: socket.socket) -> ForkedPreload | None:
     """Waits until the template has imported all that it imports; None where there is none."""
     descriptor = os.environ.get(TEMPLATE_FD)
     request = config.to_json().encode()
@@ -51,26 +61,30 @@ async def _fork(config: StageConfig, control: socket.socket) -> _Forked | None:
         return None
     report, their_report = socket.socketpair()
     lifeline, their_lifeline = socket.socketpair()
-    with their_report, their_lifeline:
-        try:
-            with socket.socket(fileno=os.dup(int(descriptor))) as template:
-                descriptors = [control.fileno(), their_report.fileno(), their_lifeline.fileno()]
-                socket.send_fds(template, [request], descriptors)
-        except OSError:  # it has ended
-            report.close()
-            lifeline.close()
-            return None
     reader, writer = await asyncio.open_connection(sock=report)
-    told = await reader.readline()
-    if not told:
-        writer.close()
-        lifeline.close()
+    is_forked = False
+    try:
+        with their_report, their_lifeline, socket.socket(fileno=os.dup(int(descriptor))) as template:
+            descriptors = [control.fileno(), their_report.fileno(), their_lifeline.fileno()]
+            socket.send_fds(template, [request], descriptors)
+        pid = int(await asyncio.wait_for(reader.readline(), TEMPLATE_TIMEOUT_S))
+        is_forked = True
+    except (OSError, ValueError) as error:  # it has ended, ends meanwhile, or says nothing
+        log.warning("the template of preloads does not fork; starting one without it: %r", error)
         return None
-    return _Forked(int(told), reader, writer, lifeline)
+    finally:
+        if not is_forked:  # a preload that comes late finds its lifeline closed
+            writer.close()
+            lifeline.close()
+    return ForkedPreload(pid, reader, writer, lifeline)
 
 
-class _Forked:
-    """A preload that the template forked."""
+class ForkedPreload:
+    """A preload that the template forked.
+
+    Attributes:
+        is_orphan: whether it died with its template, once it has died.
+    """
 
     def __init__(
         self,
@@ -80,8 +94,9 @@ class _Forked:
         lifeline: socket.socket,
     ) -> None:
         self.pid = pid
+        self.is_orphan = False
         self._lifeline = lifeline
-        self._code = asyncio.create_task(self._read_code(reader, writer))
+        self._code = asyncio.create_task(self._until_dead(reader, writer))
 
     def kill(self) -> None:
         self._lifeline.close()
@@ -89,11 +104,30 @@ class _Forked:
     async def wait(self) -> int:
         return await asyncio.shield(self._code)
 
-    async def _read_code(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+    async def _until_dead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> int:
+        told = b""
         try:
-            told = await reader.readline()
+            await until_dead(self.pid)
+            with contextlib.suppress(TimeoutError):
+                told = await asyncio.wait_for(reader.readline(), CODE_TIMEOUT_S)
         finally:
             writer.close()
             self._lifeline.close()
-        # The template says it, unless it has died itself, and all of its preloads with it.
+        self.is_orphan = not told
         return int(told) if told else -signal.SIGKILL
+
+
+async def until_dead(pid: int) -> None:
+    """Returns once no process `pid` runs; it need not be a child of this one."""
+    loop = asyncio.get_running_loop()
+    dead = asyncio.Event()
+    try:
+        descriptor = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop.add_reader(descriptor, dead.set)
+    try:
+        await dead.wait()
+    finally:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)

@@ -1,14 +1,16 @@
 """`python -m services.runtime.preload.template REQUESTS_FD PARENT_PID ALLOCATOR`, started by `acestage up`.
 
 Imports what the preloads of all stages import, and forks one whenever a stage asks for it. A preload is then
-as if it had been started by itself: with the same command line, and it dies with its stage, though that is
-not its parent. It also dies with this process; its stage then starts another one without it.
+as if it had been started by itself: with such a command line, and it dies with its stage, though that is not
+its parent. It also dies with this process; its stage then starts another one without it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import logging
 import os
 import signal
 import socket
@@ -21,12 +23,14 @@ from services.runtime.parent_death import die_with_parent, die_with_peer
 from services.runtime.preload.environment import preload_environment
 from services.runtime.preload.protocol import MODULE, MOST_REQUEST_BYTES
 
+log = logging.getLogger(__name__)
+
 _ROOM = " " * (MOST_REQUEST_BYTES + 1024)
 """An argument of this process that gives room for the command lines of preloads."""
 
 
 def main() -> None:
-    """Starts this process once more, in the environment of a preload, which then serves."""
+    """Starts this process once more, in the environment of a preload and with `_ROOM`, which then serves."""
     requests_fd, parent_pid, last = sys.argv[1:]
     die_with_parent(int(parent_pid), signal.SIGKILL)
     if last != _ROOM:
@@ -55,19 +59,26 @@ def _serve(requests: socket.socket) -> None:
         os.close(report)
         for other in reports.values():
             other.close()
-        _show_command([sys.executable, "-m", MODULE, str(control), str(own_pid), request.decode()])
+        with contextlib.suppress(OSError):  # for people, and for who adds up what workers take
+            _show_command([sys.executable, "-m", MODULE, str(control), str(own_pid), request.decode()])
         preload(control, request.decode())
         sys.exit()
 
     def forked(pid: int, descriptors: Sequence[int]) -> None:
-        report = reports[pid] = socket.socket(fileno=os.dup(descriptors[1]))
-        _tell(report, pid)
+        control, report, lifeline = descriptors
+        os.close(control)
+        os.close(lifeline)
+        reports[pid] = socket.socket(fileno=report)
+        _tell(reports[pid], pid)
 
     def exited(pid: int, code: int) -> None:
         with reports.pop(pid) as report:
             _tell(report, code)
 
-    ForkServer(requests, MOST_REQUEST_BYTES, 3, run, forked, exited).serve()
+    def failed(error: OSError) -> None:
+        log.error("cannot fork a preload: %s", error)
+
+    ForkServer(requests, MOST_REQUEST_BYTES, 3, run, forked, exited, failed).serve()
 
 
 def _tell(report: socket.socket, number: int) -> None:
