@@ -17,34 +17,39 @@ _BLOCK = 64
 _TOGETHER = 4
 """Inputs of an output that lie side by side: those that one instruction adds up."""
 
-_known: dict[torch.Size, torch.Tensor | None] = {}
-"""By shape, oneDNN's own result for the first weight; None where its order is another one."""
+_PRIME = 251
+"""Numbers that repeat after so many: two blocks of them are never alike, so they tell one order from another."""
+
+_firsts: dict[torch.Size, torch.Tensor | None] = {}
+"""By shape, the first weight as oneDNN packed it; None where its order is another one."""
 
 
 def pack(values: torch.Tensor) -> torch.Tensor:
     """[outputs, inputs] int8, as `onednn.qlinear_pointwise` takes it for inputs whose zero point is 0.
 
-    The first weight of every shape is packed by oneDNN, and shows whether its order is the one that is known
-    here. Where it is not, oneDNN packs all of them.
+    What oneDNN makes of a weight of the same shape shows whether its order is the one that is known here.
+    Where it is not, oneDNN packs all of them.
     """
-    known = _known.get(values.shape)
-    if known is None:
+    first = _firsts.get(values.shape)
+    if first is None:
         packed: torch.Tensor = torch.ops.onednn.qlinear_prepack(values, None)
-        if values.shape not in _known:
-            _known[values.shape] = packed if _is_known_order(packed, values) else None
+        if values.shape not in _firsts:
+            _firsts[values.shape] = packed if _is_order_known(values.shape) else None
         return packed
     # Behind the weights there is what other zero points would subtract, which stays that of the first one.
-    packed = known.clone()
+    packed = first.clone()
     _weights(packed, values).copy_(_blocks(values))
     return packed
 
 
-def _is_known_order(packed: torch.Tensor, values: torch.Tensor) -> bool:
-    if not has_feature("amx_int8"):
+def _is_order_known(shape: torch.Size) -> bool:
+    if not has_feature("amx_int8") or shape[0] % _BLOCK or shape[1] % _BLOCK:
         return False
-    if values.shape[0] % _BLOCK or values.shape[1] % _BLOCK or _byte_count(packed) < values.numel():
-        return False
-    return torch.equal(_weights(packed, values), _blocks(values))
+    numbers = torch.arange(shape.numel(), dtype=torch.int32).remainder_(_PRIME).sub_(_PRIME // 2)
+    values = numbers.to(torch.int8).view(shape)
+    packed = torch.ops.onednn.qlinear_prepack(values, None)
+    is_large_enough = int(torch.ops.mkldnn._nbytes(packed)) >= values.numel()
+    return is_large_enough and torch.equal(_weights(packed, values), _blocks(values))
 
 
 def _blocks(values: torch.Tensor) -> torch.Tensor:
@@ -59,7 +64,3 @@ def _weights(packed: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """The weights in the memory of `packed`, of the shape of `_blocks`; torch itself does not look there."""
     memory = (ctypes.c_char * values.numel()).from_address(int(torch.ops.mkldnn.data_ptr(packed)))
     return torch.frombuffer(memory, dtype=torch.int32).view(_blocks(values).shape)
-
-
-def _byte_count(packed: torch.Tensor) -> int:
-    return int(torch.ops.mkldnn._nbytes(packed))

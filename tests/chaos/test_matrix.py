@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Literal, get_args
 
 import psutil
@@ -96,7 +97,7 @@ CASES = (
 def _in_turn(cases: tuple[Case, ...]) -> list[Case]:
     """Victims in turn: a service that dies again and again is started again later and later."""
     victims = [[case for case in cases if case.victim == victim] for victim in get_args(Victim)]
-    return [case for turn in zip(*victims, strict=True) for case in turn]
+    return [case for turn in zip_longest(*victims) for case in turn if case is not None]
 
 
 def _with_marks(cases: list[Case]) -> list[ParameterSet]:

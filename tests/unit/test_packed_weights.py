@@ -15,7 +15,7 @@ SHAPES = [(128, 192), (64, 64), (100, 36)]
 
 @pytest.fixture(autouse=True)
 def _nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_weights, "_known", {})
+    monkeypatch.setattr(packed_weights, "_firsts", {})
 
 
 def weight(shape: tuple[int, int], seed: int) -> torch.Tensor:
@@ -49,8 +49,8 @@ def test_with_amx_the_order_is_the_known_one(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_where_the_order_is_another_one_onednn_packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed_weights, "_blocks", lambda values: values.view(torch.int32).flip(0).flatten())
-    first, second = weight(SHAPES[0], 1), weight(SHAPES[0], 2)
-    pack(first)
+    first, second = torch.zeros(SHAPES[0], dtype=torch.int8), weight(SHAPES[0], 2)
+    pack(first)  # alike in any order
     rows = weight((7, SHAPES[0][1]), 99)
     expected = rows.to(torch.int32) @ second.to(torch.int32).t()
     assert torch.equal(product(rows, pack(second), SHAPES[0][0]), expected.to(torch.float32))
