@@ -18,7 +18,7 @@ _TOGETHER = 4
 """Inputs of an output that lie side by side: those that one instruction adds up."""
 
 _PRIME = 251
-"""Numbers that repeat after so many: two blocks of them are never alike, so they tell one order from another."""
+"""Numbers that repeat after so many have no two blocks alike, so they tell one order from another."""
 
 _firsts: dict[torch.Size, torch.Tensor | None] = {}
 """By shape, the first weight as oneDNN packed it; None where its order is another one."""

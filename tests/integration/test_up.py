@@ -54,8 +54,13 @@ def end_while_denoising(stack: RunningStack, number: signal.Signals) -> Acestage
     return errors[0]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_end_during_the_start_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+# With the services there is the template, which imports for seconds, and then the preloads, which map weights.
+@pytest.mark.parametrize(
+    ("number", "process_count"), [(signal.SIGINT, 1 + 4 + 1), (signal.SIGKILL, 1 + 4 + 1 + 3)]
+)
+def test_an_end_during_the_start_leaves_nothing(
+    tmp_path: Path, number: signal.Signals, process_count: int
+) -> None:
     ports = free_ports()
     flags = [f"--{name.replace('_', '-')}-port={port}" for name, port in ports.items()]
     command = [sys.executable, "-m", "acestage", "up", "--device=cpu", *flags]
@@ -63,7 +68,7 @@ def test_an_end_during_the_start_leaves_nothing(tmp_path: Path, number: signal.S
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     stack = RunningStack(process, ports, tmp_path / "log")
-    wait_until(lambda: len(stack.family()) >= 1 + 4 + 1 + 1, "the preloads are being started")
+    wait_until(lambda: len(stack.family()) >= process_count, "the services are being started")
     stack.stop(number)
     assert process.returncode == (0 if number is signal.SIGINT else -number)
     left = [
