@@ -54,7 +54,7 @@ def end_while_denoising(stack: RunningStack, number: signal.Signals) -> Acestage
     return errors[0]
 
 
-# With the services there is the template, which imports for seconds, and then the preloads, which map weights.
+# With the services there is the template, which imports for seconds, and then the preloads, which map.
 @pytest.mark.parametrize(
     ("number", "process_count"), [(signal.SIGINT, 1 + 4 + 1), (signal.SIGKILL, 1 + 4 + 1 + 3)]
 )
