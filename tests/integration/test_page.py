@@ -95,7 +95,7 @@ def order(page: Page, caption: str, duration_s: int) -> None:
 
 def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page, tmp_path: Path) -> None:
     take_screenshot(page, "fresh")
-    order(page, "calm harp, evening", 300)
+    order(page, "calm harp, evening", 180)
     page.wait_for_selector("audio.take")
     page.wait_for_function("document.querySelector('audio.take').currentTime > 0.2")
     assert status(page).input_value().startswith("Decoder: ")
@@ -118,7 +118,7 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page,
     page.get_by_role("button", name="Restore settings").click()
     until_status(page, "The settings are back")
     assert page.get_by_label("Music Caption").input_value() == "calm harp, evening"
-    assert page.get_by_role("spinbutton", name="Audio Duration").input_value() == "300"
+    assert page.get_by_role("spinbutton", name="Audio Duration").input_value() == "180"
     assert page.get_by_label("Seed").input_value() != "-1"
     page.get_by_role("button", name="Show").click()
     page.wait_for_selector("figure")
