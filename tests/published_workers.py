@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,12 +17,15 @@ from safetensors.torch import save_file
 from acestage.adapters import AdapterFolder
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER, TRANSFORMER
+from acestage.checkpoints.likeness import architecture_of
 from acestage.checkpoints.published import published_checkpoint
-from acestage.planning import Quantization
+from acestage.planning import Quantization, StageMemory
 from acestage.protos.dit.v1.dit_pb2 import Adapter
 from services.dit.adapter_requests import resolve_adapters
 from services.dit.engine import Conditioning
 from services.dit.parameters import AdapterUse, DenoiseParameters
+from services.runtime.measurements import Measurements
+from services.runtime.preload.measuring import recall_all
 from services.runtime.request_limits import MAX_TOKEN_COUNT
 from services.runtime.stage_worker import StageWorker
 from services.text_encoder.encode_job import EncodeJob
@@ -56,6 +61,17 @@ def architecture(name: str, layer_count: int | None = None) -> Checkpoint:
 def without_weights(stage: str, checkpoint: Checkpoint) -> Any:
     """The worker of `stage` on the meta device."""
     return importlib.import_module(f"services.{stage}.worker").without_weights(checkpoint)
+
+
+def measured(
+    stage: str, checkpoint: Checkpoint, dtype: torch.dtype, cpu_thread_count: int | None
+) -> StageMemory:
+    """What `stage` needs; measured once by all tests, and all services that they start."""
+    kept = Measurements(Path(os.environ["ACESTAGE_CACHE_DIR"]))
+    worker = without_weights(stage, checkpoint)
+    architecture = architecture_of(checkpoint, importlib.import_module(f"services.{stage}.worker").COMPONENTS)
+    digest = kept.digest(stage, architecture, str(dtype).removeprefix("torch."), cpu_thread_count)
+    return recall_all({digest: partial(worker.memory, dtype, cpu_thread_count)}, kept)[digest]
 
 
 def with_random_weights(

@@ -167,8 +167,8 @@ def _bring_about(chaos: ChaosStack, moment: Moment) -> tuple[Job | None, Job | N
             chaos.fail(Fault("text_encoder", "slow", seconds=30))
             job = chaos.job(duration_s=10)
         case "dit" | "waiting":
-            chaos.fail(*steady("dit", 0.3, 100))
-            job = chaos.job(duration_s=10, step_count=100)
+            chaos.fail(*steady("dit", 0.75, 40))
+            job = chaos.job(duration_s=10, step_count=40)
         case "vae":
             chaos.fail(*steady("vae", 0.5, 60))
             job = chaos.job(duration_s=60, step_count=1)

@@ -17,12 +17,11 @@ from acestage.errors import VramBudgetExceededError, WorkerCrashedError
 from acestage.planning import GIB, StageMemory
 from acestage.protos.lease.v1 import lease_pb2, lease_pb2_grpc
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
-from services.dit.worker import load as load_dit
 from services.runtime.fake_device.spec import Fault, strike_count
-from services.vae.worker import load as load_vae
 from tests.chaos.by_hand import ByHand, OneStage, started
 from tests.chaos.chaos_stack import steady
 from tests.chaos.stage_calls import Heard, decode, denoise
+from tests.published_workers import measured
 from tests.running_stack import THREADS
 
 FRAMES = 250
@@ -60,10 +59,7 @@ class Devices:
 def devices(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devices]:
     base = checkpoints["base/diffusers"]
     checkpoint = open_checkpoint(str(base), checkpoints_dir=base.parent)
-    memories = {
-        "dit": load_dit(checkpoint).memory(torch.float32, THREADS),
-        "vae": load_vae(checkpoint).memory(torch.float32, THREADS),
-    }
+    memories = {stage: measured(stage, checkpoint, torch.float32, THREADS) for stage in ("dit", "vae")}
     dit, vae = memories["dit"], memories["vae"]
     ample = OneStage("dit", "fake:0", 4 * GIB, base)
     split = OneStage("dit", "fake:1", dit.total_bytes("single", FRAMES) + KIB, base)

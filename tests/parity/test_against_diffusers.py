@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
@@ -49,6 +50,12 @@ def load_pipeline(path: Path) -> Any:
     return load_reference(path)
 
 
+@functools.lru_cache(maxsize=1)
+def reference(path: Path, request: bytes) -> npt.NDArray[np.float32]:
+    """The same request is compared with both layouts, one after the other."""
+    return reference_audio(load_pipeline(path), GenerateRequest.FromString(request))
+
+
 @functools.cache
 def load_engines(path: Path) -> InProcess:
     return InProcess(path)
@@ -56,10 +63,10 @@ def load_engines(path: Path) -> InProcess:
 
 def compare(checkpoints: dict[str, Path], variant: str, layout: str, fields: dict[str, Any]) -> None:
     # The pipeline reads the diffusers layout alone; both layouts have the same weights.
-    pipeline = load_pipeline(checkpoints[f"{variant}/diffusers"])
+    path = checkpoints[f"{variant}/diffusers"]
     engines = load_engines(checkpoints[f"{variant}/{layout}"])
     request = GenerateRequest(**{"caption": "warm lo-fi piano, rain", "seed": 1234} | fields)
-    assert_same_audio(engines.generate(request), reference_audio(pipeline, request))
+    assert_same_audio(engines.generate(request), reference(path, request.SerializeToString()))
 
 
 @pytest.mark.parametrize("layout", ["diffusers", "original"])

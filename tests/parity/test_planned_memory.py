@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from tests.published_workers import (
     denoise,
     encode,
     encode_audio,
+    measured,
     with_random_weights,
     without_weights,
 )
@@ -62,10 +62,8 @@ def assert_close(planned_bytes: int, allocated_bytes: int) -> None:
     assert 0.98 <= planned_bytes / allocated_bytes <= 1.10, (planned_bytes, allocated_bytes)
 
 
-@functools.cache
 def memory_of(stage: str, name: str, layer_count: int | None, dtype: torch.dtype) -> StageMemory:
-    memory: StageMemory = without_weights(stage, architecture(name, layer_count)).memory(dtype, THREADS)
-    return memory
+    return measured(stage, architecture(name, layer_count), dtype, THREADS)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -205,12 +203,12 @@ def test_a_prompt_is_kept_where_the_device_has_room(tokens: int) -> None:
 
 def test_placing_a_decoder_takes_little_more_than_its_weights() -> None:
     worker = without_weights("vae", architecture("turbo"))
+    weights_bytes = measured("vae", architecture("turbo"), torch.bfloat16, None).weights_bytes["none"]
     with fake_tensors():
         fake = placed_copy(worker, torch.bfloat16, "none", place=lambda *how: None)
         counter = LiveBytes(None)
         with counter:
             fake.place(torch.device("cpu"), torch.bfloat16, "none")
-        weights_bytes = worker.memory(torch.bfloat16).weights_bytes["none"]
     assert weights_bytes <= counter.peak_bytes < weights_bytes + 20 * MIB
 
 
@@ -247,7 +245,7 @@ def test_a_tile_that_the_published_vae_encodes(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_longest_prompt_of_the_published_encoders(dtype: torch.dtype) -> None:
     checkpoint = architecture("turbo", layer_count=2)
-    memory = without_weights("text_encoder", checkpoint).memory(dtype, THREADS)
+    memory = measured("text_encoder", checkpoint, dtype, THREADS)
     worker = with_random_weights("text_encoder", checkpoint, dtype)
     assert_close(memory.activation_bytes("encode", 4500), peak_allocated_bytes(encode(worker, 4500)))
     # In float32 the codec is slow: no more codes than go through it at once.
@@ -260,7 +258,7 @@ def test_the_embedded_model() -> None:
     checkpoint = open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints"))
     dtype = torch.float32
     for stage in ("dit", "vae", "text_encoder"):
-        memory = without_weights(stage, checkpoint).memory(dtype, THREADS)
+        memory = measured(stage, checkpoint, dtype, THREADS)
         worker = with_random_weights(stage, checkpoint, dtype)
         assert memory.weights_bytes["none"] == sum(
             tensor.numel() * tensor.element_size()

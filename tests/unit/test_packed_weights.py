@@ -7,7 +7,13 @@ import torch
 
 from services.runtime import packed_weights
 from services.runtime.cpu_features import has_feature
+from services.runtime.integer_products import is_supported
 from services.runtime.packed_weights import pack
+
+pytestmark = pytest.mark.skipif(
+    not is_supported(torch.device("cpu"), torch.bfloat16),
+    reason="this CPU does not multiply integers, and oneDNN's sums overflow on it",
+)
 
 SHAPES = [(128, 192), (64, 64), (100, 36)]
 """Outputs and inputs; the last one is no number of whole blocks."""

@@ -9,7 +9,7 @@ import torch
 
 from acestage.checkpoints import Checkpoint, open_checkpoint
 from acestage.planning import StageMemory, Wishes, encode_tile_ways, encode_ways, make_plan
-from tests.published_workers import architecture, without_weights
+from tests.published_workers import architecture, measured
 
 STAGES = ("text_encoder", "dit", "vae")
 
@@ -32,7 +32,7 @@ def source_fits(stages: dict[str, StageMemory], device_bytes: int, frames: int) 
 @pytest.mark.parametrize("model", ["turbo", "base", "tiny-turbo"])
 def test_where_a_song_fits_its_cover_and_the_encode_of_its_source_fit(model: str) -> None:
     opened = checkpoint(model)
-    stages = {stage: without_weights(stage, opened).memory(torch.bfloat16, None) for stage in STAGES}
+    stages = {stage: measured(stage, opened, torch.bfloat16, None) for stage in STAGES}
     for duration_s in (1, 10, 60, 180, 600):
         # The smallest device that the song fits; what fits there fits all larger ones.
         least = least_bytes(stages, duration_s)
