@@ -14,6 +14,12 @@ from acestage.generation import STAGES
 from acestage.planning import GIB, MIB
 
 
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """For plans of the embedded model alone."""
+    return tmp_path_factory.mktemp("cache")
+
+
 def run_plan(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "acestage", "plan", *arguments]
     return subprocess.run(
@@ -85,9 +91,7 @@ def test_a_checkpoint_on_disk_is_planned_by_its_own_settings(
     assert dit["weights_bytes"] < 10 * MIB
 
 
-def test_the_next_plan_measures_nothing(tmp_path: Path) -> None:
-    cache_dir = tmp_path / "cache"
-
+def test_the_next_plan_measures_nothing(tmp_path: Path, cache_dir: Path) -> None:
     def planned() -> tuple[str, dict[Path, int]]:
         done = run_plan("--vram", "4", "--json", folder=tmp_path, ACESTAGE_CACHE_DIR=str(cache_dir))
         assert done.returncode == 0, done.stderr
@@ -99,8 +103,9 @@ def test_the_next_plan_measures_nothing(tmp_path: Path) -> None:
     assert planned() == (plan, kept)
 
 
-def test_settings_of_the_device_count(tmp_path: Path) -> None:
-    done = run_plan("--json", folder=tmp_path, MAX_CUDA_VRAM="24", ACESTEP_OFFLOAD_TO_CPU="true")
+def test_settings_of_the_device_count(tmp_path: Path, cache_dir: Path) -> None:
+    settings = {"MAX_CUDA_VRAM": "24", "ACESTEP_OFFLOAD_TO_CPU": "true"}
+    done = run_plan("--json", folder=tmp_path, ACESTAGE_CACHE_DIR=str(cache_dir), **settings)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["device_bytes"] == 24 * GIB
