@@ -177,6 +177,10 @@ def _bring_about(chaos: ChaosStack, moment: Moment) -> tuple[Job | None, Job | N
         return job, None
     waiter = chaos.job(duration_s=10, step_count=1)
     waiter.until(lambda event: isinstance(event, StageWaiting), "the second job waits in line")
+    # That tells of the line in the stage; the ledger's answer to the stage comes after it, and is there once
+    # the stage, which every status asks, has answered again.
+    wait_until(lambda: bool(chaos.status().waiters), "the ledger has it in line")
+    chaos.status()
     return job, waiter
 
 
