@@ -62,6 +62,7 @@ def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_coun
     behind_the_first = DecodeStart(0, 1)
 
     def decode() -> None:
+        # Of the third tile there is one frame.
         for _ in islice(engine.decode(latents, tile - 1, behind_the_first), 2):
             pass
 

@@ -7,9 +7,6 @@ In float32 an untiled pass is itself up to 9e-7 away from the one in float64, an
 the two the distance was at most 7.5e-7 of full scale. The untiled pass has one item, as a tile has: for a
 batch oneDNN takes other kernels, which are up to 1.1e-6 away whether there are tiles or not. In float64 the
 distance is a few units in the last place, which shows that nothing but rounding is left.
-
-All that is with AVX-512. oneDNN's kernels for AVX2 round more: either pass is then up to 1.1e-6 away from
-float64, and so they are up to 1.3e-6 from each other.
 """
 
 from __future__ import annotations
@@ -26,13 +23,12 @@ from hypothesis import strategies as st
 
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.loading import load_decoder, load_encoder
-from services.runtime.cpu_features import has_feature
 from services.runtime.placement import place
 from services.vae.engine import DecodeStart, VaeEngine
 
 HOP, CHANNELS = 1920, 8
 FRAMES = 70
-BOUNDS = {torch.float32: 1e-6 if has_feature("avx512f") else 2e-6, torch.float64: 1e-13}
+BOUNDS = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 
 @pytest.fixture(autouse=True)
