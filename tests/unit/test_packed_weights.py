@@ -10,7 +10,7 @@ from services.runtime.cpu_features import has_feature
 from services.runtime.integer_products import is_supported
 from services.runtime.packed_weights import pack
 
-# Without instructions for it, oneDNN adds two products in 16 bits, with what is added to make its inputs unsigned.
+# Without instructions for it, oneDNN makes inputs unsigned and adds two products in 16 bits.
 LARGEST = 127 if is_supported(torch.device("cpu"), torch.bfloat16) else 63
 
 SHAPES = [(128, 192), (64, 64), (100, 36)]
