@@ -16,7 +16,12 @@ from safetensors.torch import save_file
 
 from acestage.adapters import AdapterFolder
 from acestage.checkpoints import Checkpoint
-from acestage.checkpoints.component_names import CONDITION_ENCODER, TEXT_ENCODER, TRANSFORMER
+from acestage.checkpoints.component_names import (
+    COMPONENTS_OF_STAGES,
+    CONDITION_ENCODER,
+    TEXT_ENCODER,
+    TRANSFORMER,
+)
 from acestage.checkpoints.likeness import architecture_of
 from acestage.checkpoints.published import published_checkpoint
 from acestage.planning import Quantization, StageMemory
@@ -69,7 +74,7 @@ def measured(
     """What `stage` needs; measured once by all tests, and all services that they start."""
     kept = Measurements(Path(os.environ["ACESTAGE_CACHE_DIR"]))
     worker = without_weights(stage, checkpoint)
-    architecture = architecture_of(checkpoint, importlib.import_module(f"services.{stage}.worker").COMPONENTS)
+    architecture = architecture_of(checkpoint, COMPONENTS_OF_STAGES[stage])
     digest = kept.digest(stage, architecture, str(dtype).removeprefix("torch."), cpu_thread_count)
     return recall_all({digest: partial(worker.memory, dtype, cpu_thread_count)}, kept)[digest]
 

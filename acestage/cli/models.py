@@ -76,10 +76,12 @@ def verify(
 ) -> None:
     """Check that a checkpoint has every file, and every tensor in its shape."""
     from acestage.checkpoints import open_checkpoint
-    from acestage.checkpoints.loading import verify as verify_checkpoint
 
     settings = load_settings(variant=variant)
     checkpoint = open_checkpoint(path, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant)
+    # Takes seconds, so whoever named no checkpoint does not wait for it.
+    from acestage.checkpoints.loading import verify as verify_checkpoint
+
     table = Table("component", "files", "tensors", "size", "types")
     for part in verify_checkpoint(checkpoint):
         size = decimal(part.byte_count)

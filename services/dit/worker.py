@@ -21,9 +21,6 @@ from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
 from services.runtime.received import received_tensors
 
-COMPONENTS = (TRANSFORMER,)
-"""What the stage uses of a checkpoint."""
-
 
 def load(checkpoint: Checkpoint) -> DitWorker:
     """Maps the transformer's weights."""

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import argparse
-import gc
-import importlib
 import json
 import os
 import sys
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-
 from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.component_names import COMPONENTS_OF_STAGES
 from acestage.checkpoints.likeness import architecture_of
 from acestage.checkpoints.published import language_model_configs
 from acestage.errors import AcestageError
-from acestage.generation import STAGES
 from acestage.planning import GIB, LanguageModelMemory, StageMemory, Wishes, make_plan
 from acestage.setting_types import DTypeChoice, QuantizationChoice
 from services.planner.architecture import find_architecture, transformer_dtype
 from services.runtime.device_memory import read_device_memory
 from services.runtime.devices import resolve_device, resolve_dtype
 from services.runtime.measurements import Measurements
-from services.runtime.preload.measuring import Measurement, recall_all
-from services.runtime.stage_worker import StageWorker
 
 DEFAULT_DEVICE_BYTES = 4 * GIB
 """Where there is no card: the small one that Acestage is made for."""
@@ -51,7 +44,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of the CPU; default all")
     parser.add_argument("--tile-frames", type=int, required=True)
     given = parser.parse_args()
-    torch.set_num_threads(1)  # nothing is computed
     try:
         result = _plan(given)
     except AcestageError as error:
@@ -90,18 +82,19 @@ def _plan(given: argparse.Namespace) -> dict[str, Any]:
 def _stage_memories(
     checkpoint: Checkpoint, dtype: str, cpu_thread_count: int | None, kept: Measurements
 ) -> Mapping[str, StageMemory]:
-    modules = {stage: importlib.import_module(f"services.{stage}.worker") for stage in STAGES}
-    gc.freeze()  # modules stay: nobody need look through them again
-    gc.enable()
-    digests: dict[str, str] = {}
-    wanted: dict[str, Measurement] = {}
-    for stage, module in modules.items():
-        architecture = architecture_of(checkpoint, module.COMPONENTS)
-        digests[stage] = kept.digest(stage, architecture, dtype, cpu_thread_count)
-        worker: StageWorker = module.without_weights(checkpoint)
-        wanted[digests[stage]] = partial(worker.memory, getattr(torch, dtype), cpu_thread_count)
-    memories = recall_all(wanted, kept)
-    return {stage: memories[digest] for stage, digest in digests.items()}
+    digests = {
+        stage: kept.digest(stage, architecture_of(checkpoint, components), dtype, cpu_thread_count)
+        for stage, components in COMPONENTS_OF_STAGES.items()
+    }
+    found = {stage: kept.find(digest) for stage, digest in digests.items()}
+    memories = {stage: memory for stage, memory in found.items() if memory is not None}
+    missing = {stage: digest for stage, digest in digests.items() if stage not in memories}
+    if missing:
+        # Not before it is needed: torch and the models take seconds to import.
+        from services.planner.measuring import measure
+
+        memories |= measure(missing, checkpoint, dtype, cpu_thread_count, kept)
+    return memories
 
 
 def _present_card(choice: str) -> str | None:

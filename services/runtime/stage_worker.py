@@ -17,9 +17,9 @@ class StageWorker(Protocol):
 
     Each stage has a module `services.<stage>.worker` with a function
     `load(checkpoint: Checkpoint) -> StageWorker`, and `without_weights`, which returns the same on the meta
-    device, to be asked for its `memory`. Its `COMPONENTS` are the names of all components that `load` uses,
-    if they are there. Checkpoints in which these are equal share one worker, and those in which they are
-    built alike need the same memory.
+    device, to be asked for its `memory`. They use the components that `COMPONENTS_OF_STAGES` has:
+    checkpoints in which these are equal share one worker, and those in which they are built alike need the
+    same memory.
     """
 
     def modules(self) -> list[torch.nn.Module]:

@@ -33,9 +33,6 @@ from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import TextEncoderEngine
 from services.text_encoder.memory import LongestPrompt, measure
 
-COMPONENTS = (TEXT_ENCODER, CONDITION_ENCODER, AUDIO_TOKENIZER, AUDIO_TOKEN_DETOKENIZER)
-"""What the stage uses of a checkpoint."""
-
 OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents", "plain_hidden_states")
 
 

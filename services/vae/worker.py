@@ -20,9 +20,6 @@ from services.vae.kernels import KERNELS
 from services.vae.latents import Latents
 from services.vae.memory import measure
 
-COMPONENTS = (VAE,)
-"""What the stage uses of a checkpoint."""
-
 
 def load(checkpoint: Checkpoint) -> VaeWorker:
     """Maps the weights."""

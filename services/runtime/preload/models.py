@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from acestage.checkpoints import Checkpoint, open_checkpoints
+from acestage.checkpoints.component_names import COMPONENTS_OF_STAGES
 from acestage.checkpoints.likeness import architecture_of, have_same_weights
 from services.runtime.devices import resolve_dtype
 from services.runtime.measurements import Measurements
@@ -47,13 +48,14 @@ def map_models(config: StageConfig) -> StageModels:
         config.checkpoints, checkpoints_dir=Path(config.checkpoints_dir), variant=config.variant
     )
     module = importlib.import_module(f"services.{config.stage}.worker")
-    owners = _owners(checkpoints, module.COMPONENTS)
+    components = COMPONENTS_OF_STAGES[config.stage]
+    owners = _owners(checkpoints, components)
     workers = {c.name: module.load(c) for c in checkpoints if owners[c.name] == c.name}
     dtypes = {name: _dtypes(config, workers[owner]) for name, owner in owners.items()}
     threads = None if config.device.startswith("cuda") else config.thread_count()
     kept = Measurements(Path(config.cache_dir))
     digests = {
-        (c.name, dtype): kept.digest(config.stage, architecture_of(c, module.COMPONENTS), dtype, threads)
+        (c.name, dtype): kept.digest(config.stage, architecture_of(c, components), dtype, threads)
         for c in checkpoints
         for dtype in dtypes[c.name]
     }
