@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -147,14 +148,29 @@ class VaeEngine:
                 tile_count=len(plan),
             )
 
+    @contextmanager
+    def borrowed_encoder(self) -> Iterator[OobleckEncoder]:
+        """The encoder, as `encode_with` needs it."""
+        parameter = next(self.decoder.parameters())
+        with borrowed(self.encoder, parameter.device, parameter.dtype, place_for_rows) as encoder:
+            yield encoder
+
     def encode(
         self, audio: torch.Tensor, tile_frame_count: int, start_frame: int = 0
+    ) -> Iterator[EncodedTile]:
+        """Does `encode_with` with the encoder borrowed for as long as it takes."""
+        with self.borrowed_encoder() as encoder:
+            yield from self.encode_with(encoder, audio, tile_frame_count, start_frame)
+
+    def encode_with(
+        self, encoder: OobleckEncoder, audio: torch.Tensor, tile_frame_count: int, start_frame: int = 0
     ) -> Iterator[EncodedTile]:
         """Encodes `audio` [1, samples, channels], float32, to the mean of the posterior, tile after tile.
 
         Tiles have a halo as wide as the encoder's receptive field, with the effect that `decode` describes.
 
         Args:
+            encoder: from `borrowed_encoder`.
             audio: whole latent frames long.
             tile_frame_count: the most latent frames of a tile; 0 means `DEFAULT_TILE_FRAMES`.
             start_frame: where to begin; what is before is not encoded.
@@ -174,21 +190,20 @@ class VaeEngine:
                 frame_count,
             )
         )
-        with borrowed(self.encoder, parameter.device, parameter.dtype, place_for_rows) as encoder:
-            for number, tile in enumerate(plan, start=1):
-                window = audio[0, tile.halo_start * hop : tile.halo_stop * hop]
-                window = window.to(parameter.device, parameter.dtype)
-                # The first half of the channels is the mean, the other one the scale.
-                mean = encode_rows(encoder, window).chunk(2, dim=1)[0]
-                skipped = tile.start - tile.halo_start
-                latents = mean[None, skipped : skipped + tile.frame_count]
-                check_finite(latents, "vae", f"the latents of tile {number} of {len(plan)}")
-                yield EncodedTile(
-                    frames=tile,
-                    latents=latents.to("cpu", _result_dtype(parameter.dtype)),
-                    tile=number,
-                    tile_count=len(plan),
-                )
+        for number, tile in enumerate(plan, start=1):
+            window = audio[0, tile.halo_start * hop : tile.halo_stop * hop]
+            window = window.to(parameter.device, parameter.dtype)
+            # The first half of the channels is the mean, the other one the scale.
+            mean = encode_rows(encoder, window).chunk(2, dim=1)[0]
+            skipped = tile.start - tile.halo_start
+            latents = mean[None, skipped : skipped + tile.frame_count]
+            check_finite(latents, "vae", f"the latents of tile {number} of {len(plan)}")
+            yield EncodedTile(
+                frames=tile,
+                latents=latents.to("cpu", _result_dtype(parameter.dtype)),
+                tile=number,
+                tile_count=len(plan),
+            )
 
 
 def _result_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from acestage.planning import RESERVE_BYTES, ActivationCurve, StageMemory, context_bytes
-from services.runtime.memory_probe import fake_tensors, peak_bytes, placed_copy
+from services.runtime.memory_probe import LiveBytes, fake_tensors, peak_bytes, placed_copy
 from services.runtime.placement import placed_bytes
 from services.vae.engine import DecodeStart, VaeEngine
 
@@ -31,13 +31,7 @@ def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None)
             (frames + 2 * engine.halo_frame_count, _decode_peak_bytes(engine, frames, cpu_thread_count))
             for frames in TILE_FRAME_COUNTS
         )
-        encode = tuple(
-            (
-                frames + 2 * engine.encoder_halo_frame_count,
-                _encode_peak_bytes(engine, frames, cpu_thread_count),
-            )
-            for frames in TILE_FRAME_COUNTS
-        )
+        encode = _encode_points(engine, cpu_thread_count)
         return StageMemory(
             context_bytes=context_bytes(cpu_thread_count),
             reserve_bytes=RESERVE_BYTES,
@@ -69,12 +63,16 @@ def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_coun
     return peak_bytes(decode, cpu_thread_count=cpu_thread_count)
 
 
-def _encode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
-    tile = tile_frame_count + engine.encoder_halo_frame_count
-    audio = torch.zeros(1, 2 * tile * engine.hop_sample_count, engine.audio_channel_count)
-
-    def encode() -> None:
-        for _ in engine.encode(audio, tile):
-            pass
-
-    return peak_bytes(encode, cpu_thread_count=cpu_thread_count)
+def _encode_points(engine: VaeEngine, cpu_thread_count: int | None) -> tuple[tuple[int, int], ...]:
+    halo = engine.encoder_halo_frame_count
+    tiles = [frames + halo for frames in TILE_FRAME_COUNTS]
+    songs = [torch.zeros(1, 2 * tile * engine.hop_sample_count, engine.audio_channel_count) for tile in tiles]
+    points = []
+    with LiveBytes(cpu_thread_count) as counter, engine.borrowed_encoder() as encoder:
+        borrowing_bytes = counter.peak_bytes
+        for tile, song in zip(tiles, songs, strict=True):
+            counter.peak_bytes = counter.live_bytes
+            for _ in engine.encode_with(encoder, song, tile):
+                pass
+            points.append((tile + halo, max(borrowing_bytes, counter.peak_bytes)))
+    return tuple(points)

@@ -1,4 +1,7 @@
-"""A real preload and real workers: forks, deaths, and what a service hears of them."""
+"""A real preload and real workers: forks, deaths, and what a service hears of them.
+
+Most preloads are forked from a template, as in a stack; it has imported what takes seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,21 @@ class Readiness:
         (self.is_ready if is_ready else self.is_lost).set()
 
 
+@pytest.fixture(scope="module")
+def shared_template() -> Iterator[PreloadTemplate]:
+    """For tests that leave it alone."""
+    with asyncio.Runner() as runner:
+        template = runner.run(PreloadTemplate.start(load_settings(), None))
+        yield template
+        runner.run(template.end())
+
+
+@pytest.fixture
+def _forked(shared_template: PreloadTemplate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Preloads are forked, instead of started by themselves."""
+    monkeypatch.setenv(TEMPLATE_FD, str(shared_template.descriptor))
+
+
 @contextlib.asynccontextmanager
 async def running_host(tmp_path: Path) -> AsyncIterator[tuple[WorkerHost, Readiness]]:
     readiness = Readiness()
@@ -64,6 +82,7 @@ async def running_host(tmp_path: Path) -> AsyncIterator[tuple[WorkerHost, Readin
         await asyncio.wait([watching])
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_worker_ends_when_it_is_stopped_or_killed_and_its_exit_is_told(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_host(tmp_path) as (host, _):
@@ -80,6 +99,7 @@ def test_a_worker_ends_when_it_is_stopped_or_killed_and_its_exit_is_told(tmp_pat
     run(scenario())
 
 
+@pytest.mark.usefixtures("_forked")
 def test_workers_are_measured_and_found_while_they_live(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_host(tmp_path) as (host, _):
@@ -98,6 +118,7 @@ def test_workers_are_measured_and_found_while_they_live(tmp_path: Path) -> None:
     run(scenario())
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_stopped_worker_that_reads_nothing_is_killed_all_the_same(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_host(tmp_path) as (host, _):
@@ -109,6 +130,7 @@ def test_a_stopped_worker_that_reads_nothing_is_killed_all_the_same(tmp_path: Pa
     run(scenario())
 
 
+@pytest.mark.usefixtures("_forked")
 def test_cancelled_forks_leave_no_worker_and_do_not_confuse_later_ones(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running_host(tmp_path) as (host, _):
@@ -145,6 +167,7 @@ def test_workers_die_with_their_preload_and_a_new_one_takes_over(tmp_path: Path)
     run(scenario())
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "FORK_TIMEOUT_S", 0.3)
 
@@ -163,25 +186,30 @@ def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch:
     run(scenario())
 
 
+def templates() -> set[psutil.Process]:
+    return {child for child in psutil.Process().children() if "preload.template" in " ".join(child.cmdline())}
+
+
 @contextlib.asynccontextmanager
 async def running_template(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[psutil.Process]:
-    """The process that hosts fork their preloads from."""
+    """One that hosts fork their preloads from, for a test that does something to it."""
+    others = templates()
     template = await PreloadTemplate.start(load_settings(), None)
     try:
         monkeypatch.setenv(TEMPLATE_FD, str(template.descriptor))
-        (process,) = (
-            child for child in psutil.Process().children() if "preload.template" in " ".join(child.cmdline())
-        )
+        (process,) = templates() - others
         yield process
     finally:
         await template.end()
 
 
-def test_a_preload_of_a_template_is_forked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_forked")
+def test_a_preload_of_a_template_is_forked_again(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with running_template(monkeypatch) as template, running_host(tmp_path) as (host, readiness):
+        async with running_host(tmp_path) as (host, readiness):
             preload = psutil.Process(host.memory()[1].pid)
-            assert preload.parent() == template
+            template = preload.parent()
+            assert template in templates()
             assert preload.cmdline()[1:3] == ["-m", "services.runtime.preload"]
             readiness.is_ready.clear()
             preload.kill()
@@ -226,6 +254,7 @@ def test_a_template_that_says_nothing_is_done_without(
     run(scenario())
 
 
+@pytest.mark.usefixtures("_forked")
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
