@@ -32,10 +32,10 @@ Work = Callable[[float, int], dict[str, Any]]
 """Does the work of a stage for a song of so many seconds, and so many items."""
 
 
-def dit_work(checkpoint: Checkpoint) -> Work:
+def dit_work(checkpoint: Checkpoint, dtype: torch.dtype) -> Work:
     """Two denoising steps, of which the first has in it what is done once a job."""
     worker = dit.load(checkpoint)
-    as_workers.place(worker, torch.bfloat16, "none")
+    as_workers.place(worker, dtype, "none")
     width = worker.engine.transformer.condition_embedder.in_features
 
     def work(duration_s: float, item_count: int) -> dict[str, Any]:
@@ -51,10 +51,10 @@ def dit_work(checkpoint: Checkpoint) -> Work:
     return work
 
 
-def vae_work(checkpoint: Checkpoint) -> Work:
+def vae_work(checkpoint: Checkpoint, dtype: torch.dtype) -> Work:
     """A decode with the default tiles."""
     worker = vae.load(checkpoint)
-    as_workers.place(worker, torch.bfloat16, "none")
+    as_workers.place(worker, dtype, "none")
     model = checkpoint.model
 
     def work(duration_s: float, item_count: int) -> dict[str, Any]:
@@ -89,10 +89,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     as_workers.take_heap("bench.speed.alone")
-    checkpoint = Scope(given.checkpoint, given.threads, 1, False).open()
+    scope = Scope(given.checkpoint, given.threads, 1, False)
+    checkpoint, dtype = scope.open(), scope.dtype()
     Path("/proc/self/clear_refs").write_text("5")  # from here on the peak counts, see proc(5)
     before = _memory()
-    work = WORK[given.stage](checkpoint)
+    work = WORK[given.stage](checkpoint, dtype)
     placed = _memory()
     work(WARM_UP_S, 1)
     found = work(given.duration, given.items)

@@ -1,4 +1,4 @@
-"""A step of the diffusion transformer: ours in bfloat16 and with int8 weights, and that of diffusers."""
+"""A step of the diffusion transformer: ours with precise and with int8 weights, and that of diffusers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from acestage.checkpoints.loading import load_transformer
 from acestage.planning import Quantization
 from bench.speed import as_workers
 from bench.speed.denoising import TOKEN_COUNT, Denoised, diffusers_denoise, in_turn, random_conditioning
-from bench.speed.scope import Scope
+from bench.speed.scope import Scope, name_of
 from services.dit import transformer_pass
 from services.dit.engine import Conditioning, DitEngine
 from services.dit.kernels import KERNELS
@@ -31,17 +31,24 @@ LONG_STEP_COUNT = 2
 BRANCH_COUNT = 3
 """Of a block: two attentions and a feed-forward layer."""
 
-DIFFUSERS, BFLOAT16, INT8 = "diffusers", "bfloat16", "int8"
+DIFFUSERS, INT8 = "diffusers", "int8"
+"""Besides ours with precise weights, which is called by their data type."""
 
 
 class Contest:
-    """The same weights in our engine, twice, and in the class of diffusers."""
+    """The same weights in our engine, twice, and in the class of diffusers; all compute in one data type.
+
+    Attributes:
+        precise: the name of that type, and of our engine with weights in it.
+    """
 
     def __init__(self, scope: Scope) -> None:
         self._checkpoint = scope.open()
-        self._theirs: Any = load_transformer(self._checkpoint).bfloat16()
+        self._dtype = scope.dtype()
+        self.precise = name_of(self._dtype)
+        self._theirs: Any = load_transformer(self._checkpoint).to(self._dtype)
         self._width: int = self._theirs.condition_embedder.in_features
-        self._ours = {BFLOAT16: self._placed("none"), INT8: self._placed("int8")}
+        self._ours = {self.precise: self._placed("none"), INT8: self._placed("int8")}
 
     def denoise(self, duration_s: int, step_count: int) -> dict[str, Denoised]:
         """Denoises the same noise under the same condition in all ways, step by step in turns."""
@@ -50,16 +57,17 @@ class Contest:
         return in_turn({DIFFUSERS: diffusers_denoise(self._theirs, conditioning, parameters), **ours})
 
     def block_errors(self) -> list[float]:
-        """How far the tokens are apart after each block of one pass, with int8 weights and with bfloat16."""
+        """How far tokens are apart after each block of one pass, with int8 weights and with precise ones."""
         conditioning, parameters = self._conditioning(SHORT_S), self._parameters(1)
         found = {name: after_blocks(engine, conditioning, parameters) for name, engine in self._ours.items()}
-        return [relative_distance(*pair) for pair in zip(found[INT8], found[BFLOAT16], strict=True)]
+        return [relative_distance(*pair) for pair in zip(found[INT8], found[self.precise], strict=True)]
 
     def eager_latents(self) -> torch.Tensor:
-        """What `denoise` makes of the short song in bfloat16, with kernels that are eager from then on."""
+        """What `denoise` makes of the short song, with kernels that are eager from then on."""
         for kernel in KERNELS:
             kernel.forget_compiled()
-        *_, latents = self._ours[BFLOAT16].denoise(self._conditioning(SHORT_S), self._parameters(STEP_COUNT))
+        conditioning, parameters = self._conditioning(SHORT_S), self._parameters(STEP_COUNT)
+        *_, latents = self._ours[self.precise].denoise(conditioning, parameters)
         assert isinstance(latents, torch.Tensor)
         return latents
 
@@ -67,8 +75,8 @@ class Contest:
         """Bytes of the weights by the way that they are held."""
         modules = load(self._checkpoint).modules()
         return {
-            BFLOAT16: placed_bytes(modules, torch.bfloat16, "none"),
-            INT8: placed_bytes(modules, torch.bfloat16, "int8"),
+            self.precise: placed_bytes(modules, self._dtype, "none"),
+            INT8: placed_bytes(modules, self._dtype, "int8"),
         }
 
     def _conditioning(self, duration_s: int) -> Conditioning:
@@ -80,7 +88,7 @@ class Contest:
 
     def _placed(self, quantization: Quantization) -> DitEngine:
         worker = load(self._checkpoint)
-        self.kernels = as_workers.place(worker, torch.bfloat16, quantization)
+        self.kernels = as_workers.place(worker, self._dtype, quantization)
         return worker.engine
 
 
@@ -100,6 +108,7 @@ def measure(scope: Scope) -> dict[str, Any]:
         lengths.append(_steps(LONG_S, long))
     latents = {way: found.latents for way, found in short[0].items()}
     return {
+        "dtype": contest.precise,
         "token_count": TOKEN_COUNT,
         "kernels": contest.kernels,
         "lengths": lengths,
@@ -108,9 +117,9 @@ def measure(scope: Scope) -> dict[str, Any]:
         "distances": {
             "duration_s": SHORT_S,
             "step_count": STEP_COUNT,
-            "bfloat16_from_diffusers": relative_distance(latents[BFLOAT16], latents[DIFFUSERS]),
-            "eager_from_compiled": relative_distance(contest.eager_latents(), latents[BFLOAT16]),
-            "int8_from_bfloat16": relative_distance(latents[INT8], latents[BFLOAT16]),
+            "precise_from_diffusers": relative_distance(latents[contest.precise], latents[DIFFUSERS]),
+            "eager_from_compiled": relative_distance(contest.eager_latents(), latents[contest.precise]),
+            "int8_from_precise": relative_distance(latents[INT8], latents[contest.precise]),
         },
     }
 

@@ -8,10 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
-import torch
-
 from acestage.planning import DEFAULT_TILE_FRAMES, StageMemory, tile_ways
-from bench.speed.scope import Scope
+from bench.speed.scope import Scope, name_of
 from services.dit import worker as dit
 from services.vae import worker as vae
 
@@ -24,9 +22,10 @@ TIMEOUT_S = 3600.0
 
 
 def measure(scope: Scope) -> dict[str, Any]:
-    """Each length and each batch once, every one in a process of its own; bfloat16."""
+    """Each length and each batch once, every one in a process of its own."""
     plans = Plans(scope)
     return {
+        "dtype": name_of(scope.dtype()),
         "tile_frame_count": DEFAULT_TILE_FRAMES,
         "lengths": [_row(scope, plans, duration_s, 1) for duration_s in DURATIONS_S],
         "batch_duration_s": BATCH_DURATION_S,
@@ -38,11 +37,11 @@ class Plans:
     """What the planner counts for a stage; it always counts the longest prompt."""
 
     def __init__(self, scope: Scope) -> None:
-        checkpoint = scope.open()
+        checkpoint, dtype = scope.open(), scope.dtype()
         self._frame_rate_hz = checkpoint.model.latent_frame_rate_hz
         self._memories: dict[str, StageMemory] = {
-            "dit": dit.without_weights(checkpoint).memory(torch.bfloat16, scope.thread_count),
-            "vae": vae.without_weights(checkpoint).memory(torch.bfloat16, scope.thread_count),
+            "dit": dit.without_weights(checkpoint).memory(dtype, scope.thread_count),
+            "vae": vae.without_weights(checkpoint).memory(dtype, scope.thread_count),
         }
 
     def total_bytes(self, stage: str, duration_s: float, item_count: int) -> int:

@@ -18,7 +18,8 @@ A figure is the median of all rounds, with the smallest and the largest in brack
 `diffusers` by seconds of ours, taken within a round: above 1, ours is faster. Both compute in the same
 process, on the same weights and with the same number of threads, in turns, with a worker's settings of the C
 library's heap; by itself, with that heap's defaults, `diffusers` is slower. Ours has compiled kernels where
-`acestage warmup` has made them. Other work on the machine makes seconds noisy, and ratios less so.
+`acestage warmup` has made them. Our data type is the one that services take on such a processor, and
+`diffusers` has the same. Other work on the machine makes seconds noisy, and ratios less so.
 "load" is the load average before and after each part, the benchmark's own work included."""
 
 
@@ -75,22 +76,23 @@ def _dit(found: Found) -> str:
                 ]
             )
     apart, weights, errors = found["distances"], found["weights_bytes"], found["block_errors"]
+    dtype = found["dtype"]
     return f"""\
 ## A step of the DiT
 
-Batch 1, no guidance, {found["token_count"]} tokens of condition; kernels {found["kernels"]}. "bfloat16" and
-"int8" are ours, with the weights held so; diffusers computes in bfloat16. The first step of a job has in it
+Batch 1, no guidance, {found["token_count"]} tokens of condition; kernels {found["kernels"]}. "{dtype}" and
+"int8" are ours, with the weights held so; all compute in {dtype}. The first step of a job has in it
 what is done once a job, and is no part of the others.
 
 {table(("song", "step s", "ratio", "first step s"), rows)}
 
 After all {apart["step_count"]} steps for {apart["duration_s"]} s from the same noise, the latents of ours in
-bfloat16 are {apart["bfloat16_from_diffusers"]:.1e} from those of diffusers, and ours with int8 weights
-{apart["int8_from_bfloat16"]:.1e} from ours in bfloat16: the L2 norm of the difference, in parts of that of
-the latents. With eager kernels ours in bfloat16 are {apart["eager_from_compiled"]:.1e} from those with
-compiled ones. In one pass the tokens with int8 weights are {errors[0]:.1e} from those in bfloat16 after
+{dtype} are {apart["precise_from_diffusers"]:.1e} from those of diffusers, and ours with int8 weights
+{apart["int8_from_precise"]:.1e} from ours in {dtype}: the L2 norm of the difference, in parts of that of
+the latents. With eager kernels ours in {dtype} are {apart["eager_from_compiled"]:.1e} from those with
+compiled ones. In one pass the tokens with int8 weights are {errors[0]:.1e} from those in {dtype} after
 the first of {len(errors)} blocks, {max(errors):.1e} after the worst, and {errors[-1]:.1e} after the last. The
-weights take {mib(weights["int8"])} MiB, {weights["int8"] / weights["bfloat16"]:.0%} of those in bfloat16."""
+weights take {mib(weights["int8"])} MiB, {weights["int8"] / weights[dtype]:.0%} of those in bfloat16."""
 
 
 def _vae(found: Found) -> str:
@@ -115,8 +117,8 @@ def _vae(found: Found) -> str:
     return f"""\
 ## A decode of the VAE
 
-"bfloat16" is ours, with the default tiles of {found["tile_frame_count"]} latent frames and their halos, and
-kernels {found["kernels"]}.
+"{found["dtype"]}" is ours, with the default tiles of {found["tile_frame_count"]} latent frames and
+their halos, and kernels {found["kernels"]}.
 diffusers decodes a song whole, in float32 unless it is told otherwise, and a long one with its own tiling.
 The distance is from the first way of each length, in parts of its largest magnitude.
 
@@ -204,8 +206,8 @@ def _lengths(found: Found) -> str:
     return f"""\
 ## Cost by length and batch
 
-Each row once, in bfloat16, in processes of their own: the second denoising step, and a decode with the
-default tiles. The measured memory is by how much the resident memory of the process grew at most, from before
+Each row once, in {found["dtype"]}, in processes of their own: the second denoising step, and a decode
+with the default tiles. The measured memory is by how much the resident memory of the process grew at most, from before
 its weights were there, mapped weights included; the planner counts a process's own pages, a reserve and the
 longest prompt besides.
 

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from acestage.checkpoints import Checkpoint, open_checkpoint
+from services.planner.architecture import transformer_dtype
+from services.runtime.devices import resolve_dtype
 
 Result = TypeVar("Result")
 
@@ -31,6 +35,16 @@ class Scope:
     def open(self) -> Checkpoint:
         """The checkpoint; reads JSON files only."""
         return open_checkpoint(self.checkpoint, checkpoints_dir=Path("checkpoints"))
+
+    def dtype(self) -> torch.dtype:
+        """What services compute in on this CPU, unless they are told otherwise; reads headers only."""
+        found: torch.dtype = getattr(torch, resolve_dtype("auto", "cpu", transformer_dtype(self.open())))
+        return found
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Such as "bfloat16"."""
+    return str(dtype).removeprefix("torch.")
 
 
 def interleaved(passes: Mapping[str, Callable[[], Result]], round_count: int) -> Iterator[dict[str, Result]]:

@@ -16,15 +16,14 @@ from acestage.checkpoints.loading import load_decoder
 from acestage.checkpoints.modules import build_module
 from acestage.planning import DEFAULT_TILE_FRAMES
 from bench.speed import as_workers
-from bench.speed.scope import Scope, interleaved
+from bench.speed.scope import Scope, interleaved, name_of
 from services.vae.worker import load
 
 QUICK_S, SHORT_S, LONG_S = 10, 30, 180
 """Of songs; a decode takes time in proportion to it, but for the halos, which weigh more in a short one."""
 
-OURS = "bfloat16"
-DIFFUSERS, DIFFUSERS_FLOAT32 = "diffusers bfloat16", "diffusers float32"
-DIFFUSERS_TILED = "diffusers bfloat16 tiled"
+DIFFUSERS_FLOAT32 = "diffusers float32"
+"""What diffusers computes in, unless it is told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +36,22 @@ class Decoded:
 
 
 class Contest:
-    """The same weights in our engine, and in the class of diffusers in two data types."""
+    """The same weights in our engine, and in the class of diffusers in the same data type and in float32.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    Attributes:
+        ours: the name of that type, and of our way.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype) -> None:
         self._checkpoint = checkpoint
+        self.ours = name_of(dtype)
         worker = load(checkpoint)
-        self.kernels = as_workers.place(worker, torch.bfloat16, "none")
+        self.kernels = as_workers.place(worker, dtype, "none")
         self._engine = worker.engine
-        self._theirs = {
-            DIFFUSERS: self._diffusers(torch.bfloat16),
-            DIFFUSERS_FLOAT32: self._diffusers(torch.float32),
-        }
+        self._whole = {DIFFUSERS_FLOAT32: self._diffusers(torch.float32)}
+        if dtype != torch.float32:
+            self._whole[f"diffusers {self.ours}"] = self._diffusers(dtype)
+        self._tiled = {f"diffusers {self.ours} tiled": self._whole[f"diffusers {self.ours}"]}
 
     def passes(self, duration_s: int) -> dict[str, Callable[[], Decoded]]:
         """What decodes the same latents, by way; the first one is what distances are from.
@@ -57,10 +61,11 @@ class Contest:
         model = self._checkpoint.model
         shape = (1, round(duration_s * model.latent_frame_rate_hz), model.latent_channel_count)
         latents = torch.randn(shape, generator=torch.Generator().manual_seed(1)).bfloat16()
-        theirs = (DIFFUSERS_TILED,) if duration_s > SHORT_S else (DIFFUSERS_FLOAT32, DIFFUSERS)
+        is_tiled = duration_s > SHORT_S
+        theirs = self._tiled if is_tiled else self._whole
         return {
-            **{way: partial(self._decode_theirs, way, latents) for way in theirs},
-            OURS: lambda: timed(tile.audio for tile in self._engine.decode(latents, DEFAULT_TILE_FRAMES)),
+            **{way: partial(decode_theirs, vae, is_tiled, latents) for way, vae in theirs.items()},
+            self.ours: lambda: timed(t.audio for t in self._engine.decode(latents, DEFAULT_TILE_FRAMES)),
         }
 
     def _diffusers(self, dtype: torch.dtype) -> Any:
@@ -68,16 +73,17 @@ class Contest:
         vae.decoder = load_decoder(self._checkpoint).to(dtype)
         return vae
 
-    def _decode_theirs(self, way: str, latents: torch.Tensor) -> Decoded:
-        vae = self._theirs[DIFFUSERS if way == DIFFUSERS_TILED else way]
-        dtype = next(vae.decoder.parameters()).dtype
 
-        def decode() -> Iterator[torch.Tensor]:
-            vae.use_tiling = way == DIFFUSERS_TILED
-            sample = vae.decode(latents.transpose(1, 2).to(dtype)).sample
-            yield sample[0].transpose(0, 1).float()
+def decode_theirs(vae: Any, is_tiled: bool, latents: torch.Tensor) -> Decoded:
+    """Decodes `latents` [1, frames, channels] with a VAE of diffusers, with its own tiling or whole."""
+    dtype = next(vae.decoder.parameters()).dtype
 
-        return timed(decode())
+    def decode() -> Iterator[torch.Tensor]:
+        vae.use_tiling = is_tiled
+        sample = vae.decode(latents.transpose(1, 2).to(dtype)).sample
+        yield sample[0].transpose(0, 1).float()
+
+    return timed(decode())
 
 
 def timed(chunks: Iterator[torch.Tensor]) -> Decoded:
@@ -96,8 +102,9 @@ def measure(scope: Scope) -> dict[str, Any]:
 
     Distances are in parts of the largest magnitude.
     """
-    contest = Contest(scope.open())
+    contest = Contest(scope.open(), scope.dtype())
     return {
+        "dtype": contest.ours,
         "tile_frame_count": DEFAULT_TILE_FRAMES,
         "kernels": contest.kernels,
         "lengths": [

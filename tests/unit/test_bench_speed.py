@@ -82,6 +82,7 @@ def test_the_first_processor_is_read() -> None:
 def test_the_page_has_sections_for_what_was_measured() -> None:
     found = {
         "run": RUN,
+        "dtype": "bfloat16",
         "token_count": 256,
         "kernels": "compiled",
         "lengths": [
@@ -97,9 +98,9 @@ def test_the_page_has_sections_for_what_was_measured() -> None:
         "distances": {
             "duration_s": 30,
             "step_count": 8,
-            "bfloat16_from_diffusers": 0.01,
+            "precise_from_diffusers": 0.01,
             "eager_from_compiled": 0.001,
-            "int8_from_bfloat16": 0.02,
+            "int8_from_precise": 0.02,
         },
     }
     text = page({"machine": MACHINE, "parts": {"dit": found}})
