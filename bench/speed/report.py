@@ -92,7 +92,7 @@ After all {apart["step_count"]} steps for {apart["duration_s"]} s from the same 
 the latents. With eager kernels ours in {dtype} are {apart["eager_from_compiled"]:.1e} from those with
 compiled ones. In one pass the tokens with int8 weights are {errors[0]:.1e} from those in {dtype} after
 the first of {len(errors)} blocks, {max(errors):.1e} after the worst, and {errors[-1]:.1e} after the last. The
-weights take {mib(weights["int8"])} MiB, {weights["int8"] / weights[dtype]:.0%} of those in bfloat16."""
+weights take {mib(weights["int8"])} MiB, {weights["int8"] / weights[dtype]:.0%} of those in {dtype}."""
 
 
 def _vae(found: Found) -> str:
@@ -207,9 +207,9 @@ def _lengths(found: Found) -> str:
 ## Cost by length and batch
 
 Each row once, in {found["dtype"]}, in processes of their own: the second denoising step, and a decode
-with the default tiles. The measured memory is by how much the resident memory of the process grew at most, from before
-its weights were there, mapped weights included; the planner counts a process's own pages, a reserve and the
-longest prompt besides.
+with the default tiles. The measured memory is by how much the resident memory of the process grew at most,
+from before its weights were there, mapped weights included; the planner counts a process's own pages, a
+reserve and the longest prompt besides.
 
 {table(headers, lengths)}
 
