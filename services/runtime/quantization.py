@@ -9,8 +9,12 @@ from __future__ import annotations
 from typing import TypeGuard
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 _SMALLEST_FLOAT16_NORMAL = 2.0**-14
+
+_QUANTIZED_NUMBERS = 1 << 20
+"""Numbers of a weight that are quantized at once: what is computed on the way stays in a CPU's caches."""
 
 
 def is_quantized(name: str, layer: torch.nn.Module) -> TypeGuard[torch.nn.Linear]:
@@ -33,10 +37,18 @@ def quantized_bytes(weight: torch.Tensor, dtype: torch.dtype) -> int:
 def quantize(layer: torch.nn.Linear) -> None:
     """Replaces the weight of `layer`, which must be on its device, by int8."""
     # Imported here: who quantizes nothing need not have it.
-    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+    from torchao.quantization import Int8Tensor, PerRow
 
-    # The compiler settings that it would make are for the whole process, which compiles nothing.
-    quantize_(layer, Int8WeightOnlyConfig(set_inductor_config=False))
+    weight = layer.weight.data
+    row_count = max(1, _QUANTIZED_NUMBERS // weight.shape[1])
+    if isinstance(weight, FakeTensor):
+        row_count = len(weight)  # of which nothing is computed: each part would only take time
+    parts = [Int8Tensor.from_hp(rows, PerRow()) for rows in torch.split(weight, row_count)]
+    values, scale, zero_point = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("qdata", "scale", "zero_point")
+    )
+    whole = Int8Tensor(values, scale, parts[0].block_size, weight.dtype, zero_point=zero_point)
+    layer.weight = torch.nn.Parameter(whole, requires_grad=False)
     if layer.weight.dtype == torch.float16:
         _keep_products_in_range(layer.weight)
 

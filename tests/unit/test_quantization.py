@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
+from torchao.quantization import Int8Tensor, PerRow
 
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.component_names import CONDITION_ENCODER, TRANSFORMER
@@ -58,6 +60,17 @@ def test_a_wide_layer_is_off_by_the_rounding_of_its_weights_alone(
     # In float16 inputs as large as these would overflow, were they multiplied by the int8 values as they are.
     assert torch.isfinite(output).all()
     assert 0.003 < relative_error(output, states @ exact.T) < ROUNDING
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_quantized_in_parts_is_the_one_quantized_at_once(dtype: torch.dtype) -> None:
+    layer = linear(1000, 3000).to(dtype)  # two parts of 349 rows, and one of what is left
+    at_once = Int8Tensor.from_hp(layer.weight.detach(), PerRow())
+    quantize(layer)
+    in_parts: Any = layer.weight
+    for name in ("qdata", "scale", "zero_point"):
+        assert torch.equal(getattr(in_parts, name), getattr(at_once, name))
+    assert (in_parts.block_size, in_parts.dtype) == (at_once.block_size, at_once.dtype)
 
 
 @torch.no_grad()
