@@ -94,7 +94,7 @@ def _stage_memories(
         from services.planner.measuring import measure
 
         memories |= measure(missing, checkpoint, dtype, cpu_thread_count, kept)
-    return memories
+    return {stage: memories[stage] for stage in digests}
 
 
 def _present_card(choice: str) -> str | None:

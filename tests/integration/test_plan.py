@@ -91,16 +91,21 @@ def test_a_checkpoint_on_disk_is_planned_by_its_own_settings(
     assert dit["weights_bytes"] < 10 * MIB
 
 
-def test_the_next_plan_measures_nothing(tmp_path: Path, cache_dir: Path) -> None:
-    def planned() -> tuple[str, dict[Path, int]]:
-        done = run_plan("--vram", "4", "--json", folder=tmp_path, ACESTAGE_CACHE_DIR=str(cache_dir))
+def test_the_next_plan_measures_nothing_and_needs_no_torch(tmp_path: Path, cache_dir: Path) -> None:
+    no_torch = tmp_path / "no_torch"
+    no_torch.mkdir()
+    (no_torch / "torch.py").write_text("raise ImportError")
+
+    def planned(**environment: str) -> tuple[str, dict[Path, int]]:
+        environment |= {"ACESTAGE_CACHE_DIR": str(cache_dir)}
+        done = run_plan("--vram", "4", "--json", folder=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
         files = (cache_dir / "measurements").iterdir()
         return done.stdout, {file: file.stat().st_mtime_ns for file in files}
 
     plan, kept = planned()
     assert len(kept) == len(STAGES)
-    assert planned() == (plan, kept)
+    assert planned(PYTHONPATH=str(no_torch)) == (plan, kept)
 
 
 def test_settings_of_the_device_count(tmp_path: Path, cache_dir: Path) -> None:
