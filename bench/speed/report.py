@@ -18,8 +18,8 @@ A figure is the median of all rounds, with the smallest and the largest in brack
 `diffusers` by seconds of ours, taken within a round: above 1, ours is faster. Both compute in the same
 process, on the same weights and with the same number of threads, in turns, with a worker's settings of the C
 library's heap; by itself, with that heap's defaults, `diffusers` is slower. Ours has compiled kernels where
-`acestage warmup` has made them. Our data type is the one that services take on such a processor, and
-`diffusers` has the same. Other work on the machine makes seconds noisy, and ratios less so.
+there is g++; they are compiled beforehand. Our data type is the one that services take on such a processor,
+and `diffusers` has the same. Other work on the machine makes seconds noisy, and ratios less so.
 "load" is the load average before and after each part, the benchmark's own work included."""
 
 
