@@ -23,25 +23,11 @@ from acestage.cli.services import log_shown_on_error
 from acestage.cli.terminal import print_json
 from acestage.errors import AcestageError, CancelledError, InvalidArgumentError, WorkerCrashedError
 from acestage.local_stack import free_ports
-from scripts.random_checkpoint import write_checkpoint
 from services.runtime.fake_device.spec import FakeDeviceSpec, Fault
+from tests.command_line import acestage
 from tests.running_stack import RunningStack, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def acestage(
-    *arguments: str, cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "acestage", *arguments],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "300"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
 
 
 def test_generate_writes_the_file_and_tells_everything_as_json(
@@ -367,36 +353,3 @@ def test_of_a_long_log_the_last_lines_are_shown(tmp_path: Path) -> None:
 )
 def test_no_log_is_shown_where_the_services_are_not_at_fault(tmp_path: Path, error: BaseException) -> None:
     assert said_of(error, tmp_path / "said") == ""
-
-
-def test_models_are_listed_and_verified(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    listed = acestage("models", "list", "--checkpoints-dir", str(tmp_path))
-    assert "tiny-turbo" in listed.stdout
-    assert "xl-turbo" in listed.stdout
-    verified = acestage("models", "verify", str(checkpoints["base/original"]))
-    assert verified.returncode == 0, verified.stderr
-    assert "is complete" in verified.stdout
-
-
-def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "model")
-    (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
-    ended = acestage("models", "verify", str(folder))
-    assert ended.returncode == 1
-    assert "transformer/diffusion_pytorch_model.safetensors" in ended.stderr
-
-
-def test_verify_reads_the_tokenizer(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "model")
-    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
-    ended = acestage("models", "verify", str(folder))
-    assert ended.returncode == 1
-    assert str(folder / "tokenizer") in ended.stderr
-    assert "Traceback" not in ended.stderr
-
-
-def test_an_unknown_model_cannot_be_pulled(tmp_path: Path) -> None:
-    ended = acestage("models", "pull", "gpt-9", "--checkpoints-dir", str(tmp_path))
-    assert ended.returncode == 1
-    assert "gpt-9" in ended.stderr
-    assert "xl-turbo" in ended.stderr

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
 from services.runtime.preload.environment import CONVOLUTION_CACHE_COUNT
+from tests.command_line import acestage
 from tests.running_stack import RunningStack
 
 LONGEST, MOST = Limit(20, "ACESTEP_MAX_DURATION"), Limit(1, "ACESTEP_MAX_BATCH_SIZE")
@@ -86,18 +85,6 @@ def by_asyncio(stack: RunningStack, options: dict[str, Any]) -> Any:
 
 
 DOORS = [by_grpc, by_client, by_asyncio]
-
-
-def acestage(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "acestage", *arguments],
-        cwd=cwd,
-        env=os.environ | {"COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
 
 
 def generate(stack: RunningStack, cwd: Path, *flags: str) -> subprocess.CompletedProcess[str]:

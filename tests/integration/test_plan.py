@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from acestage.generation import STAGES
 from acestage.planning import GIB, MIB
+from tests.command_line import acestage, without_torch
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +18,10 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def run_plan(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "acestage", "plan", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=os.environ | environment, capture_output=True, text=True, timeout=120
-    )
-
-
 def test_a_ten_minute_song_of_turbo_fits_on_4_gb(tmp_path: Path) -> None:
-    done = run_plan("--checkpoint", "turbo", "--vram", "4", "--duration", "600", "--json", folder=tmp_path)
+    done = acestage(
+        "plan", "--checkpoint", "turbo", "--vram", "4", "--duration", "600", "--json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["fits"]
@@ -50,7 +43,7 @@ def test_a_ten_minute_song_of_turbo_fits_on_4_gb(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_ends_with_3_and_says_what(tmp_path: Path) -> None:
-    done = run_plan("--checkpoint", "xl-base", "--vram", "4", folder=tmp_path)
+    done = acestage("plan", "--checkpoint", "xl-base", "--vram", "4", cwd=tmp_path)
     assert done.returncode == 3
     assert "acestep-v15-xl-base on 4 GiB (cuda): a song of 180 s does not fit" in done.stdout
     assert done.stderr == ""
@@ -74,7 +67,7 @@ def test_what_does_not_fit_ends_with_3_and_says_what(tmp_path: Path) -> None:
     ],
 )
 def test_values_that_are_not_accepted(arguments: tuple[str, str], message: str, tmp_path: Path) -> None:
-    done = run_plan(*arguments, folder=tmp_path)
+    done = acestage("plan", *arguments, cwd=tmp_path)
     assert done.returncode != 0
     assert message in " ".join(done.stderr.replace("│", "").split())
     assert "Traceback" not in done.stderr
@@ -84,7 +77,9 @@ def test_a_checkpoint_on_disk_is_planned_by_its_own_settings(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:
     path = str(checkpoints["base/original"])
-    done = run_plan("--checkpoint", path, "--json", "--device", "cpu", "--dtype", "float32", folder=tmp_path)
+    done = acestage(
+        "plan", "--checkpoint", path, "--json", "--device", "cpu", "--dtype", "float32", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     dit = json.loads(done.stdout)["stages"]["dit"]
     assert (dit["mode"], dit["dtype"]) == ("guided", "float32")
@@ -92,25 +87,21 @@ def test_a_checkpoint_on_disk_is_planned_by_its_own_settings(
 
 
 def test_the_next_plan_measures_nothing_and_needs_no_torch(tmp_path: Path, cache_dir: Path) -> None:
-    no_torch = tmp_path / "no_torch"
-    no_torch.mkdir()
-    (no_torch / "torch.py").write_text("raise ImportError")
-
     def planned(**environment: str) -> tuple[str, dict[Path, int]]:
         environment |= {"ACESTAGE_CACHE_DIR": str(cache_dir)}
-        done = run_plan("--vram", "4", "--json", folder=tmp_path, **environment)
+        done = acestage("plan", "--vram", "4", "--json", cwd=tmp_path, **environment)
         assert done.returncode == 0, done.stderr
         files = (cache_dir / "measurements").iterdir()
         return done.stdout, {file: file.stat().st_mtime_ns for file in files}
 
     plan, kept = planned()
     assert len(kept) == len(STAGES)
-    assert planned(PYTHONPATH=str(no_torch)) == (plan, kept)
+    assert planned(**without_torch(tmp_path)) == (plan, kept)
 
 
 def test_settings_of_the_device_count(tmp_path: Path, cache_dir: Path) -> None:
     settings = {"MAX_CUDA_VRAM": "24", "ACESTEP_OFFLOAD_TO_CPU": "true"}
-    done = run_plan("--json", folder=tmp_path, ACESTAGE_CACHE_DIR=str(cache_dir), **settings)
+    done = acestage("plan", "--json", cwd=tmp_path, ACESTAGE_CACHE_DIR=str(cache_dir), **settings)
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
     assert plan["device_bytes"] == 24 * GIB
