@@ -289,7 +289,7 @@ def feed_forward(mlp: Any, rows: torch.Tensor) -> Product:
 
     def gated(part: torch.Tensor) -> Quantized:
         given = gate.quantized(part)
-        return Quantized(*gated_silu_in_8_bits(gate.unscaled(given), up.unscaled(given), given.scale))
+        return Quantized.of(*gated_silu_in_8_bits(gate.unscaled(given), up.unscaled(given), given.scale))
 
     if len(rows) > CHUNK_TOKENS:
         return _by_chunks(lambda part: down.of(gated(part)), rows, rows.shape[1]), None

@@ -17,6 +17,9 @@ from services.runtime.packed_weights import pack
 
 _INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni")
 _RESULT = torch.bfloat16
+_ZERO_POINT = 0 if has_feature("amx_int8") else 128
+"""What a zero of the input is stored as. Only AMX multiplies two signed numbers; for other instructions the
+input has to be unsigned, else oneDNN has nothing but a loop over single numbers, a thousand times slower."""
 
 
 def is_supported(device: torch.device, dtype: torch.dtype) -> bool:
@@ -51,10 +54,21 @@ def forget_last_input() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
-    """An input [rows, inputs] as int8 `values`, and the float32 `scale` of each of its rows, [rows, 1]."""
+    """An input [rows, inputs] in 8 bits.
+
+    Attributes:
+        values: as the product takes them: int8, or uint8 around a zero point of 128.
+        scale: [rows, 1], float32.
+    """
 
     values: torch.Tensor
     scale: torch.Tensor
+
+    @classmethod
+    def of(cls, values: torch.Tensor, scale: torch.Tensor) -> Quantized:
+        """Of int8 `values` of its own, which it may change in place."""
+        # Flipping the highest bit adds 128.
+        return cls(values.view(torch.uint8).bitwise_xor_(_ZERO_POINT) if _ZERO_POINT else values, scale)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +114,8 @@ class IntegerProduct:
             rows.values.new_empty(PRODUCT_BYTES)  # what oneDNN has for itself meanwhile
         else:
             result = torch.ops.onednn.qlinear_pointwise(
-                rows.values, 1.0, 0, self._packed, self._scale, _zeros(self._output_count), None, 1.0, 0,
-                _RESULT, "none", [], "",
+                rows.values, 1.0, _ZERO_POINT, self._packed, self._scale, _zeros(self._output_count), None,
+                1.0, 0, _RESULT, "none", [], "",
             )  # fmt: skip
         return result
 
@@ -110,7 +124,7 @@ class IntegerProduct:
         """[rows, inputs] in 8 bits; the same for the layers that take the same input one after the other."""
         last = cls._last
         if last is None or last.rows() is not rows or last.version != rows._version:
-            last = cls._last = _Last(weakref.ref(rows), rows._version, Quantized(*quantize_rows(rows)))
+            last = cls._last = _Last(weakref.ref(rows), rows._version, Quantized.of(*quantize_rows(rows)))
         return last.quantized
 
 

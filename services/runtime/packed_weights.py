@@ -1,7 +1,7 @@
 """Weights of 8 bits in the order that oneDNN's products of integers want.
 
 oneDNN puts them there at half a gigabyte a second, which takes longer than all else that waking a stage does.
-On a CPU with AMX the order is known, and copying is as fast as memory.
+With AMX or AVX-512 the order is known, and copying is as fast as memory.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import ctypes
 
 import torch
-
-from services.runtime.cpu_features import has_feature
 
 _BLOCK = 64
 """Outputs, and inputs, of a block."""
@@ -25,7 +23,7 @@ _firsts: dict[torch.Size, torch.Tensor | None] = {}
 
 
 def pack(values: torch.Tensor) -> torch.Tensor:
-    """[outputs, inputs] int8, as `onednn.qlinear_pointwise` takes it for inputs whose zero point is 0.
+    """[outputs, inputs] int8, as `onednn.qlinear_pointwise` takes it.
 
     What oneDNN makes of a weight of the same shape shows whether its order is the one that is known here.
     Where it is not, oneDNN packs all of them.
@@ -36,20 +34,24 @@ def pack(values: torch.Tensor) -> torch.Tensor:
         if values.shape not in _firsts:
             _firsts[values.shape] = packed if _is_order_known(values.shape) else None
         return packed
-    # Behind the weights there is what other zero points would subtract, which stays that of the first one.
     packed = first.clone()
-    _weights(packed, values).copy_(_blocks(values))
+    weights, corrections = _parts(packed, values)
+    weights.copy_(_blocks(values))
+    corrections.copy_(_corrections(values))
     return packed
 
 
 def _is_order_known(shape: torch.Size) -> bool:
-    if not has_feature("amx_int8") or shape[0] % _BLOCK or shape[1] % _BLOCK:
+    if shape[0] % _BLOCK or shape[1] % _BLOCK:
         return False
     numbers = torch.arange(shape.numel(), dtype=torch.int32).remainder_(_PRIME).sub_(_PRIME // 2)
     values = numbers.to(torch.int8).view(shape)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
-    is_large_enough = int(torch.ops.mkldnn._nbytes(packed)) >= values.numel()
-    return is_large_enough and torch.equal(_weights(packed, values), _blocks(values))
+    corrections = _corrections(values)
+    if int(torch.ops.mkldnn._nbytes(packed)) != values.nbytes + corrections.nbytes:
+        return False
+    parts = _parts(packed, values)
+    return torch.equal(parts[0], _blocks(values)) and torch.equal(parts[1], corrections)
 
 
 def _blocks(values: torch.Tensor) -> torch.Tensor:
@@ -60,7 +62,17 @@ def _blocks(values: torch.Tensor) -> torch.Tensor:
     return blocks.permute(0, 2, 3, 1)
 
 
-def _weights(packed: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The weights in the memory of `packed`, of the shape of `_blocks`; torch itself does not look there."""
-    memory = (ctypes.c_char * values.numel()).from_address(int(torch.ops.mkldnn.data_ptr(packed)))
-    return torch.frombuffer(memory, dtype=torch.int32).view(_blocks(values).shape)
+def _corrections(values: torch.Tensor) -> torch.Tensor:
+    """[outputs], int32: what one of the inputs' zero point adds to a product."""
+    return -values.sum(dim=1, dtype=torch.int32)
+
+
+def _parts(packed: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights in the memory of `packed`, of the shape of `_blocks`, and behind them their corrections.
+
+    torch itself does not look there.
+    """
+    counts = [values.numel() // _TOGETHER, len(values)]
+    memory = (ctypes.c_int32 * sum(counts)).from_address(int(torch.ops.mkldnn.data_ptr(packed)))
+    weights, corrections = torch.split(torch.frombuffer(memory, dtype=torch.int32), counts)
+    return weights.view(_blocks(values).shape), corrections

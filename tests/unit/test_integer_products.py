@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import gc
+import re
 import weakref
 from collections.abc import Iterator
 
@@ -60,6 +62,16 @@ def test_a_product_is_off_by_the_rounding_of_both_factors(row_count: int) -> Non
     rows = noise(row_count, 256) * torch.logspace(-3, 3, row_count)[:, None].bfloat16()
     for found, expected in zip(integer(rows), exact(rows), strict=True):
         assert 0.001 < error(found, expected) < 0.02
+
+
+def test_no_product_is_a_loop_over_single_numbers(capfd: pytest.CaptureFixture[str]) -> None:
+    _, integer = layers()
+    with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+        integer(noise(20, 256))
+    ctypes.CDLL(None).fflush(None)
+    implementations = re.findall(r"exec,cpu,matmul,([^,]+),", capfd.readouterr().out)
+    assert len(implementations) == 1
+    assert "ref" not in implementations[0]
 
 
 def feed_forward_layers() -> tuple[AceStepMLP, AceStepMLP]:

@@ -27,26 +27,28 @@ def weight(shape: tuple[int, int], seed: int) -> torch.Tensor:
     return torch.randint(-LARGEST, LARGEST + 1, shape, dtype=torch.int8, generator=generator)
 
 
-def product(rows: torch.Tensor, packed: torch.Tensor, output_count: int) -> torch.Tensor:
+def product(rows: torch.Tensor, packed: torch.Tensor, output_count: int, zero_point: int = 0) -> torch.Tensor:
     result: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-        rows, 1.0, 0, packed, torch.ones(output_count), torch.zeros(output_count, dtype=torch.int64),
+        rows, 1.0, zero_point, packed, torch.ones(output_count), torch.zeros(output_count, dtype=torch.int64),
         None, 1.0, 0, torch.float32, "none", [], "",
     )  # fmt: skip
     return result
 
 
+@pytest.mark.parametrize("zero_point", [0, 128])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_weight_gives_its_own_exact_products(shape: tuple[int, int]) -> None:
+def test_every_weight_gives_its_own_exact_products(shape: tuple[int, int], zero_point: int) -> None:
     rows = weight((7, shape[1]), 99)
+    stored = (rows.to(torch.int16) + zero_point).to(torch.uint8) if zero_point else rows
     weights = [weight(shape, seed) for seed in range(3)]
     packed = [pack(values) for values in weights]
     for values, one in zip(weights, packed, strict=True):
         expected = rows.to(torch.int32) @ values.to(torch.int32).t()
-        assert torch.equal(product(rows, one, shape[0]), expected.to(torch.float32))
+        assert torch.equal(product(stored, one, shape[0], zero_point), expected.to(torch.float32))
 
 
-@pytest.mark.skipif(not has_feature("amx_int8"), reason="other CPUs have other orders")
-def test_with_amx_the_order_is_the_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not has_feature("amx_int8", "avx512_vnni"), reason="other CPUs have other orders")
+def test_the_order_is_the_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
     pack(weight(SHAPES[0], 1))
     monkeypatch.setattr(torch.ops.onednn, "qlinear_prepack", None)  # from now on it is not asked
     pack(weight(SHAPES[0], 2))
