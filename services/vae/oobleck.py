@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder, Snake1d
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, linear, pad
 
 from services.runtime.placement import place
 from services.vae.kernels import add_snake, snake
@@ -90,11 +90,11 @@ class _Snake(torch.nn.Module):
 
 def _pointwise(layer: torch.nn.Conv1d) -> torch.nn.Linear:
     """The matrix product that a convolution of a single tap is."""
-    linear = torch.nn.Linear(layer.in_channels, layer.out_channels, device="meta")
-    linear.weight = torch.nn.Parameter(layer.weight.detach()[:, :, 0])
+    product = torch.nn.Linear(layer.in_channels, layer.out_channels, device="meta")
+    product.weight = torch.nn.Parameter(layer.weight.detach()[:, :, 0])
     assert layer.bias is not None
-    linear.bias = torch.nn.Parameter(layer.bias.detach())
-    return linear
+    product.bias = torch.nn.Parameter(layer.bias.detach())
+    return product
 
 
 class _ConvolutionOfRows(torch.nn.Module):
@@ -115,7 +115,8 @@ class _UpsamplingRows(torch.nn.Module):
     """A `ConvTranspose1d` of [rows, channels], with a kernel of twice its stride.
 
     Every result is the sum over two neighbouring inputs: a convolution with two taps gives those between the
-    two side by side, which is where rows have them.
+    two side by side, which is where rows have them. With few rows it is a matrix product of their pairs: the
+    convolution would bring its weights into an order of its own in every call, which takes longer than that.
     """
 
     def __init__(self, layer: torch.nn.ConvTranspose1d) -> None:
@@ -144,9 +145,18 @@ class _UpsamplingRows(torch.nn.Module):
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.repeat(self._stride)
-        between = _convolve(rows, self.weight, bias, 1, 1, 1)
+        if len(rows) < rows.shape[1]:
+            between = linear(_pairs(rows), self.weight.permute(0, 2, 3, 1).flatten(1), bias)
+        else:
+            between = _convolve(rows, self.weight, bias, 1, 1, 1)
         results = between.view(len(between) * self._stride, -1)
         return results[self._padding : len(results) - self._padding]
+
+
+def _pairs(rows: torch.Tensor) -> torch.Tensor:
+    """[rows + 1, 2 * channels]: each of [rows, channels] beside the one before, with zeros at both ends."""
+    padded = pad(rows, (0, 0, 1, 1))
+    return torch.cat([padded[:-1], padded[1:]], dim=1)
 
 
 def _convolution(layer: torch.nn.Conv1d) -> torch.nn.Module:
