@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch.nn.utils.weight_norm import WeightNorm
@@ -87,23 +87,35 @@ def _weight_norms(part: torch.nn.Module) -> list[tuple[int, WeightNorm]]:
 
 
 def _fold(part: torch.nn.Module, norm: WeightNorm, device: torch.device, dtype: torch.dtype) -> None:
-    """Replaces gain and direction by the weight that they stand for, computed in float32 at least.
+    """Replaces gain and direction by the weight that they stand for.
 
     A few rows at a time: the largest weight would outweigh all that a small tile takes.
     """
-    precise = torch.promote_types(dtype, torch.float32)
-    gain, direction = (
-        part._parameters.pop(f"{norm.name}_{suffix}").data  # type: ignore[union-attr]
-        for suffix in ("g", "v")
-    )
-    delattr(part, norm.name)  # what weight norm computed for its last pass, if there was one
+    direction = getattr(part, f"{norm.name}_v")
     weight = torch.empty(direction.shape, dtype=dtype, device=device)
-    row_count = direction.shape[norm.dim]
-    step = max(1, row_count * _FOLDED_NUMBERS // direction.numel())
-    for start in range(0, row_count, step):
-        count = min(step, row_count - start)
-        directions, gains = (
-            whole.narrow(norm.dim, start, count).to(device, precise) for whole in (direction, gain)
-        )
-        weight.narrow(norm.dim, start, count).copy_(torch._weight_norm(directions, gains, norm.dim))
+    step = max(1, weight.shape[norm.dim] * _FOLDED_NUMBERS // weight.numel())
+    for indices, some in folded_parts(part, device, dtype, step):
+        weight.narrow(norm.dim, indices.start, len(indices)).copy_(some)
+    for suffix in ("g", "v"):
+        del part._parameters[f"{norm.name}_{suffix}"]
+    delattr(part, norm.name)  # what weight norm computed for its last pass, if there was one
     part.register_parameter(norm.name, torch.nn.Parameter(weight))
+
+
+def folded_parts(
+    part: torch.nn.Module, device: torch.device, dtype: torch.dtype, step: int
+) -> Iterator[tuple[range, torch.Tensor]]:
+    """The weight that gain and direction of a layer stand for, `step` of its gains at a time.
+
+    Computed on `device`, in float32 at least; to be rounded to `dtype`.
+    """
+    ((_, norm),) = _weight_norms(part)
+    gain, direction = (getattr(part, f"{norm.name}_{suffix}").data for suffix in ("g", "v"))
+    count = direction.shape[norm.dim]
+    for start in range(0, count, step):
+        indices = range(start, min(start + step, count))
+        gains, directions = (
+            whole.narrow(norm.dim, start, len(indices)).to(device, torch.promote_types(dtype, torch.float32))
+            for whole in (gain, direction)
+        )
+        yield indices, torch._weight_norm(directions, gains, norm.dim)

@@ -14,13 +14,13 @@ import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder, Snake1d
 from torch.nn.functional import conv2d, linear, pad
 
-from services.runtime.placement import place
+from services.runtime.placement import folded_parts, place
 from services.vae.kernels import add_snake, snake
 
 _LEAST_BETA = 1e-9
 """What `Snake1d` adds to beta before it divides by it."""
 
-_TRANSPOSED_INPUTS = 128
+_TRANSPOSED_INPUTS = 64
 """Inputs of an upsampling layer whose weights are transposed at once."""
 
 
@@ -33,8 +33,7 @@ def place_for_rows(module: OobleckDecoder | OobleckEncoder, device: torch.device
         for name, layer in part.named_children():
             replacement = _LAYERS.get(type(layer))
             if replacement is not None:
-                place(layer, device, dtype)
-                setattr(part, name, replacement(layer))
+                setattr(part, name, replacement(layer, device, dtype))
 
 
 def decode_rows(decoder: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -119,29 +118,23 @@ class _UpsamplingRows(torch.nn.Module):
     convolution would bring its weights into an order of its own in every call, which takes longer than that.
     """
 
-    def __init__(self, layer: torch.nn.ConvTranspose1d) -> None:
+    def __init__(self, layer: torch.nn.ConvTranspose1d, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
-        stride = self._stride = layer.stride[0]
-        self._padding = int(layer.padding[0])
+        stride, inputs, outputs = layer.stride[0], layer.in_channels, layer.out_channels
         assert layer.kernel_size[0] == 2 * stride, f"a kernel of {layer.kernel_size[0]} at stride {stride}"
-        source = layer.weight.detach()  # [inputs, outputs, 2 * stride]
-        inputs, outputs, _ = source.shape
+        self._stride, self._padding = stride, int(layer.padding[0])
         weight = torch.empty(
-            (stride * outputs, inputs, 1, 2),
-            dtype=source.dtype,
-            device=source.device,
-            memory_format=torch.channels_last,
+            (stride * outputs, inputs, 1, 2), dtype=dtype, device=device, memory_format=torch.channels_last
         )
         rows = weight.permute(0, 2, 3, 1).view(stride, outputs, 2, inputs)
-        for start in range(0, inputs, _TRANSPOSED_INPUTS):
-            part = slice(start, start + _TRANSPOSED_INPUTS)
+        for indices, part in folded_parts(layer, device, dtype, _TRANSPOSED_INPUTS):
             # A matrix is transposed several times faster than three dimensions.
-            taps = source[part].flatten(1).t().contiguous().view(outputs, 2, stride, -1)
+            taps = part.to(dtype).flatten(1).t().contiguous().view(outputs, 2, stride, -1)
             # The first tap is on the earlier input, whose results reach further.
-            rows[:, :, 0, part] = taps[:, 1].transpose(0, 1)
-            rows[:, :, 1, part] = taps[:, 0].transpose(0, 1)
+            rows[:, :, 0, indices.start : indices.stop] = taps[:, 1].transpose(0, 1)
+            rows[:, :, 1, indices.start : indices.stop] = taps[:, 0].transpose(0, 1)
         self.weight = torch.nn.Parameter(weight)
-        self.bias = layer.bias
+        self.bias = None if layer.bias is None else torch.nn.Parameter(layer.bias.detach().to(device, dtype))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.repeat(self._stride)
@@ -159,14 +152,20 @@ def _pairs(rows: torch.Tensor) -> torch.Tensor:
     return torch.cat([padded[:-1], padded[1:]], dim=1)
 
 
-def _convolution(layer: torch.nn.Conv1d) -> torch.nn.Module:
+def _convolution(layer: torch.nn.Conv1d, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    place(layer, device, dtype)
     return _pointwise(layer) if layer.kernel_size[0] == 1 else _ConvolutionOfRows(layer)
 
 
-_LAYERS: dict[type, Callable[[Any], torch.nn.Module]] = {
+def _snake(layer: Snake1d, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    place(layer, device, dtype)
+    return _Snake(layer)
+
+
+_LAYERS: dict[type, Callable[[Any, torch.device, torch.dtype], torch.nn.Module]] = {
     torch.nn.ConvTranspose1d: _UpsamplingRows,
     torch.nn.Conv1d: _convolution,
-    Snake1d: _Snake,
+    Snake1d: _snake,
 }
 
 
