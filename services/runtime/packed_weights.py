@@ -55,16 +55,14 @@ def _is_order_known(shape: torch.Size) -> bool:
 
 
 def _blocks(values: torch.Tensor) -> torch.Tensor:
-    """`values` as [blocks of outputs, blocks of inputs, inputs, outputs], an int32 for `_TOGETHER` inputs."""
-    outputs, inputs = values.shape
-    together = values.view(torch.int32)
-    blocks = together.view(outputs // _BLOCK, _BLOCK, inputs // _BLOCK, _BLOCK // _TOGETHER)
-    return blocks.permute(0, 2, 3, 1)
+    """`values` as [blocks of outputs, inputs, outputs], an int32 for `_TOGETHER` inputs."""
+    return values.view(torch.int32).view(len(values) // _BLOCK, _BLOCK, -1).transpose(1, 2)
 
 
 def _corrections(values: torch.Tensor) -> torch.Tensor:
     """[outputs], int32: what one of the inputs' zero point adds to a product."""
-    return -values.sum(dim=1, dtype=torch.int32)
+    # Twenty times as fast as a sum of 8-bit integers.
+    return -torch._int_mm(values.new_ones(1, values.shape[1]), values.t())[0]
 
 
 def _parts(packed: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
