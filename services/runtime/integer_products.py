@@ -15,11 +15,12 @@ from services.runtime.kernel_scratch import PRODUCT_BYTES
 from services.runtime.kernels.int8 import quantize_rows, scale_rows
 from services.runtime.packed_weights import pack
 
-_INSTRUCTIONS = ("amx_int8", "avx512_vnni", "avx_vnni")
+_INSTRUCTIONS = ("amx_int8", "avx512_vnni")
 _RESULT = torch.bfloat16
 _ZERO_POINT = 0 if has_feature("amx_int8") else 128
-"""What a zero of the input is stored as. Only AMX multiplies two signed numbers; for other instructions the
-input has to be unsigned, else oneDNN has nothing but a loop over single numbers, a thousand times slower."""
+"""What a zero of the input is stored as. oneDNN multiplies two signed numbers with AMX alone; with AVX-512 it
+wants unsigned inputs, else it has nothing but a loop over single numbers, hundreds of times slower. With AVX2
+it has nothing else for results in bfloat16."""
 
 
 def is_supported(device: torch.device, dtype: torch.dtype) -> bool:
