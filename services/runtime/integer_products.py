@@ -18,9 +18,9 @@ from services.runtime.packed_weights import pack
 _INSTRUCTIONS = ("amx_int8", "avx512_vnni")
 _RESULT = torch.bfloat16
 _ZERO_POINT = 0 if has_feature("amx_int8") else 128
-"""What a zero of the input is stored as. oneDNN multiplies two signed numbers with AMX alone; with AVX-512 it
-wants unsigned inputs, else it has nothing but a loop over single numbers, hundreds of times slower. With AVX2
-it has nothing else for results in bfloat16."""
+"""What a zero of the input is stored as. oneDNN's product with packed weights takes a signed input with AMX
+alone, and with AVX-512 an unsigned one: else, and for results in bfloat16 with AVX2, it is a loop over single
+numbers, hundreds of times slower. AVX-VNNI without AVX-512 was not tried."""
 
 
 def is_supported(device: torch.device, dtype: torch.dtype) -> bool:
@@ -67,7 +67,7 @@ class Quantized:
 
     @classmethod
     def of(cls, values: torch.Tensor, scale: torch.Tensor) -> Quantized:
-        """Of int8 `values` of its own, which it may change in place."""
+        """Takes over int8 `values`, and changes them in place."""
         # Flipping the highest bit adds 128.
         return cls(values.view(torch.uint8).bitwise_xor_(_ZERO_POINT) if _ZERO_POINT else values, scale)
 

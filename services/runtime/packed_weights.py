@@ -47,11 +47,10 @@ def _is_order_known(shape: torch.Size) -> bool:
     numbers = torch.arange(shape.numel(), dtype=torch.int32).remainder_(_PRIME).sub_(_PRIME // 2)
     values = numbers.to(torch.int8).view(shape)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
-    corrections = _corrections(values)
-    if int(torch.ops.mkldnn._nbytes(packed)) != values.nbytes + corrections.nbytes:
+    if _byte_count(packed) != 4 * sum(_part_counts(values)):
         return False
-    parts = _parts(packed, values)
-    return torch.equal(parts[0], _blocks(values)) and torch.equal(parts[1], corrections)
+    weights, corrections = _parts(packed, values)
+    return torch.equal(weights, _blocks(values)) and torch.equal(corrections, _corrections(values))
 
 
 def _blocks(values: torch.Tensor) -> torch.Tensor:
@@ -60,17 +59,27 @@ def _blocks(values: torch.Tensor) -> torch.Tensor:
 
 
 def _corrections(values: torch.Tensor) -> torch.Tensor:
-    """[outputs], int32: what one of the inputs' zero point adds to a product."""
-    # Twenty times as fast as a sum of 8-bit integers.
+    """[outputs], int32: what is added to a product for each unit of the input's zero point."""
+    # Many times as fast as a sum of 8-bit integers.
     return -torch._int_mm(values.new_ones(1, values.shape[1]), values.t())[0]
 
 
 def _parts(packed: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights in the memory of `packed`, of the shape of `_blocks`, and behind them their corrections.
+    """The weights in `packed`, of the shape of `_blocks`, and behind them their corrections.
 
-    torch itself does not look there.
+    They are its memory, where torch itself does not look, and valid while it lives.
     """
-    counts = [values.numel() // _TOGETHER, len(values)]
+    counts = _part_counts(values)
+    assert _byte_count(packed) == 4 * sum(counts), f"{_byte_count(packed)} bytes for {counts} numbers"
     memory = (ctypes.c_int32 * sum(counts)).from_address(int(torch.ops.mkldnn.data_ptr(packed)))
     weights, corrections = torch.split(torch.frombuffer(memory, dtype=torch.int32), counts)
     return weights.view(_blocks(values).shape), corrections
+
+
+def _part_counts(values: torch.Tensor) -> list[int]:
+    """How many int32 the packed weights are, and how many their corrections."""
+    return [values.numel() // _TOGETHER, len(values)]
+
+
+def _byte_count(packed: torch.Tensor) -> int:
+    return int(torch.ops.mkldnn._nbytes(packed))

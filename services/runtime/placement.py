@@ -38,7 +38,7 @@ def place(
         quantize: does so for a layer, which is on the device.
     """
     for name, part in module.named_modules():
-        for hook_id, norm in _weight_norms(part):
+        for hook_id, norm in weight_norms(part):
             _fold(part, norm, device, dtype)
             del part._forward_pre_hooks[hook_id]
         _move(part, device, dtype)
@@ -66,7 +66,7 @@ def _move(part: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> No
 
 def _part_bytes(name: str, part: torch.nn.Module, dtype: torch.dtype, quantization: Quantization) -> int:
     parameters = dict(part.named_parameters(recurse=False))
-    for _, norm in _weight_norms(part):
+    for _, norm in weight_norms(part):
         del parameters[f"{norm.name}_g"]  # the weight has the shape of the direction
     size = 0
     if quantization == "int8" and is_quantized(name, part):
@@ -82,8 +82,29 @@ def _buffer_dtype(part: torch.nn.Module, name: str, buffer: torch.Tensor, dtype:
     return dtype if is_stored and buffer.is_floating_point() else buffer.dtype
 
 
-def _weight_norms(part: torch.nn.Module) -> list[tuple[int, WeightNorm]]:
+def weight_norms(part: torch.nn.Module) -> list[tuple[int, WeightNorm]]:
+    """The weight norms of a layer, with the keys of their hooks."""
     return [(key, hook) for key, hook in part._forward_pre_hooks.items() if isinstance(hook, WeightNorm)]
+
+
+def folded_parts(
+    part: torch.nn.Module, norm: WeightNorm, device: torch.device, dtype: torch.dtype, step: int
+) -> Iterator[tuple[range, torch.Tensor]]:
+    """The weight that gain and direction of a layer stand for, to be rounded to `dtype`.
+
+    Yields:
+        `step` indices of the dimension of the gains, or what is left; the weight at these, on `device`, in
+        float32 at least.
+    """
+    precise = torch.promote_types(dtype, torch.float32)
+    gain, direction = (getattr(part, f"{norm.name}_{suffix}").data for suffix in ("g", "v"))
+    count = direction.shape[norm.dim]
+    for start in range(0, count, step):
+        indices = range(start, min(start + step, count))
+        gains, directions = (
+            whole.narrow(norm.dim, start, len(indices)).to(device, precise) for whole in (gain, direction)
+        )
+        yield indices, torch._weight_norm(directions, gains, norm.dim)
 
 
 def _fold(part: torch.nn.Module, norm: WeightNorm, device: torch.device, dtype: torch.dtype) -> None:
@@ -94,28 +115,9 @@ def _fold(part: torch.nn.Module, norm: WeightNorm, device: torch.device, dtype: 
     direction = getattr(part, f"{norm.name}_v")
     weight = torch.empty(direction.shape, dtype=dtype, device=device)
     step = max(1, weight.shape[norm.dim] * _FOLDED_NUMBERS // weight.numel())
-    for indices, some in folded_parts(part, device, dtype, step):
-        weight.narrow(norm.dim, indices.start, len(indices)).copy_(some)
+    for indices, values in folded_parts(part, norm, device, dtype, step):
+        weight.narrow(norm.dim, indices.start, len(indices)).copy_(values)
     for suffix in ("g", "v"):
         del part._parameters[f"{norm.name}_{suffix}"]
     delattr(part, norm.name)  # what weight norm computed for its last pass, if there was one
     part.register_parameter(norm.name, torch.nn.Parameter(weight))
-
-
-def folded_parts(
-    part: torch.nn.Module, device: torch.device, dtype: torch.dtype, step: int
-) -> Iterator[tuple[range, torch.Tensor]]:
-    """The weight that gain and direction of a layer stand for, `step` of its gains at a time.
-
-    Computed on `device`, in float32 at least; to be rounded to `dtype`.
-    """
-    ((_, norm),) = _weight_norms(part)
-    gain, direction = (getattr(part, f"{norm.name}_{suffix}").data for suffix in ("g", "v"))
-    count = direction.shape[norm.dim]
-    for start in range(0, count, step):
-        indices = range(start, min(start + step, count))
-        gains, directions = (
-            whole.narrow(norm.dim, start, len(indices)).to(device, torch.promote_types(dtype, torch.float32))
-            for whole in (gain, direction)
-        )
-        yield indices, torch._weight_norm(directions, gains, norm.dim)

@@ -14,7 +14,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder, Snake1d
 from torch.nn.functional import conv2d, linear, pad
 
-from services.runtime.placement import folded_parts, place
+from services.runtime.placement import folded_parts, place, weight_norms
 from services.vae.kernels import add_snake, snake
 
 _LEAST_BETA = 1e-9
@@ -114,20 +114,23 @@ class _UpsamplingRows(torch.nn.Module):
     """A `ConvTranspose1d` of [rows, channels], with a kernel of twice its stride.
 
     Every result is the sum over two neighbouring inputs: a convolution with two taps gives those between the
-    two side by side, which is where rows have them. With few rows it is a matrix product of their pairs: the
-    convolution would bring its weights into an order of its own in every call, which takes longer than that.
+    two side by side, which is where rows have them. Where rows are fewer than channels it is a matrix product
+    of their pairs: oneDNN's convolution arranges its weights anew in every call, which then takes longer than
+    the product.
     """
 
     def __init__(self, layer: torch.nn.ConvTranspose1d, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         stride, inputs, outputs = layer.stride[0], layer.in_channels, layer.out_channels
         assert layer.kernel_size[0] == 2 * stride, f"a kernel of {layer.kernel_size[0]} at stride {stride}"
+        ((_, norm),) = weight_norms(layer)
+        assert norm.dim == 0, f"gains along dimension {norm.dim}"
         self._stride, self._padding = stride, int(layer.padding[0])
         weight = torch.empty(
             (stride * outputs, inputs, 1, 2), dtype=dtype, device=device, memory_format=torch.channels_last
         )
         rows = weight.permute(0, 2, 3, 1).view(stride, outputs, 2, inputs)
-        for indices, part in folded_parts(layer, device, dtype, _TRANSPOSED_INPUTS):
+        for indices, part in folded_parts(layer, norm, device, dtype, _TRANSPOSED_INPUTS):
             # A matrix is transposed several times faster than three dimensions.
             taps = part.to(dtype).flatten(1).t().contiguous().view(outputs, 2, stride, -1)
             # The first tap is on the earlier input, whose results reach further.

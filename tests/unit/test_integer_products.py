@@ -65,13 +65,28 @@ def test_a_product_is_off_by_the_rounding_of_both_factors(row_count: int) -> Non
 
 
 def test_no_product_is_a_loop_over_single_numbers(capfd: pytest.CaptureFixture[str]) -> None:
-    _, integer = layers()
+    products = [
+        IntegerProduct(torch.ones(128, 256, dtype=torch.int8), torch.ones(128), None) for _ in range(2)
+    ]
     with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
-        integer(noise(20, 256))
+        for product in products:
+            product(noise(20, 256))
     ctypes.CDLL(None).fflush(None)
+    # Those of weights as oneDNN packed them, and as they were packed after its example.
     implementations = re.findall(r"exec,cpu,matmul,([^,]+),", capfd.readouterr().out)
-    assert len(implementations) == 1
-    assert "ref" not in implementations[0]
+    assert len(implementations) == 2
+    assert not [name for name in implementations if "ref" in name]
+
+
+def test_inputs_with_and_without_a_sign_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, integer = layers()
+    rows = noise(20, 256)
+    results = []
+    for zero_point in (0, 128):
+        monkeypatch.setattr(integer_products, "_ZERO_POINT", zero_point)
+        forget_last_input()
+        results.append(integer(rows))
+    assert torch.equal(*results)
 
 
 def feed_forward_layers() -> tuple[AceStepMLP, AceStepMLP]:

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from services.runtime import packed_weights
-from services.runtime.cpu_features import has_feature
 from services.runtime.integer_products import is_supported
 from services.runtime.packed_weights import pack
 
+HAS_INTEGERS = is_supported(torch.device("cpu"), torch.bfloat16)
+
 # Without instructions for it, oneDNN makes inputs unsigned and adds two products in 16 bits.
-LARGEST = 127 if is_supported(torch.device("cpu"), torch.bfloat16) else 63
+LARGEST = 127 if HAS_INTEGERS else 63
 
 SHAPES = [(128, 192), (64, 64), (100, 36)]
 """Outputs and inputs; the last one is no number of whole blocks."""
@@ -47,7 +48,7 @@ def test_every_weight_gives_its_own_exact_products(shape: tuple[int, int], zero_
         assert torch.equal(product(stored, one, shape[0], zero_point), expected.to(torch.float32))
 
 
-@pytest.mark.skipif(not has_feature("amx_int8", "avx512_vnni"), reason="other CPUs have other orders")
+@pytest.mark.skipif(not HAS_INTEGERS, reason="other CPUs have other orders")
 def test_the_order_is_the_known_one(monkeypatch: pytest.MonkeyPatch) -> None:
     pack(weight(SHAPES[0], 1))
     monkeypatch.setattr(torch.ops.onednn, "qlinear_prepack", None)  # from now on it is not asked
@@ -61,3 +62,13 @@ def test_where_the_order_is_another_one_onednn_packs_all(monkeypatch: pytest.Mon
     rows = weight((7, SHAPES[0][1]), 99)
     expected = rows.to(torch.int32) @ second.to(torch.int32).t()
     assert torch.equal(product(rows, pack(second), SHAPES[0][0]), expected.to(torch.float32))
+
+
+def test_where_corrections_are_others_onednn_packs_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        packed_weights, "_corrections", lambda values: torch.zeros(len(values), dtype=torch.int32)
+    )
+    first, second = weight(SHAPES[0], 1), weight(SHAPES[0], 2)
+    pack(first)
+    zeros = torch.full((7, SHAPES[0][1]), 128, dtype=torch.uint8)
+    assert not product(zeros, pack(second), SHAPES[0][0], 128).any()
