@@ -12,6 +12,9 @@ from acestage.checkpoints.component_names import TEXT_ENCODER
 Architecture = Mapping[str, object]
 """What decides the shapes of all that components compute, as JSON values."""
 
+Stamps = Mapping[str, Sequence[int]]
+"""By path, what is another number once a file was changed."""
+
 _SAMPLE_BYTES = 4 << 20
 """More than the header of a file, so that weights that differ show without reading all of them."""
 
@@ -44,6 +47,12 @@ def have_same_weights(one: Checkpoint, other: Checkpoint, names: Sequence[str]) 
         and all(_sample(mine) == _sample(theirs) for mine, theirs in apart)
         and all(filecmp.cmp(mine, theirs, shallow=False) for mine, theirs in apart)
     )
+
+
+def stamps_of(checkpoint: Checkpoint, names: Sequence[str]) -> Stamps:
+    """The size and the time of the last change of all files that make the components called `names`."""
+    stats = {str(file.resolve()): file.stat() for _, file in _files(checkpoint, names)}
+    return {path: (found.st_size, found.st_mtime_ns) for path, found in stats.items()}
 
 
 def _without_origin(settings: Mapping[str, object]) -> dict[str, object]:

@@ -35,7 +35,7 @@ Work = Callable[[float, int], dict[str, Any]]
 def dit_work(checkpoint: Checkpoint, dtype: torch.dtype) -> Work:
     """Two denoising steps, of which the first has in it what is done once a job."""
     worker = dit.load(checkpoint)
-    as_workers.place(worker, dtype, "none")
+    as_workers.place("dit", worker, checkpoint, dtype, "none")
     width = worker.engine.transformer.condition_embedder.in_features
 
     def work(duration_s: float, item_count: int) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def dit_work(checkpoint: Checkpoint, dtype: torch.dtype) -> Work:
 def vae_work(checkpoint: Checkpoint, dtype: torch.dtype) -> Work:
     """A decode with the default tiles."""
     worker = vae.load(checkpoint)
-    as_workers.place(worker, dtype, "none")
+    as_workers.place("vae", worker, checkpoint, dtype, "none")
     model = checkpoint.model
 
     def work(duration_s: float, item_count: int) -> dict[str, Any]:

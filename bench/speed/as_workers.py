@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
 
 import torch
 
+from acestage.checkpoints import Checkpoint
+from acestage.checkpoints.component_names import COMPONENTS_OF_STAGES
+from acestage.checkpoints.likeness import stamps_of
 from acestage.planning import Quantization
 from acestage.settings import load_settings
-from services.runtime import heap
+from services.runtime import heap, kept_int8
 from services.runtime.kernels.store import use_compiled
+from services.runtime.stage_worker import StageWorker
 
 
-def place(worker: Any, dtype: torch.dtype, quantization: Quantization) -> str:
+def place(
+    stage: str, worker: StageWorker, checkpoint: Checkpoint, dtype: torch.dtype, quantization: Quantization
+) -> str:
     """Places `worker` on the CPU; returns "compiled" or "eager", which is how its kernels run."""
     cpu = torch.device("cpu")
-    is_compiled = use_compiled(worker.kernels(cpu, dtype), load_settings().cache_dir, cpu, dtype)
-    worker.place(cpu, dtype, quantization)
+    cache_dir = load_settings().cache_dir
+    is_compiled = use_compiled(worker.kernels(cpu, dtype), cache_dir, cpu, dtype)
+    stamps = stamps_of(checkpoint, COMPONENTS_OF_STAGES[stage])
+    kept_int8.place(worker, kept_int8.KeptInt8(cache_dir, stamps, cpu, dtype), cpu, dtype, quantization)
     return "compiled" if is_compiled else "eager"
 
 

@@ -89,7 +89,7 @@ class Contest:
 
     def _placed(self, quantization: Quantization) -> DitEngine:
         worker = load(self._checkpoint)
-        self.kernels = as_workers.place(worker, self._dtype, quantization)
+        self.kernels = as_workers.place("dit", worker, self._checkpoint, self._dtype, quantization)
         return worker.engine
 
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from acestage.checkpoints import Checkpoint
+from acestage.generation import STAGES
 from acestage.planning import DEFAULT_TILE_FRAMES, Quantization
 from bench.speed import as_workers
 from services.dit import worker as dit
 from services.dit.engine import Conditioning, StepDone
 from services.dit.parameters import DenoiseParameters
+from services.runtime.stage_worker import StageWorker
 from services.text_encoder import worker as text_encoder
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.prompt import Prompt
@@ -43,8 +45,9 @@ class OneProcess:
         self._text_encoder = text_encoder.load(checkpoint)
         self._dit = dit.load(checkpoint)
         self._vae = vae.load(checkpoint)
-        for worker in (self._text_encoder, self._dit, self._vae):
-            as_workers.place(worker, dtype, quantization)
+        workers: tuple[StageWorker, ...] = (self._text_encoder, self._dit, self._vae)
+        for stage, worker in zip(STAGES, workers, strict=True):
+            as_workers.place(stage, worker, checkpoint, dtype, quantization)
 
     @torch.no_grad()
     def sing(self, caption: str, duration_s: float, step_count: int, seed: int) -> Sung:

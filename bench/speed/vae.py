@@ -46,7 +46,7 @@ class Contest:
         self._checkpoint = checkpoint
         self.ours = name_of(dtype)
         worker = load(checkpoint)
-        self.kernels = as_workers.place(worker, dtype, "none")
+        self.kernels = as_workers.place("vae", worker, checkpoint, dtype, "none")
         self._engine = worker.engine
         self._whole = {DIFFUSERS_FLOAT32: self._diffusers(torch.float32)}
         if dtype != torch.float32:

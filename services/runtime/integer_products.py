@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
+from services.runtime import packed_weights
 from services.runtime.cpu_features import has_feature
 from services.runtime.kernel_scratch import PRODUCT_BYTES
 from services.runtime.kernels.int8 import quantize_rows, scale_rows
-from services.runtime.packed_weights import pack
 
 _INSTRUCTIONS = ("amx_int8", "avx512_vnni")
 _RESULT = torch.bfloat16
@@ -32,13 +33,40 @@ def quantize_dynamically(layer: torch.nn.Linear) -> None:
     """Makes the weight of `layer` int8, with a scale for each of its rows, and so its input in every pass.
 
     The product is one of integers. Beside the error of the weights there is one of the same size from the
-    input.
+    input. A layer that was made so before stays as it is.
     """
-    values, scale = quantize_rows(layer.weight.data)
-    product = IntegerProduct(values, scale.flatten(), None if layer.bias is None else layer.bias.data)
+    if not isinstance(layer.forward, IntegerProduct):
+        values, scale = quantize_rows(layer.weight.data)
+        # Fake values cannot be packed.
+        packed = values if isinstance(values, FakeTensor) else packed_weights.pack(values)
+        _put(layer, packed, scale.flatten())
+
+
+def kept_tensors(layer: torch.nn.Linear) -> dict[str, torch.Tensor] | None:
+    """What `restore` needs of a layer, whose memory it shares; None where it has no product of integers."""
+    if not isinstance(layer.forward, IntegerProduct):
+        return None
+    return {"scale": layer.forward.scale, **packed_weights.kept_tensors(layer.forward.packed)}
+
+
+def restore(layer: torch.nn.Linear, kept: Mapping[str, torch.Tensor]) -> None:
+    """Makes `layer` what `quantize_dynamically` made of it, in the memory of `kept`.
+
+    Raises:
+        RuntimeError: torch does not take it.
+    """
+    _put(layer, packed_weights.restore(kept, layer.weight.shape), kept["scale"], kept["packed"])
+
+
+def _put(
+    layer: torch.nn.Linear, packed: torch.Tensor, scale: torch.Tensor, memory: torch.Tensor | None = None
+) -> None:
+    if layer.bias is not None:
+        layer.bias.data = layer.bias.data.to(_RESULT)
+    product = IntegerProduct(packed, scale, None if layer.bias is None else layer.bias.data, memory)
     layer.forward = product  # type: ignore[assignment, method-assign]
-    # It keeps shape and type, and takes no memory.
-    layer.weight.data = layer.weight.data.new_zeros(1).expand(layer.weight.shape)
+    # It keeps its shape, and takes no memory.
+    layer.weight.data = scale.new_zeros(1, dtype=_RESULT).expand(layer.weight.shape)
 
 
 def products_of(*layers: torch.nn.Module) -> tuple[IntegerProduct, ...] | None:
@@ -82,18 +110,28 @@ class _Last:
 
 
 class IntegerProduct:
-    """Multiplies [rows, inputs] by an int8 weight [outputs, inputs]."""
+    """Multiplies [rows, inputs] by an int8 weight [outputs, inputs].
+
+    Attributes:
+        packed: the weight, as oneDNN has it, or a fake one.
+        scale: of its rows, [outputs], float32.
+        memory: what has the memory of `packed`, where that has not.
+    """
 
     _last: ClassVar[_Last | None] = None
     """The last input of any layer: layers that take the same one follow each other."""
 
-    def __init__(self, values: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
-        self._output_count = len(values)
-        self._scale = scale
+    def __init__(
+        self,
+        packed: torch.Tensor,
+        scale: torch.Tensor,
+        bias: torch.Tensor | None,
+        memory: torch.Tensor | None = None,
+    ) -> None:
+        self.packed = packed
+        self.scale = scale
+        self.memory = memory
         self._bias = bias
-        # Fake values cannot be packed, nor multiplied.
-        self._is_fake = isinstance(values, FakeTensor)
-        self._packed = values if self._is_fake else pack(values)
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
         return self.of(self.quantized(rows))
@@ -110,12 +148,13 @@ class IntegerProduct:
     def unscaled(self, rows: Quantized) -> torch.Tensor:
         """[rows, outputs], each row still to be multiplied by its scale, without the bias."""
         result: torch.Tensor
-        if self._is_fake:
-            result = rows.values.new_empty(len(rows.values), self._output_count, dtype=_RESULT)
+        output_count = len(self.scale)
+        if isinstance(self.packed, FakeTensor):
+            result = rows.values.new_empty(len(rows.values), output_count, dtype=_RESULT)
             rows.values.new_empty(PRODUCT_BYTES)  # what oneDNN has for itself meanwhile
         else:
             result = torch.ops.onednn.qlinear_pointwise(
-                rows.values, 1.0, _ZERO_POINT, self._packed, self._scale, _zeros(self._output_count), None,
+                rows.values, 1.0, _ZERO_POINT, self.packed, self.scale, _zeros(output_count), None,
                 1.0, 0, _RESULT, "none", [], "",
             )  # fmt: skip
         return result

@@ -35,7 +35,7 @@ def place(
         device: where to.
         dtype: of what its checkpoint holds.
         quantization: of the matrices of its repeated layers.
-        quantize: does so for a layer, which is on the device.
+        quantize: does so for a layer, which is on the device, and leaves one as it is where it was done.
     """
     for name, part in module.named_modules():
         for hook_id, norm in weight_norms(part):
@@ -59,7 +59,8 @@ def placed_bytes(
 
 def _move(part: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     for parameter in part.parameters(recurse=False):
-        parameter.data = parameter.data.to(device, dtype)
+        if (parameter.device, parameter.dtype) != (device, dtype):  # a tensor of torchao would be copied
+            parameter.data = parameter.data.to(device, dtype)
     for name, buffer in part.named_buffers(recurse=False):
         setattr(part, name, buffer.to(device, _buffer_dtype(part, name, buffer, dtype)))
 

@@ -6,7 +6,8 @@ data type and scales the result, so activations are as precise as without.
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from collections.abc import Mapping
+from typing import Any, TypeGuard
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -35,22 +36,42 @@ def quantized_bytes(weight: torch.Tensor, dtype: torch.dtype) -> int:
 
 
 def quantize(layer: torch.nn.Linear) -> None:
-    """Replaces the weight of `layer`, which must be on its device, by int8."""
+    """Replaces the weight of `layer`, which must be on its device, by int8; one that is int8 stays."""
     # Imported here: who quantizes nothing need not have it.
     from torchao.quantization import Int8Tensor, PerRow
 
     weight = layer.weight.data
+    if isinstance(weight, Int8Tensor):
+        return
     row_count = max(1, _QUANTIZED_NUMBERS // weight.shape[1])
     if isinstance(weight, FakeTensor):
         row_count = len(weight)  # of which nothing is computed: each part would only take time
     parts = [Int8Tensor.from_hp(rows, PerRow()) for rows in torch.split(weight, row_count)]
-    values, scale, zero_point = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("qdata", "scale", "zero_point")
-    )
-    whole = Int8Tensor(values, scale, parts[0].block_size, weight.dtype, zero_point=zero_point)
-    layer.weight = torch.nn.Parameter(whole, requires_grad=False)
+    values, scale = (torch.cat([getattr(part, name) for part in parts]) for name in ("qdata", "scale"))
+    _put(layer, values, scale, weight.dtype)
     if layer.weight.dtype == torch.float16:
         _keep_products_in_range(layer.weight)
+
+
+def kept_tensors(layer: torch.nn.Linear) -> dict[str, torch.Tensor]:
+    """What `restore` needs of a layer that `quantize` has changed; shares its memory."""
+    weight: Any = layer.weight.data
+    kept = {"values": weight.qdata, "scale": weight.scale}
+    return kept if weight.act_pre_scale is None else kept | {"pre_scale": weight.act_pre_scale}
+
+
+def restore(layer: torch.nn.Linear, kept: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:
+    """Makes `layer`, of a model that computes in `dtype`, what it was once quantized, where `kept` is."""
+    _put(layer, kept["values"], kept["scale"], dtype)
+    layer.weight.act_pre_scale = kept.get("pre_scale")  # type: ignore[attr-defined]
+
+
+def _put(layer: torch.nn.Linear, values: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> None:
+    from torchao.quantization import Int8Tensor
+
+    zero_point = torch.zeros_like(scale, dtype=torch.int8)
+    whole = Int8Tensor(values, scale, [1, values.shape[1]], dtype, zero_point=zero_point)
+    layer.weight = torch.nn.Parameter(whole, requires_grad=False)
 
 
 def _keep_products_in_range(weight: torch.Tensor) -> None:

@@ -22,9 +22,9 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 
@@ -32,12 +32,16 @@ from acestage import errors
 from services.runtime import heap
 from services.runtime.device_lock import DeviceLock
 from services.runtime.device_usage import DeviceUsage, open_device_usage
+from services.runtime.kept_int8 import KeptInt8, place
 from services.runtime.kernels.store import CompiledKernels
 from services.runtime.messages import Message, error_message, pack, receive
 from services.runtime.parent_death import die_with_parent
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_worker import StageWorker
 from services.runtime.tracebacks import let_go
+
+if TYPE_CHECKING:
+    from services.runtime.preload.models import StageModels
 
 log = logging.getLogger(__name__)
 
@@ -119,14 +123,12 @@ class _Inbox:
             self._requests.put(message)
 
 
-def work(
-    connection: socket.socket, workers: Mapping[str, StageWorker], config: StageConfig, parent_pid: int
-) -> NoReturn:
+def work(connection: socket.socket, models: StageModels, config: StageConfig, parent_pid: int) -> NoReturn:
     """Runs in a freshly forked process, until the service says stop; ends the process.
 
     Args:
         connection: to the service.
-        workers: by the name of the model; the service says which one is placed.
+        models: of which the service says which one is placed.
         config: what the stage runs.
         parent_pid: the preload, with which this process ends.
     """
@@ -138,7 +140,7 @@ def work(
     try:
         hold = inbox.next_request()
         if hold is not None:
-            _hold(connection, inbox, workers[hold.fields["model"]], config, hold)
+            _hold(connection, inbox, models, config, hold)
     except errors.AcestageError as error:
         _send(connection, error_message(error))
     except Exception as error:  # the end of the process: whatever happened, the service must hear of it
@@ -151,9 +153,11 @@ def work(
 
 
 def _hold(
-    connection: socket.socket, inbox: _Inbox, worker: StageWorker, config: StageConfig, hold: Message
+    connection: socket.socket, inbox: _Inbox, models: StageModels, config: StageConfig, hold: Message
 ) -> None:
     """Has the device, and serves jobs on it."""
+    model = hold.fields["model"]
+    worker = models.workers[model]
     run_dir = Path(config.run_dir)
     lock = DeviceLock(
         run_dir,
@@ -169,9 +173,11 @@ def _hold(
         with usage.counted():
             dtype = getattr(torch, hold.fields["dtype"])
             device = usage.torch_device
-            kernels = CompiledKernels(worker.kernels(device, dtype), Path(config.cache_dir), device, dtype)
+            cache_dir = Path(config.cache_dir)
+            kernels = CompiledKernels(worker.kernels(device, dtype), cache_dir, device, dtype)
             kernels.look()  # before weights come, which kernels may quantize
-            worker.place(device, dtype, hold.fields["quantization"])
+            kept = KeptInt8(cache_dir, models.stamps[model], device, dtype)
+            place(worker, kept, device, dtype, hold.fields["quantization"])
         _send(connection, Message("placed", {"load_s": time.monotonic() - start, "kernels": kernels.word}))
         while (answer := _next_answer(connection, inbox, worker, config, usage, hold, kernels)) is not None:
             # By now nothing has the tensors of the request any more, nor those of the work on it.

@@ -22,6 +22,7 @@ from services.runtime.integer_products import (
     products_of,
     quantize_dynamically,
 )
+from services.runtime.packed_weights import pack
 
 CPU = torch.device("cpu")
 
@@ -66,7 +67,7 @@ def test_a_product_is_off_by_the_rounding_of_both_factors(row_count: int) -> Non
 
 def test_no_product_is_a_loop_over_single_numbers(capfd: pytest.CaptureFixture[str]) -> None:
     products = [
-        IntegerProduct(torch.ones(128, 256, dtype=torch.int8), torch.ones(128), None) for _ in range(2)
+        IntegerProduct(pack(torch.ones(128, 256, dtype=torch.int8)), torch.ones(128), None) for _ in range(2)
     ]
     with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
         for product in products:

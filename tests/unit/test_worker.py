@@ -26,6 +26,8 @@ from services.runtime import worker
 from services.runtime.device_usage import CpuUsage
 from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message, pack, receive
+from services.runtime.preload.facts import PreloadFacts
+from services.runtime.preload.models import StageModels
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker import _Inbox, is_out_of_memory, to_error
 
@@ -180,7 +182,8 @@ def test_a_trim_finds_nothing_of_the_job(
     hold |= {"model": "tiny-turbo", "dtype": "float32", "quantization": "none"}
     tell(service, job)
     config = dataclasses.replace(CONFIG, run_dir=str(tmp_path))
-    worker._hold(box._connection, box, cast(Any, watched), config, Message("hold", hold))
+    models = StageModels(PreloadFacts({}), {"tiny-turbo": cast(Any, watched)}, {"tiny-turbo": {}})
+    worker._hold(box._connection, box, models, config, Message("hold", hold))
     with socket.socket(fileno=os.dup(service)) as peer:
         answers = [message for _ in range(3) if (message := receive(peer)) is not None]
     assert [answer.kind for answer in answers] == ["placed", "step", "error" if fails else "done"]

@@ -12,7 +12,7 @@ import torch
 
 from acestage.checkpoints import Checkpoint, open_checkpoints
 from acestage.checkpoints.component_names import COMPONENTS_OF_STAGES
-from acestage.checkpoints.likeness import architecture_of, have_same_weights
+from acestage.checkpoints.likeness import Stamps, architecture_of, have_same_weights, stamps_of
 from services.runtime.devices import resolve_dtype
 from services.runtime.measurements import Measurements
 from services.runtime.preload.facts import MappedModel, PreloadFacts
@@ -28,10 +28,12 @@ class StageModels:
     Attributes:
         facts: what the service must know of them.
         workers: by name, of those models that have weights of their own.
+        stamps: of the files of these weights, as they were mapped.
     """
 
     facts: PreloadFacts
     workers: Mapping[str, StageWorker]
+    stamps: Mapping[str, Stamps]
 
 
 def map_models(config: StageConfig) -> StageModels:
@@ -50,7 +52,9 @@ def map_models(config: StageConfig) -> StageModels:
     module = importlib.import_module(f"services.{config.stage}.worker")
     components = COMPONENTS_OF_STAGES[config.stage]
     owners = _owners(checkpoints, components)
-    workers = {c.name: module.load(c) for c in checkpoints if owners[c.name] == c.name}
+    own = [c for c in checkpoints if owners[c.name] == c.name]
+    stamps = {c.name: stamps_of(c, components) for c in own}
+    workers = {c.name: module.load(c) for c in own}
     dtypes = {name: _dtypes(config, workers[owner]) for name, owner in owners.items()}
     threads = None if config.device.startswith("cuda") else config.thread_count()
     kept = Measurements(Path(config.cache_dir))
@@ -74,7 +78,7 @@ def map_models(config: StageConfig) -> StageModels:
         )
         for name, owner in owners.items()
     }
-    return StageModels(PreloadFacts(models), workers)
+    return StageModels(PreloadFacts(models), workers, stamps)
 
 
 def _owners(checkpoints: Sequence[Checkpoint], components: Sequence[str]) -> dict[str, str]:

@@ -16,7 +16,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NoReturn
 
 import torch
@@ -26,10 +26,9 @@ from acestage.generation import STAGES
 from services.runtime import logs
 from services.runtime.messages import Message, error_message, pack
 from services.runtime.preload.forking import ForkServer
-from services.runtime.preload.models import map_models
+from services.runtime.preload.models import StageModels, map_models
 from services.runtime.preload.protocol import FORK
 from services.runtime.stage_config import StageConfig
-from services.runtime.stage_worker import StageWorker
 from services.runtime.worker import work
 
 
@@ -59,7 +58,7 @@ def main(control_fd: int, config_json: str) -> None:
         sys.exit(1)
     gc.freeze()
     control.sendall(pack(Message("ready", models.facts.to_fields())))
-    _serve(control, models.workers, config)
+    _serve(control, models, config)
 
 
 def _check_torch(config: StageConfig) -> None:
@@ -69,11 +68,11 @@ def _check_torch(config: StageConfig) -> None:
         )
 
 
-def _serve(control: socket.socket, workers: Mapping[str, StageWorker], config: StageConfig) -> None:
+def _serve(control: socket.socket, models: StageModels, config: StageConfig) -> None:
     own_pid = os.getpid()
 
     def run(request: bytes, descriptors: Sequence[int]) -> NoReturn:
-        work(socket.socket(fileno=descriptors[0]), workers, config, own_pid)
+        work(socket.socket(fileno=descriptors[0]), models, config, own_pid)
 
     def forked(pid: int, descriptors: Sequence[int]) -> None:
         os.close(descriptors[0])

@@ -1,0 +1,224 @@
+"""INT8 weights on disk: written by the first worker, mapped by those after it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from acestage.checkpoints import open_checkpoint
+from acestage.checkpoints.component_names import COMPONENTS_OF_STAGES
+from acestage.checkpoints.likeness import Stamps, stamps_of
+from acestage.settings import EMBEDDED_CHECKPOINT
+from services.dit import worker as dit
+from services.dit.engine import Conditioning
+from services.dit.parameters import DenoiseParameters
+from services.runtime import integer_products, kept_int8, placement, quantization
+from services.runtime.kept_int8 import KeptInt8
+from services.text_encoder import worker as text_encoder
+
+CPU = torch.device("cpu")
+TINY = open_checkpoint(EMBEDDED_CHECKPOINT, checkpoints_dir=Path("/nowhere"))
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+STAMPS: Stamps = {"/weights": (1, 2)}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_learned() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def forbid_quantizing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise AssertionError("weights were quantized")
+
+    monkeypatch.setattr(integer_products, "quantize_rows", fail)
+    monkeypatch.setattr(integer_products.packed_weights, "pack", fail)
+    monkeypatch.setattr("torchao.quantization.Int8Tensor.from_hp", fail)
+
+
+def woken(module: Any, kept: KeptInt8, dtype: torch.dtype) -> Any:
+    """A worker, with its weights in INT8."""
+    worker = module.load(TINY)
+    kept_int8.place(worker, kept, CPU, dtype, "int8")
+    return worker
+
+
+def is_mapped(tensor: torch.Tensor, path: Path) -> bool:
+    """Whether the memory of `tensor` is that file."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if line.endswith(str(path)):
+            start, end = (int(number, 16) for number in line.split()[0].split("-"))
+            if start <= tensor.data_ptr() < end:
+                return True
+    return False
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_transformer_that_is_mapped_gives_the_same_bits(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptInt8(tmp_path, STAMPS, CPU, dtype)
+    first = woken(dit, kept, dtype)
+    latents = []
+    with monkeypatch.context() as patch:
+        forbid_quantizing(patch)
+        second = woken(dit, kept, dtype)
+    for worker in (first, second):
+        conditioning = Conditioning(noise(1, 60, 64), noise(1, 1, 64), noise(1, 250, 16))
+        *_, found = worker.engine.denoise(conditioning, DenoiseParameters(seeds=(1,)))
+        latents.append(found)
+    assert torch.isfinite(latents[0]).all()
+    assert torch.equal(*latents)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_text_encoder_that_is_mapped_is_the_one_that_was_made(
+    dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptInt8(tmp_path, STAMPS, CPU, dtype)
+    first = woken(text_encoder, kept, dtype)
+    forbid_quantizing(monkeypatch)
+    second = woken(text_encoder, kept, dtype)
+    layer_count = 0
+    for one, other in zip(first.modules(), second.modules(), strict=True):
+        for name, layer in one.named_modules():
+            if quantization.is_quantized(name, layer):
+                layer_count += 1
+                restored: Any = other.get_submodule(name)
+                assert is_mapped(restored.weight.qdata, kept.path)
+                states = noise(5, layer.in_features).to(dtype)
+                assert torch.equal(layer(states), restored(states))
+        mine, theirs = one.state_dict(), other.state_dict()
+        assert [tensor.dtype for tensor in mine.values()] == [tensor.dtype for tensor in theirs.values()]
+    assert layer_count > 20
+
+
+@pytest.mark.skipif(
+    not integer_products.is_supported(CPU, torch.bfloat16), reason="this CPU does not multiply integers"
+)
+def test_packed_weights_are_the_mapped_file_and_take_no_memory_of_their_own(tmp_path: Path) -> None:
+    kept = KeptInt8(tmp_path, STAMPS, CPU, torch.bfloat16)
+    woken(dit, kept, torch.bfloat16)
+    layers = dict(kept_int8._layers(woken(dit, kept, torch.bfloat16).modules()))
+    assert len(layers) > 20
+    for layer in layers.values():
+        tensors = integer_products.kept_tensors(layer)
+        assert tensors is not None
+        assert is_mapped(tensors["packed"], kept.path)
+        assert layer.weight.untyped_storage().nbytes() == torch.bfloat16.itemsize
+
+
+def test_a_layer_with_a_bias_is_restored(tmp_path: Path) -> None:
+    class Biased(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.ModuleList([torch.nn.Linear(64, 128)])
+
+    biased = [Biased(), Biased()]
+    biased[1].load_state_dict(biased[0].state_dict())
+    kept = KeptInt8(tmp_path, STAMPS, CPU, torch.bfloat16)
+    is_integer = integer_products.is_supported(CPU, torch.bfloat16)
+    quantizer = integer_products.quantize_dynamically if is_integer else quantization.quantize
+    results = []
+    for module in biased:
+        is_restored = kept.restore([module])
+        placement.place(module, CPU, torch.bfloat16, "int8", quantizer)
+        if not is_restored:
+            kept.keep([module])
+        results.append(module.layers[0](noise(3, 64).bfloat16()))
+    assert is_restored
+    assert torch.equal(*results)
+
+
+def test_what_was_made_of_other_files_or_by_other_code_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptInt8(tmp_path, STAMPS, CPU, torch.float32)
+    modules = woken(dit, kept, torch.float32).modules()
+    assert kept.restore(dit.load(TINY).modules())
+    changed = KeptInt8(tmp_path, {"/weights": (1, 3)}, CPU, torch.float32)
+    assert changed.path == kept.path
+    assert not changed.restore(dit.load(TINY).modules())
+    changed.keep(modules)
+    assert changed.restore(dit.load(TINY).modules())
+    assert not kept.restore(dit.load(TINY).modules())
+    monkeypatch.setattr(kept_int8, "_LIBRARIES", ("torch",))
+    assert not KeptInt8(tmp_path, {"/weights": (1, 3)}, CPU, torch.float32).restore(dit.load(TINY).modules())
+    assert [file.name for file in (tmp_path / "int8").iterdir()] == [kept.path.name]
+
+
+def test_each_stage_data_type_and_kind_of_device_has_a_file_of_its_own(tmp_path: Path) -> None:
+    files = {
+        KeptInt8(tmp_path, stamps, torch.device(device), dtype).path
+        for stamps in (STAMPS, {"/others": (1, 2)})
+        for device in ("cpu", "cuda:0", "cuda:1")
+        for dtype in DTYPES
+    }
+    assert len(files) == 2 * 2 * 3
+
+
+def test_a_stage_has_stamps_of_its_own_files_which_change_with_them(tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(TINY.path, folder)
+    checkpoint = open_checkpoint(str(folder), checkpoints_dir=tmp_path)
+    stamps = {stage: stamps_of(checkpoint, names) for stage, names in COMPONENTS_OF_STAGES.items()}
+    assert len({frozenset(found) for found in stamps.values()}) == len(stamps)
+    (file,) = checkpoint.component("transformer").weights.shards
+    os.utime(file, ns=(1, 1))
+    again = {stage: stamps_of(checkpoint, names) for stage, names in COMPONENTS_OF_STAGES.items()}
+    assert [stage for stage in stamps if stamps[stage] != again[stage]] == ["dit"]
+
+
+def test_a_damaged_file_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    kept = KeptInt8(tmp_path, STAMPS, CPU, torch.float32)
+    woken(dit, kept, torch.float32)
+    whole = kept.path.stat().st_size
+    for left in (0, whole // 2, whole - 1):
+        os.truncate(kept.path, left)
+        assert not kept.restore(dit.load(TINY).modules())
+        assert "cannot be read" in caplog.text
+        caplog.clear()
+        woken(dit, kept, torch.float32)
+        assert kept.path.stat().st_size == whole
+        assert kept.restore(dit.load(TINY).modules())
+
+
+def test_a_file_that_others_can_write_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = KeptInt8(tmp_path, STAMPS, CPU, torch.float32)
+    woken(dit, kept, torch.float32)
+    kept.path.chmod(0o666)
+    assert not kept.restore(dit.load(TINY).modules())
+    assert str(kept.path) in caplog.text
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(kept_int8._LEFT_BYTES))
+    kept = KeptInt8(tmp_path, STAMPS, CPU, torch.float32)
+    woken(dit, kept, torch.float32)
+    assert not kept.path.exists()
+    assert "1024 MiB are free" in caplog.text
+
+
+def test_a_folder_that_cannot_be_written_to_costs_nothing_but_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (tmp_path / "int8").write_text("no folder")
+    woken(dit, KeptInt8(tmp_path, STAMPS, CPU, torch.float32), torch.float32)
+    assert "not kept in" in caplog.text
