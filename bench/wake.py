@@ -54,9 +54,12 @@ async def main() -> None:
     parser.add_argument("--duration", type=float, default=10.0, help="of each song, in seconds")
     parser.add_argument("--steps", type=int, default=1)
     parser.add_argument("--threads", type=int, help="of a worker")
+    parser.add_argument("--int8", action="store_true", help="with weights in INT8, kept by the first song")
     parser.add_argument("--name", default="wake", help="of the file of results")
     given = parser.parse_args()
     options: GenerationOptions = {"duration_s": given.duration, "step_count": given.steps}
+    if given.int8:
+        options["quantization"] = "int8"
     found = []
     for max_vram_gb in (SMALL_DEVICE_GB, None):
         setup = Setup(given.checkpoint, max_vram_gb=max_vram_gb, threads=given.threads)

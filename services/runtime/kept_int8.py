@@ -101,7 +101,7 @@ class KeptInt8:
             if not (is_private(self.path.parent) and is_private(self.path)):
                 log.warning("INT8 weights are made anew: others can write to %s", self.path)
                 return None
-            found = torch.load(self.path, mmap=True, weights_only=True)
+            found = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
         except FileNotFoundError:
             return None
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:

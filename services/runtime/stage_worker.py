@@ -47,7 +47,10 @@ class StageWorker(Protocol):
         ...
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
-        """Moves the weights to the device in `dtype`, quantized as they arrive. Called once, in a worker."""
+        """Moves the weights to the device in `dtype`, quantized as they arrive. Called once, in a worker.
+
+        What `KeptInt8` has restored moves as it is.
+        """
         ...
 
     def run(self, request: Message) -> Iterator[Message]:

@@ -138,16 +138,19 @@ def test_bfloat16_is_chosen_and_gives_finite_audio(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_int8_weights_give_latents_close_to_the_first(tmp_path: Path, dtype: str) -> None:
+def test_int8_weights_give_audio_close_to_the_first_and_the_same_once_they_are_kept(
+    tmp_path: Path, dtype: str
+) -> None:
     with RunningStack.start("tiny-turbo", tmp_path, device="auto", ACESTAGE_DTYPE=dtype) as stack:
         audio = []
-        for quantization in ("none", "int8"):
+        for quantization in ("none", "int8", "none", "int8"):
             with stack.client() as client:
                 generation = client.generate("piano", duration_s=10, seed=1, quantization=quantization)
             assert (generation.settings.quantization, generation.settings.device) == (quantization, DEVICE)
             audio.append(generation.tracks[0].audio)
     assert np.isfinite(audio[1]).all()
     assert np.corrcoef(audio[0][:, 0], audio[1][:, 0])[0, 1] > 0.8
+    assert np.array_equal(audio[3], audio[1])
 
 
 def test_a_device_that_is_hidden_is_not_chosen(tmp_path: Path) -> None:
