@@ -93,14 +93,13 @@ def order(page: Page, caption: str, duration_s: int) -> None:
     page.get_by_role("button", name="Generate Music").click()
 
 
-def reload_between_looks(page: Page) -> None:
-    """Loads the page anew just after it has looked at the machine, as it does every few seconds.
+def until_it_has_looked(page: Page) -> None:
+    """Waits until the page has just looked at the machine, as it does every few seconds.
 
     Gradio logs an error where a page is left that still waits for an answer.
     """
     # This is how Gradio ends the stream of answers once it has all of them.
     page.wait_for_event("requestfailed", lambda request: "/queue/data" in request.url)
-    page.reload()
 
 
 def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page, tmp_path: Path) -> None:
@@ -120,7 +119,8 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page,
     until_pictures_are_there(page)
     take_screenshot(page, "finished")
 
-    reload_between_looks(page)
+    until_it_has_looked(page)
+    page.reload()
     page.get_by_text("GiB free").wait_for()
     history = page.get_by_label("Past songs")
     history.click()
@@ -272,6 +272,7 @@ def test_the_page_speaks_portuguese(page: Page) -> None:
 
 
 def test_it_is_dark_where_that_is_wanted_and_fits_a_phone(page: Page) -> None:
+    until_it_has_looked(page)
     page.goto(page.url + "?__theme=dark")
     page.get_by_text("GiB free").wait_for()
     take_screenshot(page, "dark")
