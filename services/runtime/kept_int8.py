@@ -7,12 +7,14 @@ stage, checkpoint, data type and kind of device: what was made of other files, o
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
 import logging
 import pickle
 import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from importlib import metadata
@@ -53,7 +55,7 @@ class KeptInt8:
         key = [sorted(stamps), device.type, str(dtype)]
         self.path = cache_dir / "int8" / f"{_digest(json.dumps(key))[:16]}.pt"
         self._dtype = dtype
-        self._basis = _digest(json.dumps([key, stamps, _made_by()], sort_keys=True))
+        self._made_of = [key, stamps]
 
     def restore(self, modules: Sequence[torch.nn.Module]) -> bool:
         """Makes the layers of `modules` int8 that are to be so; False where that is not kept.
@@ -96,6 +98,11 @@ class KeptInt8:
         except (OSError, RuntimeError) as error:  # the latter is what torch raises where a disk is full
             log.info("INT8 weights are not kept in %s: %s", self.path, error)
 
+    @functools.cached_property
+    def _basis(self) -> str:
+        """Of all that decides what the weights are; takes milliseconds, which only INT8 is to cost."""
+        return _digest(json.dumps([self._made_of, _made_by()], sort_keys=True))
+
     def _read(self) -> Mapping[str, Mapping[str, torch.Tensor]] | None:
         try:
             if not (is_private(self.path.parent) and is_private(self.path)):
@@ -136,8 +143,7 @@ def _made_by() -> list[str]:
     return [
         cpu_digest(),
         *(f"{name} {metadata.version(name)}" for name in _LIBRARIES),
-        *(_digest(inspect.getsource(module)) for module in _CODE),
-        _digest(Path(__file__).read_text()),
+        *(_digest(inspect.getsource(module)) for module in (*_CODE, sys.modules[__name__])),
     ]
 
 

@@ -22,7 +22,7 @@ from services.runtime.integer_products import (
     products_of,
     quantize_dynamically,
 )
-from services.runtime.packed_weights import pack
+from services.runtime.packed_weights import kept_tensors, pack, restore
 
 CPU = torch.device("cpu")
 
@@ -66,14 +66,14 @@ def test_a_product_is_off_by_the_rounding_of_both_factors(row_count: int) -> Non
 
 
 def test_no_product_is_a_loop_over_single_numbers(capfd: pytest.CaptureFixture[str]) -> None:
-    products = [
-        IntegerProduct(pack(torch.ones(128, 256, dtype=torch.int8)), torch.ones(128), None) for _ in range(2)
-    ]
+    packed = pack(torch.ones(128, 256, dtype=torch.int8))
+    restored = restore(kept_tensors(packed), torch.Size([128, 256]))
+    products = [IntegerProduct(weight, torch.ones(128), None) for weight in (packed, restored)]
     with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
         for product in products:
             product(noise(20, 256))
     ctypes.CDLL(None).fflush(None)
-    # Those of weights as oneDNN packed them, and as they were packed after its example.
+    # Those of a weight as oneDNN packed it, and of one that was made of its memory.
     implementations = re.findall(r"exec,cpu,matmul,([^,]+),", capfd.readouterr().out)
     assert len(implementations) == 2
     assert not [name for name in implementations if "ref" in name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 from collections import namedtuple
@@ -54,6 +55,16 @@ def woken(module: Any, kept: KeptInt8, dtype: torch.dtype) -> Any:
     return worker
 
 
+def made_and_mapped(
+    module: Any, kept: KeptInt8, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Any, Any]:
+    """A worker that made its weights, and one that found them."""
+    made = woken(module, kept, dtype)
+    with monkeypatch.context() as patch:
+        forbid_quantizing(patch)
+        return made, woken(module, kept, dtype)
+
+
 def is_mapped(tensor: torch.Tensor, path: Path) -> bool:
     """Whether the memory of `tensor` is that file."""
     for line in Path("/proc/self/maps").read_text().splitlines():
@@ -68,13 +79,8 @@ def is_mapped(tensor: torch.Tensor, path: Path) -> bool:
 def test_a_transformer_that_is_mapped_gives_the_same_bits(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = KeptInt8(tmp_path, STAMPS, CPU, dtype)
-    first = woken(dit, kept, dtype)
     latents = []
-    with monkeypatch.context() as patch:
-        forbid_quantizing(patch)
-        second = woken(dit, kept, dtype)
-    for worker in (first, second):
+    for worker in made_and_mapped(dit, KeptInt8(tmp_path, STAMPS, CPU, dtype), dtype, monkeypatch):
         conditioning = Conditioning(noise(1, 60, 64), noise(1, 1, 64), noise(1, 250, 16))
         *_, found = worker.engine.denoise(conditioning, DenoiseParameters(seeds=(1,)))
         latents.append(found)
@@ -87,9 +93,7 @@ def test_a_text_encoder_that_is_mapped_is_the_one_that_was_made(
     dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = KeptInt8(tmp_path, STAMPS, CPU, dtype)
-    first = woken(text_encoder, kept, dtype)
-    forbid_quantizing(monkeypatch)
-    second = woken(text_encoder, kept, dtype)
+    first, second = made_and_mapped(text_encoder, kept, dtype, monkeypatch)
     layer_count = 0
     for one, other in zip(first.modules(), second.modules(), strict=True):
         for name, layer in one.named_modules():
@@ -193,6 +197,32 @@ def test_a_damaged_file_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFix
         woken(dit, kept, torch.float32)
         assert kept.path.stat().st_size == whole
         assert kept.restore(dit.load(TINY).modules())
+
+
+def test_where_a_weight_is_refused_all_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = KeptInt8(tmp_path, STAMPS, CPU, torch.float32)
+    first = woken(dit, kept, torch.float32)
+    written = kept.path.stat().st_ino
+    restore, count = quantization.restore, itertools.count(1)
+
+    def refuse_third(*args: Any) -> None:
+        if next(count) == 3:
+            raise RuntimeError("torch does not take it")
+        restore(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quantization, "restore", refuse_third)
+        second = woken(dit, kept, torch.float32)
+    assert "torch does not take it" in caplog.text
+    layers = [kept_int8._layers(worker.modules()) for worker in (first, second)]
+    for (_, one), (_, other) in zip(*layers, strict=True):
+        mine, theirs = quantization.kept_tensors(one), quantization.kept_tensors(other)
+        assert torch.equal(mine["values"], theirs["values"])
+        assert torch.equal(mine["scale"], theirs["scale"])
+    assert kept.path.stat().st_ino != written
+    assert kept.restore(dit.load(TINY).modules())
 
 
 def test_a_file_that_others_can_write_is_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
