@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from shlex import quote
 
 import psutil
 import pytest
@@ -25,9 +26,14 @@ NO_COMPILER = "no-such-compiler"
 
 @pytest.fixture
 def compiler(tmp_path: Path) -> Path:
-    """A compiler that says with the file `busy` beside it that it was called, and never ends."""
+    """A compiler that says with the file `busy` beside it that it was called, and never ends.
+
+    It starts nothing once it is `busy`: a signal just then would miss what a shell is about to start.
+    """
+    busy, never = tmp_path / "busy", tmp_path / "never"
+    os.mkfifo(never)
     path = tmp_path / "compiler"
-    path.write_text('#!/bin/sh\ntouch "$(dirname "$0")/busy"\nsleep 600\n')
+    path.write_text(f"#!/bin/sh\n: > {quote(str(busy))}\nread line <> {quote(str(never))}\n")
     path.chmod(0o700)
     return path
 
