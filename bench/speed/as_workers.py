@@ -12,7 +12,7 @@ from acestage.checkpoints.component_names import COMPONENTS_OF_STAGES
 from acestage.checkpoints.likeness import stamps_of
 from acestage.planning import Quantization
 from acestage.settings import load_settings
-from services.runtime import heap, kept_int8
+from services.runtime import heap, kept_weights
 from services.runtime.kernels.store import use_compiled
 from services.runtime.stage_worker import StageWorker
 
@@ -25,7 +25,9 @@ def place(
     cache_dir = load_settings().cache_dir
     is_compiled = use_compiled(worker.kernels(cpu, dtype), cache_dir, cpu, dtype)
     stamps = stamps_of(checkpoint, COMPONENTS_OF_STAGES[stage])
-    kept_int8.place(worker, kept_int8.KeptInt8(cache_dir, stamps, cpu, dtype), cpu, dtype, quantization)
+    kept_weights.place(
+        worker, kept_weights.KeptWeights(cache_dir, stamps, cpu, dtype), cpu, dtype, quantization
+    )
     return "compiled" if is_compiled else "eager"
 
 

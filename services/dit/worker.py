@@ -17,6 +17,7 @@ from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.kernels import kernels_for
 from services.dit.memory import measure
 from services.dit.parameters import AdapterUse, DenoiseParameters
+from services.runtime.int8_weights import Int8Weights
 from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
 from services.runtime.received import received_tensors
@@ -50,6 +51,9 @@ class DitWorker:
 
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         self.engine.place(device, dtype, quantization)
+
+    def prepared_weights(self, quantization: Quantization) -> Int8Weights | None:
+        return Int8Weights(self.modules()) if quantization == "int8" else None
 
     def run(self, request: Message) -> Iterator[Message]:
         conditioning = Conditioning(**received_tensors(request))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -10,6 +11,37 @@ import torch
 from acestage.planning import Quantization, StageMemory
 from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
+
+LayerTensors = Mapping[str, Mapping[str, torch.Tensor]]
+"""What the weights of layers consist of, by the layer's name."""
+
+
+class PreparedWeights(Protocol):
+    """Weights that `StageWorker.place` makes of a checkpoint's, which takes longer than moving them.
+
+    Attributes:
+        libraries: the packages that decide what they become.
+        code: our modules that do.
+    """
+
+    libraries: Sequence[str]
+    code: Sequence[ModuleType]
+
+    def layer_names(self) -> Set[str]:
+        """The layers that have such weights."""
+        ...
+
+    def tensors(self) -> LayerTensors:
+        """What `restore` needs, of layers that are prepared, whose memory it shares."""
+        ...
+
+    def restore(self, kept: LayerTensors, dtype: torch.dtype) -> None:
+        """Makes the layers of a model that computes in `dtype` what they were once prepared, where `kept` is.
+
+        Raises:
+            RuntimeError: torch does not take it; each layer is either restored or as it was.
+        """
+        ...
 
 
 class StageWorker(Protocol):
@@ -49,8 +81,12 @@ class StageWorker(Protocol):
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         """Moves the weights to the device in `dtype`, quantized as they arrive. Called once, in a worker.
 
-        What `KeptInt8` has restored moves as it is.
+        What was restored of `prepared_weights` moves as it is.
         """
+        ...
+
+    def prepared_weights(self, quantization: Quantization) -> PreparedWeights | None:
+        """Those that `place` makes; None where it does nothing but move them."""
         ...
 
     def run(self, request: Message) -> Iterator[Message]:

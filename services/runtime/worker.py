@@ -32,7 +32,7 @@ from acestage import errors
 from services.runtime import heap
 from services.runtime.device_lock import DeviceLock
 from services.runtime.device_usage import DeviceUsage, open_device_usage
-from services.runtime.kept_int8 import KeptInt8, place
+from services.runtime.kept_weights import KeptWeights, place
 from services.runtime.kernels.store import CompiledKernels
 from services.runtime.messages import Message, error_message, pack, receive
 from services.runtime.parent_death import die_with_parent
@@ -176,7 +176,7 @@ def _hold(
             cache_dir = Path(config.cache_dir)
             kernels = CompiledKernels(worker.kernels(device, dtype), cache_dir, device, dtype)
             kernels.look()  # before weights come, which kernels may quantize
-            kept = KeptInt8(cache_dir, models.stamps[model], device, dtype)
+            kept = KeptWeights(cache_dir, models.stamps[model], device, dtype)
             place(worker, kept, device, dtype, hold.fields["quantization"])
         _send(connection, Message("placed", {"load_s": time.monotonic() - start, "kernels": kernels.word}))
         while (answer := _next_answer(connection, inbox, worker, config, usage, hold, kernels)) is not None:

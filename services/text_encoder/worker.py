@@ -24,6 +24,7 @@ from acestage.checkpoints.loading import (
 from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
+from services.runtime.int8_weights import Int8Weights
 from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
 from services.runtime.placement import place
@@ -85,6 +86,9 @@ class TextEncoderWorker:
         # The audio codec is there for the jobs that need it alone.
         for module in self.modules():
             place(module, device, dtype, quantization)
+
+    def prepared_weights(self, quantization: Quantization) -> Int8Weights | None:
+        return Int8Weights(self.modules()) if quantization == "int8" else None
 
     def run(self, request: Message) -> Iterator[Message]:
         latents = received_tensors(request)

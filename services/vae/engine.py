@@ -13,7 +13,8 @@ from acestage.planning import DEFAULT_TILE_FRAMES
 from services.runtime.borrowed import borrowed
 from services.runtime.finite import check_finite
 from services.vae.latents import Latents
-from services.vae.oobleck import decode_rows, encode_rows, place_for_rows
+from services.vae.oobleck import decode_rows, encode_rows
+from services.vae.row_weights import place_for_rows
 from services.vae.tiles import (
     Convolution,
     Tile,

@@ -19,6 +19,7 @@ from services.vae.engine import DecodedTile, DecodeStart, EncodedTile, VaeEngine
 from services.vae.kernels import KERNELS
 from services.vae.latents import Latents
 from services.vae.memory import measure
+from services.vae.row_weights import RowWeights
 
 
 def load(checkpoint: Checkpoint) -> VaeWorker:
@@ -51,6 +52,9 @@ class VaeWorker:
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         # Nothing to quantize: it has no linear layer.
         self.engine.place(device, dtype)
+
+    def prepared_weights(self, quantization: Quantization) -> RowWeights:
+        return RowWeights(self.engine.decoder)
 
     def run(self, request: Message) -> Iterator[Message]:
         return self._decode(request) if request.kind == "decode" else self._encode(request)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoderBlock
 
-from services.vae.oobleck import place_for_rows
+from services.vae.row_weights import place_for_rows
 
 CPU = torch.device("cpu")
 INPUTS, OUTPUTS = 70, 3  # more inputs than are transposed at once

@@ -155,6 +155,9 @@ class Watched:
     def place(self, *args: object) -> None:
         pass
 
+    def prepared_weights(self, quantization: str) -> None:
+        return None
+
     def kernels(self, device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
         return ()
 

@@ -1,4 +1,4 @@
-"""INT8 weights that one worker has made, and others after it map."""
+"""Prepared weights that one worker has made, and others after it map."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_a_song_is_the_same_with_weights_that_were_made_and_with_mapped_ones(tmp
             generation = client.generate("piano", duration_s=10, seed=1, quantization="int8")
         assert generation.settings.quantization == "int8"
         audio.append(generation.tracks[0].audio)
-        found = [(file.name, file.stat().st_ino) for file in (cache_dir / "int8").iterdir()]
+        found = [(file.name, file.stat().st_ino) for file in (cache_dir / "weights").iterdir()]
         files.append(sorted(found))
     assert np.isfinite(audio[0]).all()
     assert np.array_equal(*audio)
-    assert len(files[0]) == 2  # of the text encoder and of the DiT
+    assert len(files[0]) == 3  # of the text encoder, of the DiT and of the VAE
     assert files[0] == files[1]  # they were not written again

@@ -1,0 +1,60 @@
+"""Puts layers for rows in the place of those of diffusers, with weights that are made now or were kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from types import ModuleType
+
+import torch
+from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
+
+from services.runtime import placement
+from services.runtime.stage_worker import LayerTensors
+from services.vae import row_layers
+from services.vae.row_layers import row_layer
+
+
+def place_for_rows(module: OobleckDecoder | OobleckEncoder, device: torch.device, dtype: torch.dtype) -> None:
+    """Moves `module` to `device`, and what its checkpoint holds to `dtype`, with its layers for rows.
+
+    One layer after the other: there is never a second copy of more than one. Those that `RowWeights` has
+    restored move as they are.
+    """
+    for name in _layer_names(module):
+        layer = module.get_submodule(name)
+        replacement = row_layer(layer)
+        if replacement is None:
+            layer.to(device)
+        else:
+            module.set_submodule(name, replacement(layer, replacement.prepare(layer, device, dtype)))
+
+
+class RowWeights:
+    """`PreparedWeights` of `module`: those that `place_for_rows` makes."""
+
+    libraries: Sequence[str] = ("torch",)
+    code: Sequence[ModuleType] = (placement, row_layers)
+
+    def __init__(self, module: OobleckDecoder) -> None:
+        self._module = module
+
+    def layer_names(self) -> Set[str]:
+        return set(_layer_names(self._module))
+
+    def tensors(self) -> LayerTensors:
+        return {
+            name: {key: part.detach() for key, part in self._module.get_submodule(name).named_parameters()}
+            for name in _layer_names(self._module)
+        }
+
+    def restore(self, kept: LayerTensors, dtype: torch.dtype) -> None:
+        for name in self.layer_names():
+            layer = self._module.get_submodule(name)
+            replacement = row_layer(layer)
+            assert replacement is not None, f"{name} is restored already"
+            self._module.set_submodule(name, replacement(layer, kept[name]))
+
+
+def _layer_names(module: torch.nn.Module) -> list[str]:
+    """Of the layers that have parameters of their own."""
+    return [name for name, layer in module.named_modules() if layer._parameters]
