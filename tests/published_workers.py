@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import os
 from collections.abc import Callable
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from services.dit.adapter_requests import resolve_adapters
 from services.dit.engine import Conditioning
 from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime.measurements import Measurements
-from services.runtime.preload.measuring import recall_all
 from services.runtime.request_limits import MAX_TOKEN_COUNT
 from services.runtime.stage_worker import StageWorker
 from services.text_encoder.encode_job import EncodeJob
@@ -73,10 +71,14 @@ def measured(
 ) -> StageMemory:
     """What `stage` needs; measured once by all tests, and all services that they start."""
     kept = Measurements(Path(os.environ["ACESTAGE_CACHE_DIR"]))
-    worker = without_weights(stage, checkpoint)
+    worker: StageWorker = without_weights(stage, checkpoint)
     architecture = architecture_of(checkpoint, COMPONENTS_OF_STAGES[stage])
     digest = kept.digest(stage, architecture, str(dtype).removeprefix("torch."), cpu_thread_count)
-    return recall_all({digest: partial(worker.memory, dtype, cpu_thread_count)}, kept)[digest]
+    memory = kept.find(digest)
+    if memory is None:  # `recall_all` would fork, and a test's process may have threads
+        memory = worker.memory(dtype, cpu_thread_count)
+        kept.keep(digest, memory)
+    return memory
 
 
 def with_random_weights(
@@ -85,15 +87,19 @@ def with_random_weights(
     dtype: torch.dtype,
     quantization: Quantization = "none",
     *,
-    device: str = "cpu",
+    device: str | None = "cpu",
 ) -> Any:
-    """The worker of `stage`, placed on `device`; what a job borrows is in float16, so that it is copied."""
+    """The worker of `stage`, placed on `device` (None: not yet placed).
+
+    What a job borrows is in float16, so that it is copied.
+    """
     worker: StageWorker = without_weights(stage, checkpoint)
     for module in worker.modules():
         _randomize(module, dtype)
     for module in worker.borrowed_modules():
         _randomize(module, torch.float16)
-    worker.place(torch.device(device), dtype, quantization)
+    if device is not None:
+        worker.place(torch.device(device), dtype, quantization)
     left = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in worker.modules())
     assert not any(tensor.is_meta for tensor in left)
     return worker

@@ -11,7 +11,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+
+from services.runtime.attention import attend
 
 BLOCK_TOKENS = 256
 """Queries of one block. It reads `BLOCK_TOKENS` + 2 * window keys, so small blocks read keys more often and
@@ -89,32 +90,3 @@ def attend_within(
             groups_heads=groups_heads,
         )
     return attended
-
-
-def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    scale: float,
-    mask: torch.Tensor | None = None,
-    *,
-    groups_heads: bool = False,
-) -> torch.Tensor:
-    """Attention of every query over every key; `mask` [queries, keys] is added to the scores.
-
-    Shapes are as in `attend_within`.
-
-    Args:
-        query: and the others, as in `attend_within`.
-        groups_heads: leave it to the kernel that several heads share a key. That of a CPU is faster so. On
-            CUDA only the flash kernel knows how, which needs Ampere, a half type and no mask: everything else
-            would fall back to one that keeps all scores, tokens x tokens for every head.
-    """
-    if not groups_heads:
-        groups = query.shape[2] // key.shape[2]
-        key, value = key.repeat_interleave(groups, dim=2), value.repeat_interleave(groups, dim=2)
-    query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-    attended = scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scale, enable_gqa=groups_heads
-    )
-    return attended.transpose(1, 2)

@@ -16,7 +16,7 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 
-from services.dit.attention import Window, attend, attend_within
+from services.dit.attention import Window, attend_within
 from services.dit.kernels import (
     add_norm_modulate,
     add_scaled_norm_modulate,
@@ -27,6 +27,7 @@ from services.dit.kernels import (
     scaled_norm_rotate,
 )
 from services.dit.tokens import CHUNK_TOKENS
+from services.runtime.attention import attend
 from services.runtime.integer_products import Quantized, products_of
 from services.runtime.kernels.int8 import gated_silu_in_8_bits
 

@@ -36,9 +36,10 @@ class Int8Weights:
             for name, layer in self._layers.items()
         }
 
-    def restore(self, kept: LayerTensors, dtype: torch.dtype) -> None:
+    def restore(self, kept: LayerTensors, device: torch.device, dtype: torch.dtype) -> None:
         for name, layer in self._layers.items():
             if "packed" in kept[name]:
-                integer_products.restore(layer, kept[name])
+                integer_products.restore(layer, kept[name])  # of a CPU, where they are
             else:
-                quantization.restore(layer, kept[name], dtype)
+                moved = {key: tensor.to(device) for key, tensor in kept[name].items()}
+                quantization.restore(layer, moved, dtype)

@@ -46,19 +46,20 @@ class KeptWeights:
     def __init__(self, cache_dir: Path, stamps: Stamps, device: torch.device, dtype: torch.dtype) -> None:
         key = [sorted(stamps), device.type, str(dtype)]
         self.path = cache_dir / "weights" / f"{_digest(json.dumps(key))[:16]}.pt"
+        self._device = device
         self._dtype = dtype
         self._made_of = [key, stamps]
 
     def restore(self, weights: PreparedWeights) -> bool:
         """Makes the layers of `weights` what they were once prepared; False where that is not kept.
 
-        They are on the CPU then, as parts of the mapped file.
+        On the CPU they are parts of the mapped file then.
         """
         kept = self._read(self._basis(weights))
         if kept is None or kept.keys() != weights.layer_names():
             return False
         try:
-            weights.restore(kept, self._dtype)
+            weights.restore(kept, self._device, self._dtype)
         except RuntimeError as error:  # those that were restored are what they would become
             log.warning("weights are prepared anew, since those in %s are of no use: %s", self.path, error)
             return False

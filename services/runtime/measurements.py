@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +16,7 @@ from acestage.planning import StageMemory
 from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.cpu_features import cpu_digest
 from services.runtime.private_folder import make_private
+from services.runtime.work_folder import WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,8 @@ class Measurements:
         path = self._folder / digest
         try:
             make_private(self._folder)
-            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
-                written = Path(folder) / digest
+            with closing(WorkFolder(self._folder)) as folder:
+                written = folder.path / digest
                 written.write_bytes(sha256(data).digest() + data)
                 written.replace(path)
         except OSError as error:

@@ -35,8 +35,10 @@ class PreparedWeights(Protocol):
         """What `restore` needs, of layers that are prepared, whose memory it shares."""
         ...
 
-    def restore(self, kept: LayerTensors, dtype: torch.dtype) -> None:
-        """Makes the layers of a model that computes in `dtype` what they were once prepared, where `kept` is.
+    def restore(self, kept: LayerTensors, device: torch.device, dtype: torch.dtype) -> None:
+        """Makes the layers of a model that computes in `dtype` what they were once prepared, on `device`.
+
+        On the CPU they are where `kept` is.
 
         Raises:
             RuntimeError: torch does not take it; each layer is either restored or as it was.
@@ -81,7 +83,7 @@ class StageWorker(Protocol):
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         """Moves the weights to the device in `dtype`, quantized as they arrive. Called once, in a worker.
 
-        What was restored of `prepared_weights` moves as it is.
+        What was restored of `prepared_weights` is there already, and stays as it is.
         """
         ...
 

@@ -52,6 +52,14 @@ is better off if it sends what it has once it has all."""
 HURRIED_TIMEOUT_S = 5.0
 """The same once others wait for the device."""
 
+_OUT_OF_MEMORY_SIGNS = (
+    "DefaultCPUAllocator",
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+
 
 class _Inbox:
     """Messages from the service, read by a thread so that a cancel is seen while the engine computes."""
@@ -244,5 +252,11 @@ def to_error(error: Exception, config: StageConfig) -> errors.AcestageError:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out, on any device: torch's CPU allocator has no exception of its own for it."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether memory ran out, on any device.
+
+    Torch's CPU allocator has no exception of its own for it, compiled kernels pass on none but the text of
+    one, and CUDA's libraries allocate beside torch.
+    """
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        sign in str(error) for sign in _OUT_OF_MEMORY_SIGNS
+    )

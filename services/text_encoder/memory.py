@@ -12,6 +12,7 @@ from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, Stag
 from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
 from services.runtime.placement import place, placed_bytes
 from services.runtime.request_limits import MAX_FRAME_COUNT
+from services.text_encoder.attention import repeat_keys
 from services.text_encoder.audio_codec import CODES_AT_ONCE, AudioCodec
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import TextEncoderEngine
@@ -49,6 +50,8 @@ def measure(worker: TextEncoderWorker, dtype: torch.dtype, cpu_thread_count: int
         weights[quantization] = placed_bytes(worker.modules(), dtype, quantization)
         with fake_tensors():
             fake = placed_copy(tokenless, dtype, quantization, _stacks(engine)).engine
+            if cpu_thread_count is None:
+                repeat_keys(fake.condition_encoder)
             # It reads the values of a mask, which fake tensors do not have, and takes a few kB.
             fake.condition_encoder.timbre_encoder.unpack_timbre_embeddings = _one_item
             points = tuple((frames, _peak_bytes(fake, frames, cpu_thread_count)) for frames in FRAME_COUNTS)

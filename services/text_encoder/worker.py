@@ -29,6 +29,7 @@ from services.runtime.kernels.kernel import Kernel
 from services.runtime.messages import Message
 from services.runtime.placement import place
 from services.runtime.received import received_tensors
+from services.text_encoder.attention import repeat_keys
 from services.text_encoder.audio_codec import AudioCodec
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import TextEncoderEngine
@@ -86,6 +87,8 @@ class TextEncoderWorker:
         # The audio codec is there for the jobs that need it alone.
         for module in self.modules():
             place(module, device, dtype, quantization)
+        if device.type == "cuda":
+            repeat_keys(self.engine.condition_encoder)
 
     def prepared_weights(self, quantization: Quantization) -> Int8Weights | None:
         return Int8Weights(self.modules()) if quantization == "int8" else None

@@ -17,15 +17,12 @@ from services.vae.row_layers import row_layer
 def place_for_rows(module: OobleckDecoder | OobleckEncoder, device: torch.device, dtype: torch.dtype) -> None:
     """Moves `module` to `device`, and what its checkpoint holds to `dtype`, with its layers for rows.
 
-    One layer after the other: there is never a second copy of more than one. Those that `RowWeights` has
-    restored move as they are.
+    One layer after the other: there is never a second copy of more than one.
     """
     for name in _layer_names(module):
         layer = module.get_submodule(name)
         replacement = row_layer(layer)
-        if replacement is None:
-            layer.to(device)
-        else:
+        if replacement is not None:  # else `RowWeights` has restored it
             module.set_submodule(name, replacement(layer, replacement.prepare(layer, device, dtype)))
 
 
@@ -47,12 +44,13 @@ class RowWeights:
             for name in _layer_names(self._module)
         }
 
-    def restore(self, kept: LayerTensors, dtype: torch.dtype) -> None:
+    def restore(self, kept: LayerTensors, device: torch.device, dtype: torch.dtype) -> None:
         for name in self.layer_names():
             layer = self._module.get_submodule(name)
             replacement = row_layer(layer)
             assert replacement is not None, f"{name} is restored already"
-            self._module.set_submodule(name, replacement(layer, kept[name]))
+            moved = {key: tensor.to(device) for key, tensor in kept[name].items()}
+            self._module.set_submodule(name, replacement(layer, moved))
 
 
 def _layer_names(module: torch.nn.Module) -> list[str]:

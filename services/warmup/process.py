@@ -104,7 +104,7 @@ def _compile(
             for one in wanted:
                 start = time.monotonic()
                 path = kernel_path(one.kernel, cache_dir, device, one.dtype)
-                compile_kernel(one.kernel, path, device, one.dtype)
+                compile_kernel(one.kernel, path, device, one.dtype, folder.path)
                 say(f"{one}: {time.monotonic() - start:.1f} s")
     except OSError as error:
         raise FailedPreconditionError(f"cache_dir: cannot write to {cache_dir}: {error}") from error

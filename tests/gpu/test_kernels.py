@@ -27,7 +27,7 @@ def test_a_kernel_that_was_compiled_gives_what_it_is_written_to_give(
 ) -> None:
     check_compiler(DEVICE)
     start = time.monotonic()
-    compile_kernel(kernel, kernel_path(kernel, tmp_path, DEVICE, dtype), DEVICE, dtype)
+    compile_kernel(kernel, kernel_path(kernel, tmp_path, DEVICE, dtype), DEVICE, dtype, tmp_path)
     print(f"{kernel.name}, {dtype}: compiled in {time.monotonic() - start:.1f} s")
     try:
         assert use_compiled((kernel,), tmp_path, DEVICE, dtype)

@@ -14,8 +14,10 @@ import torch
 from diffusers import AceStepPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn.functional import scaled_dot_product_attention
 
 from acestage.checkpoints import open_checkpoint
+from services.text_encoder.attention import repeat_keys
 from services.text_encoder.audio_codec import CODES_AT_ONCE
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import TextEncoderEngine
@@ -104,6 +106,10 @@ def pipeline_of(path: Path) -> Any:
 
 @functools.cache
 def engine_of(path: Path) -> TextEncoderEngine:
+    return loaded(path)
+
+
+def loaded(path: Path) -> TextEncoderEngine:
     return load(open_checkpoint(path, checkpoints_dir=Path("checkpoints"))).engine
 
 
@@ -164,10 +170,13 @@ def reference_context(pipeline: Any, case: Case) -> torch.Tensor:
 
 
 @torch.no_grad()
-def compare(checkpoints: dict[str, Path], layout: str, case: Case) -> None:
+def compare(
+    checkpoints: dict[str, Path], layout: str, case: Case, engine: TextEncoderEngine | None = None
+) -> None:
     # The pipeline reads the diffusers layout alone; both layouts have the same weights.
     pipeline = pipeline_of(checkpoints["turbo/diffusers"])
-    ours = engine_of(checkpoints[f"turbo/{layout}"]).encode(case.job, case.source, case.reference)
+    engine = engine or engine_of(checkpoints[f"turbo/{layout}"])
+    ours = engine.encode(case.job, case.source, case.reference)
     expected = {
         "encoder_hidden_states": reference_states(pipeline, case, case.job.prompt.instruction or None),
         "null_condition": pipeline.condition_encoder.null_condition_emb,
@@ -187,6 +196,27 @@ def compare(checkpoints: dict[str, Path], layout: str, case: Case) -> None:
 @given(cases())
 def test_it_is_that_of_the_pipeline(checkpoints: dict[str, Path], case: Case) -> None:
     compare(checkpoints, "diffusers", case)
+
+
+def test_it_is_that_of_the_pipeline_where_keys_are_repeated(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a CUDA device, whose kernels are never told then that heads share keys."""
+    engine = loaded(checkpoints["turbo/diffusers"])
+    repeat_keys(engine.condition_encoder)
+    attention, masks = scaled_dot_product_attention, []
+
+    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+        masks.append(kwargs["attn_mask"])
+        assert not kwargs["enable_gqa"]
+        return attention(*args, **kwargs)
+
+    monkeypatch.setattr("services.runtime.attention.scaled_dot_product_attention", watched)
+    prompt = Prompt("piano", lyrics="la " * 200, duration_s=10)
+    compare(checkpoints, "diffusers", Case(EncodeJob(prompt, 250), None, latents(300, 5)), engine)
+    layers = [engine.condition_encoder.lyric_encoder.layers, engine.condition_encoder.timbre_encoder.layers]
+    assert len(masks) == sum(map(len, layers))
+    assert any(mask is not None for mask in masks)
 
 
 @pytest.mark.parametrize("kind", ["round trip", "codes"])

@@ -161,6 +161,21 @@ def test_a_decoder_that_is_mapped_gives_the_same_bits(
             assert tensor.untyped_storage().nbytes() == tensor.nbytes
 
 
+@pytest.mark.parametrize("module", [text_encoder, vae])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_that_is_restored_is_on_the_device(module: Any, dtype: torch.dtype, tmp_path: Path) -> None:
+    kept = KeptWeights(tmp_path, STAMPS, CPU, dtype)
+    quantization = "int8" if module is text_encoder else "none"
+    made = module.load(TINY)
+    kept_weights.place(made, kept, CPU, dtype, quantization)
+    weights = module.load(TINY).prepared_weights(quantization)
+    weights.restore(made.prepared_weights(quantization).tensors(), torch.device("meta"), dtype)
+    names = weights.layer_names()
+    assert len(names) > 20
+    for tensors in weights.tensors().values():
+        assert all(tensor.is_meta for tensor in tensors.values())
+
+
 def test_a_layer_with_a_bias_is_restored(tmp_path: Path) -> None:
     class Biased(torch.nn.Module):
         def __init__(self) -> None:

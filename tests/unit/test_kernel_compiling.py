@@ -35,7 +35,7 @@ def test_compiled_a_kernel_gives_the_same_but_for_rounding_for_any_lengths(tmp_p
     kernel = add_norm_modulate
     check_compiler(CPU)
     path = kernel_path(kernel, tmp_path, CPU, torch.float32)
-    compile_kernel(kernel, path, CPU, torch.float32)
+    compile_kernel(kernel, path, CPU, torch.float32, tmp_path)
     assert list(path.parent.iterdir()) == [path]
     assert missing((kernel,), tmp_path, CPU, torch.float32) == []
     try:
@@ -52,3 +52,11 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(FailedPreconditionError, match="'no-such-compiler' is not on the PATH; accepted: g"):
         check_compiler(CPU)
+
+
+def test_without_the_headers_of_cuda_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "sh")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+    with pytest.raises(FailedPreconditionError, match="headers of a CUDA toolkit: CUDA_HOME"):
+        check_compiler(torch.device("cuda:0"))

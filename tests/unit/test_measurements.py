@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from acestage.planning import ActivationCurve, StageMemory
 from services.runtime import measurements
 from services.runtime.measurements import SOURCES, Measurements
-from services.runtime.preload.measuring import recall_all
+from services.runtime.preload import measuring
 
 MEMORY = StageMemory(
     context_bytes=3,
@@ -56,7 +57,9 @@ def recalled(kept: Measurements, memory: StageMemory = MEMORY, **changes: object
         return memory
 
     digest = kept.digest(**SUBJECT | changes)
-    return recall_all({digest: measure}, kept)[digest], bool(measured)
+    with patch.object(measuring, "measure_all", lambda wanted: [one() for one in wanted]):
+        found = measuring.recall_all({digest: measure}, kept)[digest]
+    return found, bool(measured)
 
 
 def test_what_one_process_measured_the_next_one_finds(cache_dir: Path, source: Path) -> None:

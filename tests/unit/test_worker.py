@@ -52,7 +52,16 @@ def failed_allocation() -> Exception:
 
 
 @pytest.mark.parametrize(
-    "error", [failed_allocation(), torch.OutOfMemoryError("CUDA out of memory"), MemoryError("no memory")]
+    "error",
+    [
+        failed_allocation(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError("no memory"),
+        # In a compiled kernel, on the way to a kernel of CUDA, and in a library.
+        RuntimeError("run_func_(...) API call failed at model_container_runner.cpp: CUDA out of memory."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
 )
 def test_running_out_of_memory_is_told_as_such_on_every_device(error: Exception) -> None:
     assert is_out_of_memory(error)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch._inductor import aot_compile
+from torch.utils import cpp_extension
 
 from acestage.errors import FailedPreconditionError
 from services.runtime.kernels.kernel import Argument, Kernel
@@ -34,21 +35,36 @@ def check_compiler(device: torch.device) -> None:
             f"compiling kernels needs a C++ compiler: {wanted!r} is not on the PATH; accepted: g++, "
             "or what CXX names"
         )
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < (7, 0):
+    if device.type == "cuda":
+        _check_cuda_compiler(device)
+
+
+def _check_cuda_compiler(device: torch.device) -> None:
+    if torch.cuda.get_device_capability(device) < (7, 0):
         raise FailedPreconditionError(
             f"compiling kernels for {device} needs Triton, which works from compute capability 7.0 on"
         )
+    if cpp_extension.CUDA_HOME is None:
+        raise FailedPreconditionError(
+            f"compiling kernels for {device} needs the headers of a CUDA toolkit: CUDA_HOME and CUDA_PATH "
+            "are not set, nvcc is not on the PATH, and there is no /usr/local/cuda; accepted: the toolkit of "
+            f"CUDA {torch.version.cuda}"
+        )
 
 
-def compile_kernel(kernel: Kernel, path: Path, device: torch.device, dtype: torch.dtype) -> None:
-    """Writes `kernel`, compiled, to `path`, which appears once it is complete.
+def compile_kernel(
+    kernel: Kernel, path: Path, device: torch.device, dtype: torch.dtype, work_folder: Path
+) -> None:
+    """Writes `kernel`, compiled, to `path`, which appears once it is complete; until then into `work_folder`.
+
+    Both are on one file system.
 
     Raises:
         FailedPreconditionError: the compiler failed.
     """
     example = tuple(_example(argument, device, dtype) for argument in kernel.arguments)
     make_private(path.parent)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{kernel.name}-") as folder:
+    with tempfile.TemporaryDirectory(dir=work_folder) as folder:
         library = Path(folder) / path.name
         try:
             _compile(kernel, library, example)

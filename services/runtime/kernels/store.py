@@ -50,11 +50,13 @@ def use_compiled(
     paths = [kernel_path(kernel, cache_dir, device, dtype) for kernel in kernels]
     if not kernels or not all(path.is_file() for path in paths):
         return False
-    if not all(map(is_private, (paths[0].parent, *paths))):
-        log.warning("compiled kernels are not used, because others can write to %s", paths[0].parent)
-        return False
     try:
+        if not all(map(is_private, (paths[0].parent, *paths))):
+            log.warning("compiled kernels are not used, because others can write to %s", paths[0].parent)
+            return False
         loaded = [_load(path, device) for path in paths]
+    except FileNotFoundError:  # deleted just now
+        return False
     except RuntimeError as error:  # what torch raises for a file that is no library, or not one for it
         log.warning(
             "compiled kernels are not used: one cannot be loaded; delete it, and run acestage warmup: %s",

@@ -11,10 +11,16 @@ CONVOLUTION_CACHE_COUNT = 256
 song up to six shapes: tiles that grow, and the last one. With fewer, every song compiles them again, for a
 quarter of its decode. With oneDNN's own 1024, every new length adds 37 of about 1 MiB."""
 
+CUDA_ENVIRONMENT = {
+    # The order of devices is that of NVML, which the services count by.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # Whether there is a device is asked of NVML: asked of CUDA, that could not be used after a fork.
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+}
+
 
 def preload_environment(cuda_allocator: str | None) -> dict[str, str]:
     """That of this process; PyTorch reads its allocator's setting from there alone, never from `.env`."""
     allocator = {} if cuda_allocator is None else {"PYTORCH_CUDA_ALLOC_CONF": cuda_allocator}
     defaults = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": str(CONVOLUTION_CACHE_COUNT), **heap.HUGE_PAGES}
-    # The order of devices is that of NVML, which the service counts by.
-    return defaults | os.environ | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} | allocator
+    return defaults | os.environ | CUDA_ENVIRONMENT | allocator

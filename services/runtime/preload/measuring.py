@@ -36,11 +36,11 @@ def recall_all(wanted: Mapping[str, Measurement], kept: Measurements) -> dict[st
 def measure_all(measurements: Sequence[Measurement]) -> list[StageMemory]:
     """The results of `measurements`, in order. Forks, so no thread may run.
 
+    Even for a single one: fake tensors look for a CUDA device, so this process could fork no worker for it.
+
     Raises:
         InternalError: one of them failed; the log says why.
     """
-    if len(measurements) == 1:
-        return [measurements[0]()]
     cpu_count = len(os.sched_getaffinity(0))
     found: list[StageMemory] = []
     for start in range(0, len(measurements), cpu_count):
@@ -65,7 +65,7 @@ def _measure(measurement: Measurement, write_end: int, parent_pid: int) -> None:
     try:
         with os.fdopen(write_end, "wb") as result:
             result.write(measurement().to_pb().SerializeToString())
-    except Exception:  # whatever it is, nothing of the parent's may run here
+    except BaseException:  # whatever it is, nothing of the parent's may run here
         log.exception("a measurement failed")
         os._exit(1)
     os._exit(0)

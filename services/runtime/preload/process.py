@@ -10,14 +10,16 @@ or "error" once, then "forked" and "exited" for every worker.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
+from unittest.mock import patch
 
 import torch
 
@@ -35,8 +37,9 @@ from services.runtime.worker import work
 def import_stages() -> None:
     """Imports what the preloads of all stages need, for a process that forks them."""
     torch.set_num_threads(1)
-    for stage in STAGES:
-        importlib.import_module(f"services.{stage}.worker")
+    with _no_cuda():
+        for stage in STAGES:
+            importlib.import_module(f"services.{stage}.worker")
 
 
 def main(control_fd: int, config_json: str) -> None:
@@ -49,7 +52,8 @@ def main(control_fd: int, config_json: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         _check_torch(config)
-        importlib.import_module(f"services.{config.stage}.worker")
+        with _no_cuda():
+            importlib.import_module(f"services.{config.stage}.worker")
         gc.freeze()  # modules stay: nobody need look through them again
         gc.enable()
         models = map_models(config)
@@ -59,6 +63,16 @@ def main(control_fd: int, config_json: str) -> None:
     gc.freeze()
     control.sendall(pack(Message("ready", models.facts.to_fields())))
     _serve(control, models, config)
+
+
+@contextlib.contextmanager
+def _no_cuda() -> Iterator[None]:
+    """Within, there is no CUDA device for who looks for one, as libraries do when they are imported.
+
+    Looking initializes CUDA in this process, and then no process that it forks can use it.
+    """
+    with patch("torch.cuda.is_available", lambda: False):
+        yield
 
 
 def _check_torch(config: StageConfig) -> None:
