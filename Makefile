@@ -23,7 +23,7 @@ test: $(READY)
 # The first line takes hours on two cores, and 6 GB of disk; the others about a quarter of an hour.
 # bench/__init__.py says what each measures, and how to do it with a full-size model.
 bench: $(READY)
-	$(BIN)/python -m bench.speed
+	$(BIN)/python -m bench.speed --write-docs
 	$(BIN)/python -m bench.swaps --threads 1
 	$(BIN)/python -m bench.wake --threads 1
 	$(BIN)/python -m bench.memory --threads 1

@@ -42,7 +42,7 @@ def main() -> None:
     if not given.report_only:
         as_workers.take_heap("bench.speed")
         _measure(given)
-    if given.report_only or given.write_docs or not given.quick:
+    if given.report_only or given.write_docs:
         _write_docs(json.loads(RESULTS.read_text()))
 
 
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), help="default all")
     parser.add_argument("--quick", action="store_true", help="the core figures alone")
     parser.add_argument("--add", action="store_true", help=f"keep the other parts of {RESULTS}")
-    parser.add_argument("--write-docs", action="store_true", help=f"with --quick: write {PAGE}, too")
+    parser.add_argument("--write-docs", action="store_true", help=f"write {PAGE}, too")
     parser.add_argument("--report-only", action="store_true", help=f"write {PAGE} from {RESULTS}")
     return parser
 

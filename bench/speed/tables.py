@@ -13,9 +13,9 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (headers, ruler, *rows))
 
 
-def ratios(theirs: Sequence[float], ours: Sequence[float], digits: int = 2) -> str:
+def ratios(theirs: Sequence[float], ours: Sequence[float]) -> str:
     """Theirs by ours, round by round: above 1, ours is faster."""
-    return spread([their / our for their, our in zip(theirs, ours, strict=True)], digits)
+    return spread([their / our for their, our in zip(theirs, ours, strict=True)], 2)
 
 
 def signed_percent(wholes: Sequence[float], parts: Sequence[float]) -> str:

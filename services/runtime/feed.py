@@ -9,9 +9,14 @@ from services.runtime.messages import Message
 
 
 class Feed:
-    """Messages in the order in which they came, all kept: an attempt that begins anew gets all of them."""
+    """Messages in the order in which they came, all kept: an attempt that begins anew gets all of them.
+
+    Attributes:
+        tensor_bytes: what the tensors of all messages, those to come included, are going to take in memory.
+    """
 
     def __init__(self) -> None:
+        self.tensor_bytes = 0
         self._messages: list[Message] = []
         self._arrived = asyncio.Event()
 

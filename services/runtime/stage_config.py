@@ -30,7 +30,6 @@ class StageConfig:
         quantization: "auto", "none" or "int8".
         max_device_bytes: treat the device as one of this size; None takes it as it is.
         tile_frame_count: the most latent frames in a tile of the VAE.
-        lock_timeout_s: how long a worker waits for the device's lock.
         cuda_allocator: value of PYTORCH_CUDA_ALLOC_CONF for the preload and its workers; None: as inherited.
     """
 
@@ -47,7 +46,6 @@ class StageConfig:
     quantization: QuantizationChoice = "auto"
     max_device_bytes: int | None = None
     tile_frame_count: int = DEFAULT_TILE_FRAMES
-    lock_timeout_s: float = 30.0
     cuda_allocator: str | None = None
 
     @classmethod

@@ -51,8 +51,9 @@ class StageJob:
 
     @property
     def tensor_bytes(self) -> int:
-        """What the request's tensors take in memory."""
-        return sum(memoryview(tensor.data).nbytes for tensor in self.request.tensors)
+        """What the request's tensors take in memory, those that are still to come included."""
+        own_bytes = sum(memoryview(tensor.data).nbytes for tensor in self.request.tensors)
+        return own_bytes + (self.feed.tensor_bytes if self.feed else 0)
 
     def wanted_bytes(self, attempt: Attempt) -> int:
         """Bytes of the lease for `attempt`."""

@@ -49,6 +49,9 @@ LATER_TIMEOUT_S = 30.0
 """How long a job may have the device and wait for more of its request, all in all: a sender that takes longer
 is better off if it sends what it has once it has all."""
 
+LOCK_TIMEOUT_S = 30.0
+"""How long the worker waits for the device's lock."""
+
 HURRIED_TIMEOUT_S = 5.0
 """The same once others wait for the device."""
 
@@ -109,8 +112,12 @@ class _Inbox:
                 self._later.get_nowait()
 
     def _read(self) -> None:
-        while True:
-            self._sort(receive(self._connection))  # kept by no variable while the next one is waited for
+        try:
+            while True:
+                self._sort(receive(self._connection))  # kept by no variable while the next one is waited for
+        except BaseException:  # whatever it is, nobody else would hear the service from now on
+            log.exception("the worker cannot read what the service sends")
+            os._exit(1)
 
     def _sort(self, message: Message | None) -> None:
         if message is None:
@@ -172,7 +179,7 @@ def _hold(
         config.device,
         fencing_token=hold.fields["fencing_token"],
         is_exclusive=hold.fields["is_exclusive"],
-        timeout_s=config.lock_timeout_s,
+        timeout_s=LOCK_TIMEOUT_S,
     )
     with lock, torch.no_grad():
         start = time.monotonic()

@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
+from acestage.errors import WorkerCrashedError
 from services.runtime.device_memory import process_device_bytes
 from services.runtime.finishing import finish
 from services.runtime.preload.client import PreloadClient
@@ -73,15 +74,18 @@ class WorkerHost:
                 self._facts.set_exception(error)
                 self._facts.exception()  # nobody may be waiting
                 raise error
-            if self._facts.done():
-                self._facts = asyncio.get_running_loop().create_future()
+            self._forget_facts()
+            if not isinstance(error, WorkerCrashedError):
+                # It says why it cannot load: so do jobs, until it can again.
+                self._facts.set_exception(error)
+                self._facts.exception()
             await self._on_ready_change(False)
             log.error("%s; starting it again", error)
             await asyncio.sleep(RESTART_DELAY_S)
             self._preload = await PreloadClient.start(self._config)
 
     async def ready(self) -> PreloadFacts:
-        """Waits for a preload that can fork; raises its error where it never could load."""
+        """Waits for a preload that can fork; raises its error where it could not load."""
         return await asyncio.shield(self._facts)
 
     def facts(self) -> PreloadFacts | None:
@@ -110,6 +114,12 @@ class WorkerHost:
         found = [measure(f"{self._config.stage}/worker", pid, device_bytes=device_bytes) for pid in pids]
         return [memory for memory in found if memory is not None]
 
+    def _forget_facts(self) -> None:
+        if self._facts.done():
+            self._facts = asyncio.get_running_loop().create_future()
+
     async def _announce(self) -> None:
-        self._facts.set_result(await asyncio.shield(self._preload.facts))
+        facts = await asyncio.shield(self._preload.facts)
+        self._forget_facts()
+        self._facts.set_result(facts)
         await self._on_ready_change(True)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from acestage import tensors
 from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
-from acestage.tensors import WireTensor
+from acestage.tensors import ITEM_BYTES, WireTensor
 from services.runtime.feed import Feed
 from services.runtime.messages import Message
 from services.runtime.request_limits import MAX_ITEM_COUNT
@@ -45,7 +45,10 @@ class LatentPieces:
         while self._come_count < frame_count:
             await self._take()
         assert self._first is not None
-        return self._first
+        first = self._first
+        frame_bytes = first.shape[0] * first.shape[2] * ITEM_BYTES[first.dtype]
+        self.feed.tensor_bytes = frame_bytes * (self._frame_count - first.shape[1])
+        return first
 
     async def feed_rest(self) -> None:
         """Feeds what is still to come; errors as of `start`."""

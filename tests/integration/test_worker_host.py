@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
@@ -17,9 +18,11 @@ import psutil
 import pytest
 import torch
 
+from acestage.checkpoints.opening import EMBEDDED_PATH
 from acestage.errors import CheckpointError, FailedPreconditionError, WorkerCrashedError
 from acestage.preload_template import TEMPLATE_FD, PreloadTemplate
 from acestage.settings import load_settings
+from services.runtime import worker_host
 from services.runtime.device_memory import worker_pids
 from services.runtime.preload import client, starting
 from services.runtime.stage_config import StageConfig
@@ -72,9 +75,9 @@ def _forked(shared_template: PreloadTemplate, monkeypatch: pytest.MonkeyPatch) -
 
 
 @contextlib.asynccontextmanager
-async def running_host(tmp_path: Path) -> AsyncIterator[tuple[WorkerHost, Readiness]]:
+async def running_host(tmp_path: Path, **changes: Any) -> AsyncIterator[tuple[WorkerHost, Readiness]]:
     readiness = Readiness()
-    async with await WorkerHost.start(config(tmp_path), readiness.change) as host:
+    async with await WorkerHost.start(config(tmp_path, **changes), readiness.change) as host:
         watching = asyncio.create_task(host.run())
         await readiness.is_ready.wait()
         yield host, readiness
@@ -277,5 +280,36 @@ def test_what_cannot_be_loaded_is_told(
                 await host.run()
             assert host.facts() is None
             assert not readiness.is_ready.is_set()
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("_forked")
+def test_what_cannot_be_loaded_again_is_told_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_host, "RESTART_DELAY_S", 0.1)
+    checkpoint = tmp_path / "model"
+    shutil.copytree(EMBEDDED_PATH, checkpoint)
+    weights = checkpoint / "vae" / "diffusion_pytorch_model.safetensors"
+
+    async def until_told(host: WorkerHost) -> CheckpointError:
+        while True:
+            try:
+                await host.ready()
+            except CheckpointError as error:
+                return error
+            await asyncio.sleep(0.05)
+
+    async def scenario() -> None:
+        async with running_host(tmp_path, checkpoints=(str(checkpoint),)) as (host, readiness):
+            weights.rename(tmp_path / "weights")
+            readiness.is_ready.clear()
+            os.kill(host.memory()[1].pid, signal.SIGKILL)
+            assert "vae" in str(await until_told(host))
+            assert host.facts() is None
+            (tmp_path / "weights").rename(weights)
+            await readiness.is_ready.wait()
+            assert await host.ready() == host.facts()
 
     run(scenario())

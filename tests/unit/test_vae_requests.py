@@ -19,6 +19,7 @@ from acestage.tensors import WireTensor
 from services.runtime.feed import Feed
 from services.runtime.messages import Message
 from services.runtime.model_catalog import ModelCatalog
+from services.runtime.stage_job import StageJob
 from services.vae.service import VaeServicer
 
 MODEL = open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints")).model
@@ -44,6 +45,7 @@ class Runner:
 
     async def run(self, job: Message, feed: Feed | None = None) -> AsyncIterator[Any]:
         self.jobs.append(job)
+        self.tensor_bytes = StageJob(job, feed).tensor_bytes
         for event in ():
             yield event
 
@@ -69,6 +71,12 @@ def test_a_short_range_waits_for_no_frames_beyond_its_halo() -> None:
     runner = Runner()
     decode(runner, 24 + HALO, frame_count=100, start_frame=20, stop_frame=24)
     assert len(runner.jobs) == 1
+
+
+def test_in_line_a_job_has_the_bytes_that_are_still_to_come() -> None:
+    runner = Runner()
+    decode(runner, 24 + HALO, frame_count=100, start_frame=20, stop_frame=24)
+    assert runner.tensor_bytes == 100 * MODEL.latent_channel_count * 4
 
 
 def test_pieces_are_refused_while_the_model_is_being_loaded() -> None:

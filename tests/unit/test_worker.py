@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import queue
 import socket
 import weakref
 from collections.abc import Callable, Iterator
@@ -88,6 +89,15 @@ def tell(service: int, *messages: Message) -> None:
 
 def later_message(job: int, what: str = "") -> Message:
     return Message("later", {"number": job, "what": what})
+
+
+def test_a_worker_that_cannot_hear_its_service_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+    monkeypatch.setattr(worker, "os", SimpleNamespace(_exit=codes.put))
+    box, service = inbox()
+    with box._connection:
+        os.write(service, b"\xff" * 64)  # no header is so long
+        assert codes.get(timeout=10) == 1
 
 
 def test_what_comes_later_is_waited_for_and_what_is_of_another_job_left_out() -> None:

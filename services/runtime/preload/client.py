@@ -99,6 +99,8 @@ class PreloadClient:
                     raise self.crashed("its preload process does not fork") from error
                 except (asyncio.CancelledError, errors.AcestageError):
                     ours.close()  # a worker without a request ends with its socket
+                    if self._forked.cancelled():  # it did not fork in time, either
+                        self.kill()
                     raise
         reader, writer = await asyncio.open_connection(sock=ours)
         return WorkerHandle(pid, reader, writer, exited)
