@@ -20,7 +20,7 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
-# The first line takes hours on two cores, and 6 GB of disk; the others about a quarter of an hour.
+# The first line takes more than an hour on two cores, and 6 GB of disk; the others about a quarter of an hour.
 # bench/__init__.py says what each measures, and how to do it with a full-size model.
 bench: $(READY)
 	$(BIN)/python -m bench.speed --write-docs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from acestage.planning.stage_memory import MIB
 
 CUDA_CONTEXT_BYTES = 300 * MIB
-"""A CUDA context with torch's and the libraries' kernels: 100 to 500 MB are reported, by card and driver. Not
-measured here: no machine of the project has a CUDA device."""
+"""A CUDA context with torch's and the libraries' kernels: 100 to 500 MB are reported, by card and driver;
+`make gpu-check` measures it."""
 
 CPU_PROCESS_BYTES = 32 * MIB
 """What a forked worker has of its own on the CPU before it has weights: pages that it wrote to, stacks."""

@@ -208,8 +208,8 @@ def _lengths(found: Found) -> str:
 
 Each row once, in {found["dtype"]}, in processes of their own: the second denoising step, and a decode
 with the default tiles. The measured memory is by how much the resident memory of the process grew at most,
-from before its weights were there, mapped weights included; the planner counts a process's own pages, a
-reserve and the longest prompt besides.
+from before its weights were there, mapped weights included, and with what the C library keeps of freed
+blocks; the planner counts a process's own pages without these, a reserve and the longest prompt.
 
 {table(headers, lengths)}
 

@@ -27,7 +27,7 @@ class Message:
     """One message.
 
     Attributes:
-        kind: what it says, for example "run", "step" or "error".
+        kind: what it says, for example "job", "step" or "error".
         fields: JSON values.
         tensors: tensors that go with it.
         later: what comes of it while it is worked on; only of a request that a worker has. Each message is

@@ -1,4 +1,4 @@
-"""`python -m services.runtime.preload CONTROL_FD PARENT_PID CONFIG_JSON`, started by `WorkerHost`."""
+"""`python -m services.runtime.preload CONTROL_FD PARENT_PID CONFIG_JSON`, started by a stage without a template."""
 
 import gc
 import signal
