@@ -59,7 +59,6 @@ async def _measure(scope: Scope) -> dict[str, Any]:
         "duration_s": duration_s,
         "step_count": STEP_COUNT,
         "dtype": start.dtype,
-        "quantization": start.quantization,
         "first": _times(first),
         "rounds": rounds,
         "processes": peaks.to_json(

@@ -127,4 +127,4 @@ def _length(contest: Contest, duration_s: int, round_count: int) -> dict[str, An
         rounds.append(
             {way: {"first_s": found.first_s, "total_s": found.total_s} for way, found in of_round.items()}
         )
-    return {"duration_s": duration_s, "reference": reference, "rounds": rounds, "distances": distances}
+    return {"duration_s": duration_s, "rounds": rounds, "distances": distances}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pynvml
 
 from acestage.errors import FailedPreconditionError
+from services.runtime.cpu_features import has_feature
 from services.runtime.cuda_devices import VISIBLE, cuda_handles, cuda_index
 
 _BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 in hardware
-_CPU_BF16_FLAGS = {"amx_bf16", "avx512_bf16"}
+_CPU_BF16_FEATURES = ("amx_bf16", "avx512_bf16")
 
 
 def resolve_device(choice: str) -> str:
@@ -47,7 +46,7 @@ def resolve_dtype(choice: str, device: str, stored: str) -> str:
     if choice != "auto":
         return choice
     if not device.startswith("cuda:"):
-        return "bfloat16" if stored == "bfloat16" and _cpu_flags() & _CPU_BF16_FLAGS else "float32"
+        return "bfloat16" if stored == "bfloat16" and has_feature(*_CPU_BF16_FEATURES) else "float32"
     return "bfloat16" if _compute_capability(device) >= _BF16_CAPABILITY else "float16"
 
 
@@ -63,10 +62,3 @@ def _compute_capability(device: str) -> tuple[int, int]:
     with cuda_handles() as handles:
         major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[cuda_index(device)])
         return int(major), int(minor)
-
-
-def _cpu_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from acestage.errors import FailedPreconditionError
-from services.runtime import devices
+from services.runtime import cpu_features, devices
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
@@ -14,7 +14,7 @@ def with_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -
 
 
 def with_cpu_flags(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
-    monkeypatch.setattr(devices, "_cpu_flags", lambda: set(flags))
+    monkeypatch.setattr(cpu_features, "cpu_features", lambda: " ".join(flags))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`python -m services.runtime.preload CONTROL_FD PARENT_PID CONFIG_JSON`, started by a stage without a template."""
+"""`python -m services.runtime.preload CONTROL_FD PARENT_PID CONFIG_JSON`, where no template forks it."""
 
 import gc
 import signal
