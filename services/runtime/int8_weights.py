@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence, Set
 from types import ModuleType
 
@@ -17,7 +18,7 @@ class Int8Weights:
     """`PreparedWeights` of `modules`: products of integers, or INT8 that is weight-only."""
 
     libraries: Sequence[str] = ("torch", "torchao")
-    code: Sequence[ModuleType] = (int8, integer_products, packed_weights, quantization)
+    code: Sequence[ModuleType] = (int8, integer_products, packed_weights, quantization, sys.modules[__name__])
 
     def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
         self._layers = {

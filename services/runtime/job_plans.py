@@ -34,8 +34,11 @@ class JobPlans:
 
         Raises:
             UnavailableError: they are still being loaded.
+            AcestageError: why they cannot be loaded.
         """
         facts = self._host.facts()
+        if (error := self._host.load_error()) is not None:
+            raise error.with_traceback(None)  # else each job would add to it
         if facts is None:
             raise errors.UnavailableError(
                 f"{self._stage}: the model is still being loaded",

@@ -23,7 +23,7 @@ import torch
 from acestage.checkpoints.likeness import Stamps
 from acestage.planning import GIB, MIB, Quantization
 from services.runtime.cpu_features import cpu_digest
-from services.runtime.private_folder import is_private, make_private
+from services.runtime.private_folder import OWN_FILE, is_private, make_private
 from services.runtime.stage_worker import LayerTensors, PreparedWeights, StageWorker
 from services.runtime.work_folder import WorkFolder
 
@@ -60,6 +60,8 @@ class KeptWeights:
             return False
         try:
             weights.restore(kept, self._device, self._dtype)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:  # those that were restored are what they would become
             log.warning("weights are prepared anew, since those in %s are of no use: %s", self.path, error)
             return False
@@ -79,6 +81,7 @@ class KeptWeights:
             with closing(WorkFolder(folder)) as making:
                 written = making.path / self.path.name
                 torch.save({"basis": self._basis(weights), "layers": kept}, written)
+                written.chmod(OWN_FILE)
                 written.replace(self.path)
         except (OSError, RuntimeError) as error:  # the latter is what torch raises where a disk is full
             log.info("prepared weights are not kept in %s: %s", self.path, error)

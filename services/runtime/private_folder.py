@@ -6,6 +6,9 @@ import os
 import stat
 from pathlib import Path
 
+OWN_FILE = 0o600
+"""The mode of a file that `is_private`, whatever the umask."""
+
 
 def make_private(folder: Path) -> None:
     """Creates `folder` and the parents that are missing, for this user alone."""

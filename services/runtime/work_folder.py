@@ -25,11 +25,14 @@ class WorkFolder:
             _remove_if_dead(folder)
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue  # another process took it for a dead one's before it was locked
             fcntl.flock(self._fd, fcntl.LOCK_EX)
             if self.path.exists():
                 return
-            os.close(self._fd)  # another process took it for a dead one's before it was locked
+            os.close(self._fd)  # as above
 
     def close(self) -> None:
         """Removes the folder with all that is in it."""

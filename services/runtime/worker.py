@@ -45,12 +45,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+LOCK_TIMEOUT_S = 30.0
+"""How long the worker waits for the device's lock."""
+
 LATER_TIMEOUT_S = 30.0
 """How long a job may have the device and wait for more of its request, all in all: a sender that takes longer
 is better off if it sends what it has once it has all."""
-
-LOCK_TIMEOUT_S = 30.0
-"""How long the worker waits for the device's lock."""
 
 HURRIED_TIMEOUT_S = 5.0
 """The same once others wait for the device."""
@@ -59,8 +59,10 @@ _OUT_OF_MEMORY_SIGNS = (
     "DefaultCPUAllocator",
     "CUDA out of memory",
     "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "DEVICE_ALLOCATION_FAILED",  # cuDNN's from version 9 on
 )
 
 

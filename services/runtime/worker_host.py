@@ -90,8 +90,11 @@ class WorkerHost:
 
     def facts(self) -> PreloadFacts | None:
         """What the preload said, or None while it is not ready."""
-        facts = self._facts
-        return facts.result() if facts.done() and facts.exception() is None else None
+        return self._facts.result() if self._facts.done() and self._facts.exception() is None else None
+
+    def load_error(self) -> BaseException | None:
+        """Why the preload could not load; None where it did, or may yet."""
+        return self._facts.exception() if self._facts.done() else None
 
     async def fork(self) -> WorkerHandle:
         """A new worker, which waits for its request.

@@ -1,8 +1,8 @@
-"""Attention of the condition encoder on a CUDA device."""
+"""Attention of the condition encoder and of the audio codec on a CUDA device."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
@@ -10,16 +10,21 @@ from diffusers.models.transformers.ace_step_transformer import AceStepAttention,
 
 from services.runtime.attention import attend
 
+if TYPE_CHECKING:
+    from services.text_encoder.engine import TextEncoderEngine
 
-def repeat_keys(module: torch.nn.Module) -> None:
-    """Has the attention in `module` repeat the keys that several heads share.
 
-    Its lyric encoder always has a mask, with which CUDA's kernels of torch would keep all scores else
+def repeat_keys(engine: TextEncoderEngine) -> None:
+    """Has attention repeat the keys that several heads share.
+
+    There are masks even where nothing is padded, and with these CUDA's kernels of torch would keep all scores
     (`attend` says why).
     """
-    for part in module.modules():
-        if isinstance(part, AceStepAttention):
-            part.set_processor(_RepeatedKeys())
+    codec = engine.audio_codec
+    for module in (engine.condition_encoder, *((codec.tokenizer, codec.detokenizer) if codec else ())):
+        for part in module.modules():
+            if isinstance(part, AceStepAttention):
+                part.set_processor(_RepeatedKeys())
 
 
 class _RepeatedKeys(AceStepAttnProcessor2_0):  # type: ignore[misc]
@@ -33,7 +38,7 @@ class _RepeatedKeys(AceStepAttnProcessor2_0):  # type: ignore[misc]
         attention_mask: torch.Tensor | None = None,
         image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> torch.Tensor:
-        assert encoder_hidden_states is None, "the condition encoder has self-attention alone"
+        assert encoder_hidden_states is None, "there is self-attention alone"
         assert image_rotary_emb is not None, "it rotates queries and keys"
         query, key, value = (
             projection(hidden_states).unflatten(-1, (-1, attn.head_dim))

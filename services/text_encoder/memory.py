@@ -51,7 +51,7 @@ def measure(worker: TextEncoderWorker, dtype: torch.dtype, cpu_thread_count: int
         with fake_tensors():
             fake = placed_copy(tokenless, dtype, quantization, _stacks(engine)).engine
             if cpu_thread_count is None:
-                repeat_keys(fake.condition_encoder)
+                repeat_keys(fake)
             # It reads the values of a mask, which fake tensors do not have, and takes a few kB.
             fake.condition_encoder.timbre_encoder.unpack_timbre_embeddings = _one_item
             points = tuple((frames, _peak_bytes(fake, frames, cpu_thread_count)) for frames in FRAME_COUNTS)

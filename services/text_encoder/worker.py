@@ -88,7 +88,7 @@ class TextEncoderWorker:
         for module in self.modules():
             place(module, device, dtype, quantization)
         if device.type == "cuda":
-            repeat_keys(self.engine.condition_encoder)
+            repeat_keys(self.engine)
 
     def prepared_weights(self, quantization: Quantization) -> Int8Weights | None:
         return Int8Weights(self.modules()) if quantization == "int8" else None

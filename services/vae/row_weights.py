@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence, Set
 from types import ModuleType
 
@@ -30,7 +31,7 @@ class RowWeights:
     """`PreparedWeights` of `module`: those that `place_for_rows` makes."""
 
     libraries: Sequence[str] = ("torch",)
-    code: Sequence[ModuleType] = (placement, row_layers)
+    code: Sequence[ModuleType] = (placement, row_layers, sys.modules[__name__])
 
     def __init__(self, module: OobleckDecoder) -> None:
         self._module = module

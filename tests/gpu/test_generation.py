@@ -156,6 +156,7 @@ def test_int8_weights_give_audio_close_to_the_first_and_the_same_once_they_are_k
     assert len(list((tmp_path / "cache" / "weights").iterdir())) == 3
     assert np.isfinite(audio[1]).all()
     assert np.corrcoef(audio[0][:, 0], audio[1][:, 0])[0, 1] > 0.8
+    assert np.array_equal(audio[2], audio[0])  # the VAE's are kept as well
     assert np.array_equal(audio[3], audio[1])
 
 

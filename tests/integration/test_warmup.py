@@ -62,9 +62,9 @@ def with_known_measurements(cache_dir: Path) -> None:
 
 
 def left_behind(cache_dir: Path) -> list[Path]:
-    """What is in the cache but measurements, which are the stages'."""
+    """What is in the cache but measurements and prepared weights, which are the stages'."""
     files = [path.relative_to(cache_dir) for path in cache_dir.rglob("*") if path.is_file()]
-    return [file for file in files if file.parts[0] != "measurements"]
+    return [file for file in files if file.parts[0] not in ("measurements", "weights")]
 
 
 def compilers(path: Path) -> list[psutil.Process]:

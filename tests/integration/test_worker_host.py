@@ -189,6 +189,28 @@ def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch:
     run(scenario())
 
 
+@pytest.mark.usefixtures("_forked")
+def test_a_preload_that_does_not_answer_is_replaced_though_nobody_waits_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "FORK_TIMEOUT_S", 0.3)
+
+    async def scenario() -> None:
+        async with running_host(tmp_path) as (host, readiness):
+            stopped = host.memory()[1].pid
+            os.kill(stopped, signal.SIGSTOP)
+            readiness.is_ready.clear()
+            forking = asyncio.create_task(host.fork())
+            await asyncio.sleep(0.1)
+            forking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await forking
+            await readiness.is_ready.wait()  # its answer would be taken for that to the next fork
+            assert host.memory()[1].pid != stopped
+
+    run(scenario())
+
+
 def templates() -> set[psutil.Process]:
     return {child for child in psutil.Process().children() if "preload.template" in " ".join(child.cmdline())}
 

@@ -203,7 +203,7 @@ def test_it_is_that_of_the_pipeline_where_keys_are_repeated(
 ) -> None:
     """As on a CUDA device, whose kernels are never told then that heads share keys."""
     engine = loaded(checkpoints["turbo/diffusers"])
-    repeat_keys(engine.condition_encoder)
+    repeat_keys(engine)
     attention, masks = scaled_dot_product_attention, []
 
     def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -214,9 +214,14 @@ def test_it_is_that_of_the_pipeline_where_keys_are_repeated(
     monkeypatch.setattr("services.runtime.attention.scaled_dot_product_attention", watched)
     prompt = Prompt("piano", lyrics="la " * 200, duration_s=10)
     compare(checkpoints, "diffusers", Case(EncodeJob(prompt, 250), None, latents(300, 5)), engine)
-    layers = [engine.condition_encoder.lyric_encoder.layers, engine.condition_encoder.timbre_encoder.layers]
-    assert len(masks) == sum(map(len, layers))
+    encoder, codec = engine.condition_encoder, engine.audio_codec
+    assert codec is not None
+    assert len(masks) == len(encoder.lyric_encoder.layers) + len(encoder.timbre_encoder.layers)
     assert any(mask is not None for mask in masks)
+    masks.clear()
+    job = EncodeJob(prompt, 250, through_codes=True)
+    compare(checkpoints, "diffusers", Case(job, latents(250, 6), latents(300, 5)), engine)
+    assert len(masks) > len(encoder.lyric_encoder.layers) + len(encoder.timbre_encoder.layers)
 
 
 @pytest.mark.parametrize("kind", ["round trip", "codes"])

@@ -128,6 +128,7 @@ class FakeHost:
         self.workers = list(workers)
         self.forked: list[FakeWorker] = []
         self.is_ready = True
+        self.error: errors.AcestageError | None = None
         self.memories = {dtype: memory(), "float32": memory(weights_mib=200)}
         large = {dtype: memory(weights_mib=300), "float32": memory(weights_mib=600)}
         self._facts = PreloadFacts(
@@ -140,6 +141,9 @@ class FakeHost:
 
     def facts(self) -> PreloadFacts | None:
         return self._facts if self.is_ready else None
+
+    def load_error(self) -> BaseException | None:
+        return self.error
 
     async def ready(self) -> PreloadFacts:
         return self._facts

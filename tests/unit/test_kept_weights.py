@@ -286,6 +286,30 @@ def test_a_file_that_others_can_write_is_not_used(tmp_path: Path, caplog: pytest
     assert str(kept.path) in caplog.text
 
 
+def test_the_umask_makes_no_difference(tmp_path: Path) -> None:
+    kept = KeptWeights(tmp_path, STAMPS, CPU, torch.float32)
+    before = os.umask(0o002)
+    try:
+        woken(dit, kept, torch.float32)
+    finally:
+        os.umask(before)
+    assert kept.restore(of_dit())
+
+
+def test_memory_that_runs_out_is_not_the_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = KeptWeights(tmp_path, STAMPS, CPU, torch.float32)
+    woken(dit, kept, torch.float32)
+
+    def fail(*args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(quantization, "restore", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        kept.restore(of_dit())
+
+
 def test_a_disk_that_is_nearly_full_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

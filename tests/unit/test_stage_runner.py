@@ -201,6 +201,17 @@ def test_a_ledger_out_of_reach_fails_all_who_wait() -> None:
     within(lambda: Stage(), test)
 
 
+def test_a_stage_that_cannot_load_says_why() -> None:
+    async def test(stage: Stage) -> None:
+        stage.host.is_ready = False
+        stage.host.error = errors.CheckpointError("a file is damaged")
+        for _ in range(2):
+            with pytest.raises(errors.CheckpointError, match="a file is damaged"):
+                await stage.run()
+
+    within(lambda: Stage(), test)
+
+
 def test_a_stage_that_still_loads_says_when_to_try_again() -> None:
     async def test(stage: Stage) -> None:
         stage.host.is_ready = False

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from services.runtime.work_folder import WorkFolder
 
@@ -34,3 +38,21 @@ def test_the_next_process_removes_what_a_killed_one_left(tmp_path: Path) -> None
     ours.close()
     other.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_that_is_taken_for_a_dead_process_s_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, made = tempfile.mkdtemp, []
+
+    def make_and_lose_the_first(**where: Any) -> str:
+        path = make(**where)
+        if not made:  # another process looks just then
+            Path(path).rmdir()
+        made.append(path)
+        return path
+
+    monkeypatch.setattr("services.runtime.work_folder.tempfile.mkdtemp", make_and_lose_the_first)
+    folder = WorkFolder(tmp_path)
+    assert (len(made), str(folder.path), folder.path.is_dir()) == (2, made[1], True)
+    folder.close()

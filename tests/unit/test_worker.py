@@ -58,9 +58,11 @@ def failed_allocation() -> Exception:
         failed_allocation(),
         torch.OutOfMemoryError("CUDA out of memory"),
         MemoryError("no memory"),
-        # In a compiled kernel, on the way to a kernel of CUDA, and in a library.
+        # In a compiled kernel, on the way to a kernel of CUDA, and in libraries.
         RuntimeError("run_func_(...) API call failed at model_container_runner.cpp: CUDA out of memory."),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA driver error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )

@@ -19,7 +19,7 @@ from torch.utils import cpp_extension
 
 from acestage.errors import FailedPreconditionError
 from services.runtime.kernels.kernel import Argument, Kernel
-from services.runtime.private_folder import make_private
+from services.runtime.private_folder import OWN_FILE, make_private
 
 _EXAMPLE_LENGTHS = {"rows": 512, "width": 2048, "heads": 16, "half": 64}
 """What the compiler takes for usual where it has to choose; all other lengths run as well."""
@@ -70,7 +70,8 @@ def compile_kernel(
             _compile(kernel, library, example)
         except RuntimeError as error:  # what torch raises for a compiler that is broken, or out of memory
             raise FailedPreconditionError(f"{kernel.name} cannot be compiled: {error}") from error
-        os.replace(library, path)
+        library.chmod(OWN_FILE)
+        library.replace(path)
 
 
 def _compile(kernel: Kernel, library: Path, example: tuple[torch.Tensor, ...]) -> None:

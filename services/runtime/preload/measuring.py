@@ -61,8 +61,8 @@ def _start(measurement: Measurement) -> tuple[int, BinaryIO]:
 
 
 def _measure(measurement: Measurement, write_end: int, parent_pid: int) -> None:
-    die_with_parent(parent_pid, signal.SIGKILL)
     try:
+        die_with_parent(parent_pid, signal.SIGKILL)
         with os.fdopen(write_end, "wb") as result:
             result.write(measurement().to_pb().SerializeToString())
     except BaseException:  # whatever it is, nothing of the parent's may run here

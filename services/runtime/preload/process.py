@@ -19,7 +19,6 @@ import socket
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
-from unittest.mock import patch
 
 import torch
 
@@ -69,10 +68,15 @@ def main(control_fd: int, config_json: str) -> None:
 def _no_cuda() -> Iterator[None]:
     """Within, there is no CUDA device for who looks for one, as libraries do when they are imported.
 
-    Looking initializes CUDA in this process, and then no process that it forks can use it.
+    Looking initializes CUDA in this process, and then no process that it forks can use it. A library may keep
+    the answer; none of those here goes by it later.
     """
-    with patch("torch.cuda.is_available", lambda: False):
+    is_available = torch.cuda.is_available
+    torch.cuda.is_available = lambda: False
+    try:
         yield
+    finally:
+        torch.cuda.is_available = is_available
 
 
 def _check_torch(config: StageConfig) -> None:
