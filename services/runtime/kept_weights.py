@@ -2,7 +2,8 @@
 
 Their pages can be shared by processes and dropped by the kernel, as those of a checkpoint can; to a device
 with memory of its own go no bytes but these. A file is as large as the weights, so there is one for each
-stage, checkpoint, data type and kind of device: what was made of other files, or by other code, is replaced.
+stage, checkpoint, data type and kind of device: what was made of other files, or by other code, is replaced,
+and removed once the checkpoint is gone and another one's weights are kept.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import hashlib
 import inspect
 import json
 import logging
+import os
 import pickle
 import shutil
 import sys
 from contextlib import closing
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,6 +35,8 @@ log = logging.getLogger(__name__)
 _LEFT_BYTES = GIB
 """Of the disk, which stay free."""
 
+_UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
+
 
 class KeptWeights:
     """The file for weights that are made of others.
@@ -44,7 +49,8 @@ class KeptWeights:
     """
 
     def __init__(self, cache_dir: Path, stamps: Stamps, device: torch.device, dtype: torch.dtype) -> None:
-        key = [sorted(stamps), device.type, str(dtype)]
+        self._files = sorted(stamps)
+        key = [self._files, device.type, str(dtype)]
         self.path = cache_dir / "weights" / f"{_digest(json.dumps(key))[:16]}.pt"
         self._device = device
         self._dtype = dtype
@@ -74,13 +80,15 @@ class KeptWeights:
         folder = self.path.parent
         try:
             make_private(folder)
+            _remove_orphans(folder, self.path)
             free_bytes = shutil.disk_usage(folder).free
             if free_bytes < size + _LEFT_BYTES:
                 log.info("prepared weights are not kept: %d MiB are free in %s", free_bytes // MIB, folder)
                 return
             with closing(WorkFolder(folder)) as making:
                 written = making.path / self.path.name
-                torch.save({"basis": self._basis(weights), "layers": kept}, written)
+                content = {"basis": self._basis(weights), "files": self._files, "layers": kept}
+                torch.save(content, written)
                 written.chmod(OWN_FILE)
                 written.replace(self.path)
         except (OSError, RuntimeError) as error:  # the latter is what torch raises where a disk is full
@@ -100,10 +108,10 @@ class KeptWeights:
             if not (is_private(self.path.parent) and is_private(self.path)):
                 log.warning("weights are prepared anew: others can write to %s", self.path)
                 return None
-            found = torch.load(self.path, map_location="cpu", mmap=True, weights_only=True)
+            found = _load(self.path)
         except FileNotFoundError:
             return None
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except _UNREADABLE as error:
             log.info("weights are prepared anew, since %s cannot be read: %s", self.path, error)
             return None
         if found["basis"] != basis:
@@ -125,6 +133,23 @@ def place(
     worker.place(device, dtype, quantization)
     if prepared is not None and not is_restored:
         kept.keep(prepared)
+
+
+def _remove_orphans(folder: Path, kept: Path) -> None:
+    """Removes what was made of checkpoints that are gone."""
+    for path in folder.glob("*.pt"):
+        if path == kept:
+            continue
+        try:
+            files = _load(path).get("files", ())
+        except _UNREADABLE:
+            continue  # it is replaced when it is wanted
+        if not any(map(os.path.exists, files)):
+            path.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
 
 
 def _digest(text: str) -> str:

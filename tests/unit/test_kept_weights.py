@@ -286,6 +286,20 @@ def test_a_file_that_others_can_write_is_not_used(tmp_path: Path, caplog: pytest
     assert str(kept.path) in caplog.text
 
 
+def test_what_was_made_of_a_checkpoint_that_is_gone_is_removed_with_the_next_one(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("first", "second", "third")]
+    kept = [KeptWeights(tmp_path, {str(file): (1, 2)}, CPU, torch.float32) for file in files]
+    weights = Int8Weights(woken(dit, kept[0], torch.float32).modules())
+    for file, one in zip(files, kept, strict=True):
+        file.touch()
+        one.keep(weights)
+    assert all(one.path.exists() for one in kept)
+    files[0].unlink()
+    assert kept[0].path.exists()
+    kept[2].keep(weights)
+    assert [one.path.exists() for one in kept] == [False, True, True]
+
+
 def test_the_umask_makes_no_difference(tmp_path: Path) -> None:
     kept = KeptWeights(tmp_path, STAMPS, CPU, torch.float32)
     before = os.umask(0o002)
