@@ -142,7 +142,7 @@ class TextEncoderEngine:
 
     def _text_states(self, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor]:
         ids, mask = self._tokens(prompt.text(), MAX_TEXT_TOKENS)
-        return self.text_encoder(input_ids=ids).last_hidden_state, mask
+        return self.text_encoder(input_ids=ids, use_cache=False).last_hidden_state, mask
 
     def _tokens(self, text: str, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         encoded = self.tokenizer([text], truncation=True, max_length=max_tokens, return_tensors="pt")

@@ -146,7 +146,7 @@ class UpsamplingRows(_Weighted):
             between = linear(_pairs(rows), self.weight.permute(0, 2, 3, 1).flatten(1), bias)
         else:
             between = _convolve(rows, self.weight, bias, 1, 1, 1)
-        results = between.view(len(between) * self._stride, -1)
+        results = between.reshape(len(between) * self._stride, -1)
         return results[self._padding : len(results) - self._padding]
 
 
