@@ -19,6 +19,7 @@ class FakeGpu:
     processes: dict[int, int | None] = field(default_factory=dict)
     name: str = "Fake GPU"
     capability: tuple[int, int] = (8, 6)
+    reserved_bytes: int = 0
 
 
 class FakeNvml:
@@ -26,6 +27,8 @@ class FakeNvml:
 
     def __init__(self, *gpus: FakeGpu, has_driver: bool = True, tells_processes: bool = True) -> None:
         self.gpus = gpus
+        self.cuda_version = 13000
+        self.tells_reserved = True
         self.open_count = 0
         self._has_driver = has_driver
         self._tells_processes = tells_processes
@@ -55,10 +58,21 @@ class FakeNvml:
         self._check()
         return handle.name
 
-    def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu) -> Any:
+    def nvmlDeviceGetMemoryInfo(self, handle: FakeGpu, version: int | None = None) -> Any:
         self._check()
-        used = handle.total_bytes - handle.free_bytes
-        return SimpleNamespace(total=handle.total_bytes, free=handle.free_bytes, used=used)
+        found = SimpleNamespace(total=handle.total_bytes, free=handle.free_bytes)
+        if version is None:
+            found.used = handle.total_bytes - handle.free_bytes
+        elif self.tells_reserved:
+            found.reserved = handle.reserved_bytes
+            found.used = handle.total_bytes - handle.free_bytes - handle.reserved_bytes
+        else:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_FUNCTION_NOT_FOUND)
+        return found
+
+    def nvmlSystemGetCudaDriverVersion_v2(self) -> int:
+        self._check()
+        return self.cuda_version
 
     def nvmlDeviceGetComputeRunningProcesses(self, handle: FakeGpu) -> list[Any]:
         self._check()

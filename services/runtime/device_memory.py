@@ -13,7 +13,7 @@ import pynvml
 
 from acestage.errors import UnavailableError
 from acestage.protos.stage.v1 import stage_pb2
-from services.runtime.cuda_devices import Nvml, cuda_handles, cuda_index
+from services.runtime.cuda_devices import Handle, Nvml, cuda_handles, cuda_index
 from services.runtime.fake_device.spec import FakeDeviceSpec, used_bytes
 from services.runtime.preload.protocol import MODULE as PRELOAD_MODULE
 from services.runtime.process_memory import PROC, read_rollup
@@ -120,12 +120,22 @@ def _read_cuda(device: str, nvml: Nvml) -> DeviceMemory:
     try:
         with cuda_handles(nvml) as handles:
             handle = handles[cuda_index(device)]
-            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
-            return DeviceMemory(device, nvml.nvmlDeviceGetName(handle), int(memory.total), int(memory.free))
+            total_bytes, free_bytes = _cuda_bytes(handle, nvml)
+            return DeviceMemory(device, nvml.nvmlDeviceGetName(handle), total_bytes, free_bytes)
     except pynvml.NVMLError as error:
         raise UnavailableError(f"{device}: NVML says {error}", metadata={"device": device}) from error
     except IndexError as error:
         raise UnavailableError(f"{device}: NVML no longer shows it", metadata={"device": device}) from error
+
+
+def _cuda_bytes(handle: Handle, nvml: Nvml) -> tuple[int, int]:
+    """All and free bytes, as CUDA counts them: without those that the driver has for itself."""
+    try:
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle, version=pynvml.nvmlMemory_v2)
+        return int(memory.total - memory.reserved), int(memory.free)
+    except pynvml.NVMLError:  # an older driver does not tell what it reserves
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        return int(memory.total), int(memory.free)
 
 
 def _read_cpu(proc: Path) -> DeviceMemory:

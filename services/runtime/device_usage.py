@@ -31,6 +31,10 @@ class DeviceUsage(Protocol):
         """A job begins: its peak starts from here."""
         ...
 
+    def settle(self) -> None:
+        """Returns once the device has done what it was told."""
+        ...
+
     def checkpoint(self) -> None:
         """Between two steps or tiles."""
         ...
@@ -59,6 +63,9 @@ class CpuUsage:
     def start_job(self) -> None:
         pass
 
+    def settle(self) -> None:
+        pass
+
     def checkpoint(self) -> None:
         pass
 
@@ -74,6 +81,9 @@ class CudaUsage:
 
     def __init__(self, device: str) -> None:
         self.torch_device = torch.device(device)
+        torch.cuda.set_device(
+            self.torch_device
+        )  # else "cuda" means the first one, and may get a context there
         # Else convolutions in float32 round their inputs to 11 bits; matrix products do not.
         torch.backends.cudnn.allow_tf32 = False
 
@@ -87,6 +97,9 @@ class CudaUsage:
 
     def start_job(self) -> None:
         torch.cuda.reset_peak_memory_stats(self.torch_device)
+
+    def settle(self) -> None:
+        torch.cuda.synchronize(self.torch_device)
 
     def checkpoint(self) -> None:
         pass

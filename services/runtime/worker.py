@@ -229,6 +229,7 @@ def _next_answer(
         with usage.counted():
             usage.start_job()
             for event in worker.run(request):
+                usage.settle()  # what is told is done, and not only under way
                 if inbox.is_cancelled(number):
                     raise errors.CancelledError(f"{config.stage}: the work was cancelled")
                 _send(connection, event)

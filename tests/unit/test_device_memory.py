@@ -103,6 +103,15 @@ def test_a_gpu_that_does_not_answer_is_named(nvml: FakeNvml, proc: Path) -> None
         read_device_memory("cuda:1", None, NOWHERE, nvml=nvml, proc=proc)
 
 
+def test_what_the_driver_reserves_is_not_ours_where_it_tells() -> None:
+    nvml = FakeNvml(FakeGpu("GPU-a", total_bytes=4 * GIB, free_bytes=3 * GIB, reserved_bytes=200 * MIB))
+    found = read_device_memory("cuda:0", None, NOWHERE, nvml=nvml)
+    assert (found.total_bytes, found.free_bytes) == (4 * GIB - 200 * MIB, 3 * GIB)
+    nvml.tells_reserved = False
+    found = read_device_memory("cuda:0", None, NOWHERE, nvml=nvml)
+    assert (found.total_bytes, found.free_bytes) == (4 * GIB, 3 * GIB)
+
+
 def test_bytes_of_processes_as_far_as_the_driver_tells() -> None:
     gpu = FakeGpu("GPU-a", processes={5: MIB, 6: None})
     assert process_device_bytes("cuda:0", nvml=FakeNvml(gpu)) == {5: MIB, 6: 0}

@@ -66,6 +66,9 @@ class FakeUsage:
         self._bytes.peak_bytes = self._bytes.live_bytes
         self.checkpoint()
 
+    def settle(self) -> None:
+        pass
+
     def checkpoint(self) -> None:
         self._number += 1
         self._note(self._context_bytes + self._bytes.live_bytes)

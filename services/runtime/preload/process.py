@@ -20,11 +20,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
+import pynvml
 import torch
 
-from acestage.errors import AcestageError, FailedPreconditionError
+from acestage.errors import AcestageError, FailedPreconditionError, UnavailableError
 from acestage.generation import STAGES
 from services.runtime import logs
+from services.runtime.cuda_devices import Nvml, cuda_handles
 from services.runtime.messages import Message, error_message, pack
 from services.runtime.preload.forking import ForkServer
 from services.runtime.preload.models import StageModels, map_models
@@ -50,7 +52,7 @@ def main(control_fd: int, config_json: str) -> None:
     logs.configure(f"{config.stage}/worker", config.log_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        _check_torch(config)
+        check_torch(config.device)
         with _no_cuda():
             importlib.import_module(f"services.{config.stage}.worker")
         gc.freeze()  # modules stay: nobody need look through them again
@@ -79,10 +81,27 @@ def _no_cuda() -> Iterator[None]:
         torch.cuda.is_available = is_available
 
 
-def _check_torch(config: StageConfig) -> None:
-    if config.device.startswith("cuda") and torch.version.cuda is None:
+def check_torch(device: str, nvml: Nvml = pynvml) -> None:
+    """Raises:
+    FailedPreconditionError: this build of torch cannot use `device`.
+    """
+    if not device.startswith("cuda"):
+        return
+    built_for = torch.version.cuda
+    if built_for is None:
         raise FailedPreconditionError(
-            f"device: is {config.device}, but torch {torch.__version__} was built without CUDA; accepted: cpu"
+            f"device: is {device}, but torch {torch.__version__} was built without CUDA; accepted: cpu"
+        )
+    try:
+        with cuda_handles(nvml):
+            found = nvml.nvmlSystemGetCudaDriverVersion_v2()
+    except pynvml.NVMLError as error:
+        raise UnavailableError(f"{device}: NVML says {error}", metadata={"device": device}) from error
+    major, minor = found // 1000, found % 1000 // 10
+    if major < int(built_for.partition(".")[0]):
+        raise FailedPreconditionError(
+            f"device: is {device}, whose driver has CUDA {major}.{minor}, but torch {torch.__version__} was "
+            f"built for CUDA {built_for}; accepted: a newer driver, a build of torch for CUDA {major}, or cpu"
         )
 
 

@@ -1,0 +1,43 @@
+"""Whether this build of torch can use the device is found out before anything is loaded."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from acestage.errors import FailedPreconditionError, UnavailableError
+from services.runtime.preload.process import check_torch
+from tests.fake_nvml import FakeGpu, FakeNvml
+
+
+@pytest.fixture(autouse=True)
+def every_device_is_visible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+
+def test_the_cpu_needs_no_driver() -> None:
+    check_torch("cpu", FakeNvml(has_driver=False))
+
+
+@pytest.mark.parametrize("built_for", ["12.6", "13.0", "13.2"])
+def test_a_driver_runs_what_was_built_for_its_cuda_or_an_older_one(
+    built_for: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built_for)
+    check_torch("cuda:0", FakeNvml(FakeGpu("GPU-a")))  # of CUDA 13.0
+
+
+def test_a_driver_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    nvml = FakeNvml(FakeGpu("GPU-a"))
+    nvml.cuda_version = 12080
+    with pytest.raises(
+        FailedPreconditionError, match=r"CUDA 12\.8, but torch .* built for CUDA 13\.0; accepted"
+    ):
+        check_torch("cuda:0", nvml)
+
+
+def test_a_driver_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(UnavailableError, match="cuda:0: NVML"):
+        check_torch("cuda:0", FakeNvml(has_driver=False))
