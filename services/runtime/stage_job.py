@@ -55,6 +55,11 @@ class StageJob:
         own_bytes = sum(memoryview(tensor.data).nbytes for tensor in self.request.tensors)
         return own_bytes + (self.feed.tensor_bytes if self.feed else 0)
 
+    def plan_again(self) -> None:
+        """Forgets how it is done, unless it was begun."""
+        if self._waited_s is None and self.ladder is not None and not self.ladder.adaptations:
+            self.ladder = None
+
     def wanted_bytes(self, attempt: Attempt) -> int:
         """Bytes of the lease for `attempt`."""
         return attempt.vram_bytes + self.shortage_bytes

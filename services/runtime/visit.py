@@ -16,7 +16,7 @@ from services.runtime.messages import Message
 from services.runtime.stage_device import StageDevice
 from services.runtime.stage_event import Report
 from services.runtime.stage_job import StageJob
-from services.runtime.stay import Stay, Work
+from services.runtime.stay import FREE_BYTES_SLACK, Stay, Work
 from services.runtime.worker_host import WorkerHost
 
 log = logging.getLogger(__name__)
@@ -148,6 +148,8 @@ class Visit:
                 if isinstance(error, errors.DeviceShortageError) and self._can_get_more(error, job):
                     return False
                 ladder.step_down(error)
+                if isinstance(error, errors.DeviceShortageError) and self._lease.is_exclusive:
+                    self._remember(error, attempt.vram_bytes - error.missing_bytes + FREE_BYTES_SLACK)
                 log.warning("%s; now: %s", error, ladder.attempt.way, extra={"stage": self._stage})
                 if not await _claim_bytes(self._lease, job.wanted_bytes(ladder.attempt)):
                     return False
@@ -172,6 +174,12 @@ class Visit:
         log.warning("%s; asking for a lease of more", shortage, extra={"stage": self._stage})
         job.shortage_bytes = shortage_bytes
         return True
+
+    def _remember(self, shortage: errors.DeviceShortageError, free_bytes: int) -> None:
+        """Spares those who wait what was just tried."""
+        self._plans.remember(shortage, free_bytes)
+        for waiting in self._line:
+            waiting.plan_again()
 
     async def _report(
         self, work: Work, kernels: str, attempt: Attempt, adaptations: tuple[Adaptation, ...]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from acestage import errors
 from acestage.planning import MIB
 from services.dit.budget import DitBudget
-from services.runtime import stay
+from services.runtime import job_plans, stay
 from services.runtime.job_budget import AdaptationKind
 from services.runtime.messages import Message
 from tests.unit.stage_fakes import (
@@ -142,6 +145,25 @@ def test_a_device_that_nobody_can_make_room_on_is_done_with(monkeypatch: pytest.
 
     stage = within(lambda: Stage([PLACED, DONE]), test)
     assert stage.leases.left == ["released"]
+
+
+def test_what_other_programs_left_is_remembered_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else every job would wait for more, and start a worker anew."""
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [300]
+        both = await asyncio.gather(*(stage.run(denoise_request(frames=100)) for _ in range(2)))
+        later = await stage.run(denoise_request(frames=100))
+        for events in (*both, later):
+            (adaptation,) = report_of(events).adaptations
+            assert adaptation.kind is AdaptationKind.SPLIT_GUIDANCE
+            assert "only 300 of 4096 MiB are free" in adaptation.cause
+        stage.free_mib[:] = [4096]
+        monkeypatch.setattr(job_plans, "time", SimpleNamespace(monotonic=lambda: math.inf))
+        assert report_of(await stage.run(denoise_request(frames=100))).adaptations == ()
+
+    within(lambda: Stage([PLACED, DONE, DONE, DONE, DONE]), test)
 
 
 def test_a_job_that_needs_more_after_a_failure_waits_in_line_for_it() -> None:
