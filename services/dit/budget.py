@@ -31,11 +31,12 @@ class DitBudget:
             text = f"{dtype}, weights {way.quantization}" + (", guidance split" if is_split else "")
             vram_bytes = way.total_bytes + plain_bytes + _adapter_bytes(request, dtype, way.mode)
             kept_bytes = _kept_bytes(request, resources.memories[dtype], way.mode, way.quantization)
+            keeps_prompt = vram_bytes + kept_bytes <= resources.device_bytes
+            if keeps_prompt:
+                vram_bytes += kept_bytes
+            attempt = Attempt(request, dtype, way.quantization, vram_bytes, text)
             kind = AdaptationKind.SPLIT_GUIDANCE if is_split else AdaptationKind.INT8
-            # The same way, first with what is kept of the prompt, which saves time, and then without.
-            for keeps_prompt, size in ((True, vram_bytes + kept_bytes), (False, vram_bytes)):
-                attempt = Attempt(request, dtype, way.quantization, size, text)
-                found.append(Rung(kind, attempt.told(split_guidance=is_split, keeps_prompt=keeps_prompt)))
+            found.append(Rung(kind, attempt.told(split_guidance=is_split, keeps_prompt=keeps_prompt)))
         return found
 
     def remaining(self, request: Message, event: Message) -> Message:

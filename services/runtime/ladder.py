@@ -93,8 +93,7 @@ class Ladder:
             kind = self._rungs[index].kind if is_same else AdaptationKind.INT8
         else:
             raise error
-        if self.attempt.way != before.way:  # else it gives the same
-            self._adaptations.append(Adaptation(kind, before.way, self.attempt.way, error.message))
+        self._adaptations.append(Adaptation(kind, before.way, self.attempt.way, error.message))
 
     def _planned(self) -> Sequence[Rung]:
         return self._budget.rungs(self._left, self._resources, self._dtype)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.errors import VramBudgetExceededError
 from acestage.planning import MIB, ActivationCurve, StageMemory
 from acestage.tensors import WireTensor
 from services.dit import memory as dit_memory
@@ -21,7 +20,6 @@ from services.dit.parameters import AdapterUse, DenoiseParameters
 from services.runtime import integer_products
 from services.runtime.devices import resolve_dtype
 from services.runtime.job_budget import Resources
-from services.runtime.ladder import Ladder
 from services.runtime.memory_probe import LiveBytes, fake_tensors, placed_copy
 from services.runtime.messages import Message
 from tests.allocations import peak_allocated_bytes
@@ -198,15 +196,9 @@ def test_a_prompt_is_kept_where_the_device_has_room(tokens: int) -> None:
     for missing_bytes in (0, 1):
         device_bytes = plain_bytes + kept_bytes - missing_bytes
         resources = Resources("cuda:0", device_bytes, "turbo", "bfloat16", "none", {"bfloat16": memory}, 128)
-        ladder = Ladder("dit", DitBudget(), resources, Message("denoise", fields, tensors))
-        assert ladder.attempt.request.fields["keeps_prompt"] is (missing_bytes == 0)
-        assert ladder.attempt.vram_bytes == plain_bytes + (0 if missing_bytes else kept_bytes)
-        if not missing_bytes:  # where memory runs out, the prompt goes first, which changes nothing else
-            ladder.step_down(VramBudgetExceededError("no memory"))
-            assert ladder.attempt.request.fields["keeps_prompt"] is False
-            assert (ladder.attempt.vram_bytes, ladder.adaptations) == (plain_bytes, ())
-        with pytest.raises(VramBudgetExceededError, match="tried: bfloat16, weights none"):
-            ladder.step_down(VramBudgetExceededError("no memory"))
+        (rung,) = DitBudget().rungs(Message("denoise", fields, tensors), resources, "bfloat16")
+        assert rung.attempt.request.fields["keeps_prompt"] is (missing_bytes == 0)
+        assert rung.attempt.vram_bytes == plain_bytes + (0 if missing_bytes else kept_bytes)
 
 
 def test_placing_a_decoder_takes_little_more_than_its_weights() -> None:

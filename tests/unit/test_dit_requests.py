@@ -132,6 +132,6 @@ def test_plain_states_and_adapters_are_planned_for(dtype: str, item_bytes: int) 
     ]
     adapted = planned(Message(message.kind, {**message.fields, "adapters": uses}, message.tensors))
     # Beside the matrices, what one adapter gives for the tokens of a pass: those of both halves, or of one.
-    tokens = [count for count in (50, 25, 50, 25) for _ in ("prompt kept", "not kept")]
+    tokens = [50, 25, 50, 25]
     more_each = [(1020 + count * 70) * item_bytes for count in tokens]
     assert adapted == [size + more for size, more in zip(plain, more_each, strict=True)]
