@@ -81,9 +81,8 @@ class CudaUsage:
 
     def __init__(self, device: str) -> None:
         self.torch_device = torch.device(device)
-        torch.cuda.set_device(
-            self.torch_device
-        )  # else "cuda" means the first one, and may get a context there
+        # Else "cuda" means the first one, which may get a context then.
+        torch.cuda.set_device(self.torch_device)
         # Else convolutions in float32 round their inputs to 11 bits; matrix products do not.
         torch.backends.cudnn.allow_tf32 = False
 

@@ -45,9 +45,9 @@ class JobPlans:
             AcestageError: why they cannot be loaded.
         """
         facts = self._host.facts()
-        if (error := self._host.load_error()) is not None:
-            raise error.with_traceback(None)  # else each job would add to it
         if facts is None:
+            if (error := self._host.load_error()) is not None:
+                raise error.with_traceback(None)  # else each job would add to it
             raise errors.UnavailableError(
                 f"{self._stage}: the model is still being loaded",
                 metadata={"stage": self._stage},

@@ -170,15 +170,23 @@ def test_workers_die_with_their_preload_and_a_new_one_takes_over(tmp_path: Path)
     run(scenario())
 
 
+@contextlib.asynccontextmanager
+async def stopped_preload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[tuple[WorkerHost, Readiness, int]]:
+    """A host, and the preload of it that does not answer."""
+    monkeypatch.setattr(client, "FORK_TIMEOUT_S", 0.3)
+    async with running_host(tmp_path) as (host, readiness):
+        stopped = host.memory()[1].pid
+        os.kill(stopped, signal.SIGSTOP)
+        readiness.is_ready.clear()
+        yield host, readiness, stopped
+
+
 @pytest.mark.usefixtures("_forked")
 def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FORK_TIMEOUT_S", 0.3)
-
     async def scenario() -> None:
-        async with running_host(tmp_path) as (host, readiness):
-            stopped = host.memory()[1].pid
-            os.kill(stopped, signal.SIGSTOP)
-            readiness.is_ready.clear()
+        async with stopped_preload(tmp_path, monkeypatch) as (host, readiness, stopped):
             with pytest.raises(WorkerCrashedError, match="does not fork"):
                 await host.fork()
             await readiness.is_ready.wait()
@@ -193,15 +201,10 @@ def test_a_preload_that_does_not_answer_is_replaced(tmp_path: Path, monkeypatch:
 def test_a_preload_that_does_not_answer_is_replaced_though_nobody_waits_any_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "FORK_TIMEOUT_S", 0.3)
-
     async def scenario() -> None:
-        async with running_host(tmp_path) as (host, readiness):
-            stopped = host.memory()[1].pid
-            os.kill(stopped, signal.SIGSTOP)
-            readiness.is_ready.clear()
+        async with stopped_preload(tmp_path, monkeypatch) as (host, readiness, stopped):
             forking = asyncio.create_task(host.fork())
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0)  # it has asked
             forking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await forking
