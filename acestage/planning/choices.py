@@ -127,14 +127,14 @@ def choose_tile(memory: StageMemory, budget_bytes: int, most: int = DEFAULT_TILE
         budget_bytes: that the stage may have, weights included.
         most: frames of a tile, without its halo.
     """
-    ways = tile_ways(memory, most + 2 * memory.halo_frame_count, most)
+    ways = tile_ways(memory, most, most)
     return next((tile for tile, total_bytes in ways if total_bytes <= budget_bytes), 0)
 
 
 def tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[int, int]]:
     """Tiles to decode `frame_count` latent frames in, the largest first: frames, and bytes of the stage.
 
-    Frames are without the halo, which counts in the bytes as far as the song goes.
+    Frames are without the halo, which counts in the bytes with both its sides.
     """
     return _tile_ways(memory, "tile", memory.halo_frame_count, frame_count, most)
 
@@ -148,7 +148,7 @@ def _tile_ways(
     memory: StageMemory, mode: str, halo_frame_count: int, frame_count: int, most: int
 ) -> list[tuple[int, int]]:
     return [
-        (tile, memory.total_bytes(mode, min(frame_count, tile + 2 * halo_frame_count)))
+        (tile, memory.total_bytes(mode, tile + 2 * halo_frame_count))
         for tile in tile_sizes(min(most, frame_count))
     ]
 

@@ -43,7 +43,7 @@ class DecodedTile:
     Attributes:
         item_index: which item of the batch.
         start_sample: first sample within the item.
-        frames: the latent frames of the item that the tile is for, and those that were decoded besides.
+        frames: the latent frames of the item that the tile is for, and those that it depends on besides.
         audio: [samples, channels], on the CPU, float32 (float64 where the engine computes in that).
         tile: 1-based number over all items, of `tile_count`; both count from the start of this decode.
     """
@@ -135,14 +135,11 @@ class VaeEngine:
         for number, (item_index, tile) in enumerate(plan, start=1):
             window = latents.window(item_index, tile.halo_start, tile.halo_stop)
             window = window[0].to(parameter.device, parameter.dtype)
-            samples = decode_rows(self.decoder, window)
-            hop = len(samples) // len(window)
-            skipped = (tile.start - tile.halo_start) * hop
-            audio = samples[skipped : skipped + tile.frame_count * hop]
+            audio = decode_rows(self.decoder, window, tile.within_halo)
             check_finite(audio, "vae", f"the samples of tile {number} of {len(plan)}")
             yield DecodedTile(
                 item_index=item_index,
-                start_sample=tile.start * hop,
+                start_sample=tile.start * self.hop_sample_count,
                 frames=tile,
                 audio=audio.to("cpu", _result_dtype(parameter.dtype)),
                 tile=number,
@@ -196,8 +193,8 @@ class VaeEngine:
             window = window.to(parameter.device, parameter.dtype)
             # The first half of the channels is the mean, the other one the scale.
             mean = encode_rows(encoder, window).chunk(2, dim=1)[0]
-            skipped = tile.start - tile.halo_start
-            latents = mean[None, skipped : skipped + tile.frame_count]
+            wanted = tile.within_halo
+            latents = mean[None, wanted.start : wanted.stop]
             check_finite(latents, "vae", f"the latents of tile {number} of {len(plan)}")
             yield EncodedTile(
                 frames=tile,

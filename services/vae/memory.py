@@ -15,8 +15,11 @@ from services.vae.engine import DecodeStart, VaeEngine
 if TYPE_CHECKING:
     from services.vae.worker import VaeWorker
 
-TILE_FRAME_COUNTS = (8, 16, 32, 128, 512)
-"""Frames of a tile, without its halo, at which the curves are measured."""
+TILE_FRAME_COUNTS = (8, 16, 32, 48, 52, 128, 512)
+"""Frames of a tile, without its halo, at which the decoder is measured. Above 51 the third block of the
+published one computes in pieces, beside the whole of its results, which is a step in the curve."""
+
+ENCODED_TILE_FRAME_COUNTS = (8, 16, 32, 128, 512)
 
 
 def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None) -> StageMemory:
@@ -45,27 +48,28 @@ def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None)
         )
 
 
-# Both take two tiles, with a halo each on the inner side alone: the first one's result is there during the
-# second.
+# Both take two tiles: the first one's result is there during the second.
 
 
 def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
-    tile = tile_frame_count + engine.halo_frame_count
-    latents = torch.zeros(1, 2 * tile, engine.latent_channel_count)
-    # From its beginning an item has smaller tiles first, so this goes on behind its first frame.
-    behind_the_first = DecodeStart(0, 1)
+    halo = engine.halo_frame_count
+    latents = torch.zeros(1, 2 * (halo + tile_frame_count), engine.latent_channel_count)
+    # From its beginning an item has smaller tiles first, so this goes on behind the first frames.
+    behind_the_first = DecodeStart(0, halo)
 
     def decode() -> None:
-        # Of the third tile there is one frame.
-        for _ in islice(engine.decode(latents, tile - 1, behind_the_first), 2):
+        for _ in islice(engine.decode(latents, tile_frame_count, behind_the_first), 2):
             pass
 
     return peak_bytes(decode, cpu_thread_count=cpu_thread_count)
 
 
+# Here with a halo on the inner side alone: a tile's memory depends on all its frames alike.
+
+
 def _encode_points(engine: VaeEngine, cpu_thread_count: int | None) -> tuple[tuple[int, int], ...]:
     halo = engine.encoder_halo_frame_count
-    tiles = [frames + halo for frames in TILE_FRAME_COUNTS]
+    tiles = [frames + halo for frames in ENCODED_TILE_FRAME_COUNTS]
     songs = [torch.zeros(1, 2 * tile * engine.hop_sample_count, engine.audio_channel_count) for tile in tiles]
     points = []
     with LiveBytes(cpu_thread_count) as counter, engine.borrowed_encoder() as encoder:

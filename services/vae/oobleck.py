@@ -2,7 +2,8 @@
 
 Their classes in diffusers keep the channels first, so oneDNN and cuDNN copy every input and every result of a
 convolution to a layout of their own. With the channels last there is nothing to copy, and what lies between
-the convolutions is one pass over memory.
+the convolutions is one pass over memory. The encoder computes all of a tile at once: in float32, pieces would
+be further from one another than tiles may be.
 """
 
 from __future__ import annotations
@@ -13,26 +14,48 @@ from typing import Any
 import torch
 
 from services.vae.kernels import add_snake
-from services.vae.row_layers import SnakeRows
+from services.vae.row_layers import ConvolutionOfRows, SnakeRows
+from services.vae.upsampling import Block, upsample
 
 
-def decode_rows(decoder: Any, rows: torch.Tensor) -> torch.Tensor:
-    """[frames, latent channels] to [samples, audio channels], by a decoder after `place_for_rows`."""
-    active = decoder.block[0].snake1(decoder.conv1(rows))
-    following = [block.snake1 for block in decoder.block[1:]] + [decoder.snake1]
-    for block, activation in zip(decoder.block, following, strict=True):
-        active = _residual(_units(block), block.conv_t1(active), activation)
-    result: torch.Tensor = decoder.conv2(active)
-    return result
+def decode_rows(decoder: Any, rows: torch.Tensor, wanted: range) -> torch.Tensor:
+    """The audio of some frames, [samples, audio channels], by a decoder after `place_for_rows`.
+
+    Args:
+        rows: [frames, latent channels], with the halo of the wanted ones.
+        wanted: consecutive ones of them.
+    """
+    *blocks, last = decoder.block
+    chain = [
+        _block(block, following.snake1) for block, following in zip(blocks, decoder.block[1:], strict=True)
+    ]
+    chain.append(_block(last, decoder.snake1, decoder.conv2))
+    return upsample(chain, decoder.block[0].snake1(decoder.conv1(rows)), wanted)
 
 
 def encode_rows(encoder: Any, rows: torch.Tensor) -> torch.Tensor:
-    """[samples, audio channels] to [frames, 2 * latent channels], by an encoder after `place_for_rows`."""
+    """[samples, audio channels] to [frames, 2 * latent channels], by an encoder after `place_for_rows`.
+
+    Every block whole: in float32, pieces would be further from one another than tiles may be.
+    """
     rows = encoder.conv1(rows)
     for block in encoder.block:
         rows = block.conv1(_residual(_units(block), rows, block.snake1))
     result: torch.Tensor = encoder.conv2(encoder.snake1(rows))
     return result
+
+
+def _block(block: Any, following: SnakeRows, last: ConvolutionOfRows | None = None) -> Block:
+    """A block of the decoder with the activation that follows it, and then the `last` layer, if given."""
+    units = _units(block)
+
+    def compute(rows: torch.Tensor) -> torch.Tensor:
+        result = _residual(units, block.conv_t1(rows), following)
+        return result if last is None else last(result)
+
+    convolutions = [unit.conv1 for unit in units] + ([] if last is None else [last])
+    width = len(convolutions[-1].weight)
+    return Block(compute, block.conv_t1.stride, width, sum(layer.padding for layer in convolutions))
 
 
 def _units(block: Any) -> list[Any]:

@@ -95,8 +95,8 @@ class ConvolutionOfRows(_Weighted):
 
     def __init__(self, layer: torch.nn.Conv1d, tensors: Tensors) -> None:
         super().__init__(tensors)
-        self._stride, self._dilation = layer.stride[0], layer.dilation[0]
-        self._padding = int(layer.padding[0])
+        self.stride, self.padding = layer.stride[0], int(layer.padding[0])
+        self._dilation = layer.dilation[0]
 
     @staticmethod
     def prepare(layer: torch.nn.Conv1d, device: torch.device, dtype: torch.dtype) -> Tensors:
@@ -106,7 +106,7 @@ class ConvolutionOfRows(_Weighted):
         return _with_bias(weight, layer.bias)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return _convolve(rows, self.weight, self.bias, self._stride, self._padding, self._dilation)
+        return _convolve(rows, self.weight, self.bias, self.stride, self.padding, self._dilation)
 
 
 class UpsamplingRows(_Weighted):
@@ -120,7 +120,7 @@ class UpsamplingRows(_Weighted):
 
     def __init__(self, layer: torch.nn.ConvTranspose1d, tensors: Tensors) -> None:
         super().__init__(tensors)
-        self._stride, self._padding = layer.stride[0], int(layer.padding[0])
+        self.stride, self._padding = layer.stride[0], int(layer.padding[0])
 
     @staticmethod
     def prepare(layer: torch.nn.ConvTranspose1d, device: torch.device, dtype: torch.dtype) -> Tensors:
@@ -141,12 +141,12 @@ class UpsamplingRows(_Weighted):
         return _with_bias(weight, None if layer.bias is None else layer.bias.to(device, dtype))
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        bias = None if self.bias is None else self.bias.repeat(self._stride)
+        bias = None if self.bias is None else self.bias.repeat(self.stride)
         if len(rows) < rows.shape[1]:
             between = linear(_pairs(rows), self.weight.permute(0, 2, 3, 1).flatten(1), bias)
         else:
             between = _convolve(rows, self.weight, bias, 1, 1, 1)
-        results = between.reshape(len(between) * self._stride, -1)
+        results = between.reshape(len(between) * self.stride, -1)
         return results[self._padding : len(results) - self._padding]
 
 

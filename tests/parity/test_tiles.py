@@ -84,7 +84,7 @@ def sound(frames: int, dtype: torch.dtype) -> torch.Tensor:
 def untiled_audio(items: int = 2, frames: int = FRAMES, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """[items, samples, channels]"""
     decoder = engine(dtype).decoder
-    return torch.stack([decode_rows(decoder, item) for item in noise(items, frames, dtype)])
+    return torch.stack([decode_rows(decoder, item, range(frames)) for item in noise(items, frames, dtype)])
 
 
 @functools.cache

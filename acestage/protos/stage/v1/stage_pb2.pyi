@@ -242,7 +242,7 @@ class StageMemory(_message.Message):
     reserve_bytes: _builtins.int
     """Margin for what the allocator rounds up and libraries take for themselves."""
     halo_frame_count: _builtins.int
-    """Latent frames that must be decoded on each side of a tile; only the VAE has them."""
+    """Latent frames on each side of a tile that it depends on; only the VAE has them."""
     encoder_halo_frame_count: _builtins.int
     """The same for tiles that are encoded."""
     @_builtins.property
