@@ -174,8 +174,8 @@ class PreviewCompleted:
 
 @dataclass(frozen=True, slots=True)
 class DecodeCost:
-    """Latent frames that were decoded for their audio, over all items, and looked at besides, as halos of the
-    tiles: each of these costs a tenth of a wanted one."""
+    """Latent frames that were decoded for their audio, over all items, and those that were needed besides, as
+    halos of the tiles: a frame of a halo costs a fraction of a wanted one."""
 
     tile_count: int
     frame_count: int

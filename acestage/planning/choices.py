@@ -136,19 +136,21 @@ def tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[in
 
     Frames are without the halo, which counts in the bytes with both its sides.
     """
-    return _tile_ways(memory, "tile", memory.halo_frame_count, frame_count, most)
+    halo_frame_count = 2 * memory.halo_frame_count
+    return [
+        (tile, memory.total_bytes("tile", tile + halo_frame_count))
+        for tile in tile_sizes(min(most, frame_count))
+    ]
 
 
 def encode_tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[int, int]]:
-    """Tiles to encode audio of `frame_count` latent frames in, as `tile_ways` has them for decoding."""
-    return _tile_ways(memory, "encode_tile", memory.encoder_halo_frame_count, frame_count, most)
+    """Tiles to encode audio of `frame_count` latent frames in, as `tile_ways` has them for decoding.
 
-
-def _tile_ways(
-    memory: StageMemory, mode: str, halo_frame_count: int, frame_count: int, most: int
-) -> list[tuple[int, int]]:
+    The halo counts as far as the audio goes: an encode computes all that it looks at.
+    """
+    halo_frame_count = 2 * memory.encoder_halo_frame_count
     return [
-        (tile, memory.total_bytes(mode, tile + 2 * halo_frame_count))
+        (tile, memory.total_bytes("encode_tile", min(frame_count, tile + halo_frame_count)))
         for tile in tile_sizes(min(most, frame_count))
     ]
 

@@ -11,15 +11,15 @@ from acestage.planning import RESERVE_BYTES, ActivationCurve, StageMemory, conte
 from services.runtime.memory_probe import LiveBytes, fake_tensors, peak_bytes, placed_copy
 from services.runtime.placement import placed_bytes
 from services.vae.engine import DecodeStart, VaeEngine
+from services.vae.oobleck import blocks_of
+from services.vae.upsampling import whole_frame_counts
 
 if TYPE_CHECKING:
     from services.vae.worker import VaeWorker
 
-TILE_FRAME_COUNTS = (8, 16, 32, 48, 52, 128, 512)
-"""Frames of a tile, without its halo, at which the decoder is measured. Above 51 the third block of the
-published one computes in pieces, beside the whole of its results, which is a step in the curve."""
-
-ENCODED_TILE_FRAME_COUNTS = (8, 16, 32, 128, 512)
+TILE_FRAME_COUNTS = (8, 16, 32, 128, 512)
+"""Frames of a tile, without its halo, at which the curves are measured; that of a decode is measured on both
+sides of its steps besides."""
 
 
 def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None) -> StageMemory:
@@ -32,7 +32,7 @@ def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None)
         engine = placed_copy(worker, dtype, "none").engine
         decode = tuple(
             (frames + 2 * engine.halo_frame_count, _decode_peak_bytes(engine, frames, cpu_thread_count))
-            for frames in TILE_FRAME_COUNTS
+            for frames in _decoded_frame_counts(engine)
         )
         encode = _encode_points(engine, cpu_thread_count)
         return StageMemory(
@@ -46,6 +46,13 @@ def measure(worker: VaeWorker, dtype: torch.dtype, cpu_thread_count: int | None)
             halo_frame_count=engine.halo_frame_count,
             encoder_halo_frame_count=engine.encoder_halo_frame_count,
         )
+
+
+def _decoded_frame_counts(engine: VaeEngine) -> list[int]:
+    """`TILE_FRAME_COUNTS` and the steps: beside pieces of a block there are all of its results."""
+    least, most = TILE_FRAME_COUNTS[0], TILE_FRAME_COUNTS[-1]
+    steps = {frames for last in whole_frame_counts(blocks_of(engine.decoder)) for frames in (last, last + 1)}
+    return sorted({*TILE_FRAME_COUNTS, *(frames for frames in steps if least < frames < most)})
 
 
 # Both take two tiles: the first one's result is there during the second.
@@ -69,7 +76,7 @@ def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_coun
 
 def _encode_points(engine: VaeEngine, cpu_thread_count: int | None) -> tuple[tuple[int, int], ...]:
     halo = engine.encoder_halo_frame_count
-    tiles = [frames + halo for frames in ENCODED_TILE_FRAME_COUNTS]
+    tiles = [frames + halo for frames in TILE_FRAME_COUNTS]
     songs = [torch.zeros(1, 2 * tile * engine.hop_sample_count, engine.audio_channel_count) for tile in tiles]
     points = []
     with LiveBytes(cpu_thread_count) as counter, engine.borrowed_encoder() as encoder:

@@ -2,8 +2,10 @@
 
 Their classes in diffusers keep the channels first, so oneDNN and cuDNN copy every input and every result of a
 convolution to a layout of their own. With the channels last there is nothing to copy, and what lies between
-the convolutions is one pass over memory. The encoder computes all of a tile at once: in float32, pieces would
-be further from one another than tiles may be.
+the convolutions is one pass over memory.
+
+The encoder computes a tile whole. In pieces its results in float32 were up to 1.5e-6 of the largest magnitude
+away from those of an untiled pass; 1e-6 is what tiles may differ by.
 """
 
 from __future__ import annotations
@@ -25,19 +27,21 @@ def decode_rows(decoder: Any, rows: torch.Tensor, wanted: range) -> torch.Tensor
         rows: [frames, latent channels], with the halo of the wanted ones.
         wanted: consecutive ones of them.
     """
+    return upsample(blocks_of(decoder), decoder.block[0].snake1(decoder.conv1(rows)), wanted)
+
+
+def blocks_of(decoder: Any) -> list[Block]:
+    """All that a decoder does after `place_for_rows`, but for its first convolution and activation."""
     *blocks, last = decoder.block
-    chain = [
-        _block(block, following.snake1) for block, following in zip(blocks, decoder.block[1:], strict=True)
+    pairs = zip(blocks, decoder.block[1:], strict=True)
+    return [
+        *(_block(block, following.snake1) for block, following in pairs),
+        _block(last, decoder.snake1, decoder.conv2),
     ]
-    chain.append(_block(last, decoder.snake1, decoder.conv2))
-    return upsample(chain, decoder.block[0].snake1(decoder.conv1(rows)), wanted)
 
 
 def encode_rows(encoder: Any, rows: torch.Tensor) -> torch.Tensor:
-    """[samples, audio channels] to [frames, 2 * latent channels], by an encoder after `place_for_rows`.
-
-    Every block whole: in float32, pieces would be further from one another than tiles may be.
-    """
+    """[samples, audio channels] to [frames, 2 * latent channels], by an encoder after `place_for_rows`."""
     rows = encoder.conv1(rows)
     for block in encoder.block:
         rows = block.conv1(_residual(_units(block), rows, block.snake1))
@@ -54,8 +58,8 @@ def _block(block: Any, following: SnakeRows, last: ConvolutionOfRows | None = No
         return result if last is None else last(result)
 
     convolutions = [unit.conv1 for unit in units] + ([] if last is None else [last])
-    width = len(convolutions[-1].weight)
-    return Block(compute, block.conv_t1.stride, width, sum(layer.padding for layer in convolutions))
+    reach = sum(layer.padding for layer in convolutions)
+    return Block(compute, block.conv_t1.stride, len(convolutions[-1].weight), reach)
 
 
 def _units(block: Any) -> list[Any]:

@@ -95,8 +95,8 @@ class ConvolutionOfRows(_Weighted):
 
     def __init__(self, layer: torch.nn.Conv1d, tensors: Tensors) -> None:
         super().__init__(tensors)
-        self.stride, self.padding = layer.stride[0], int(layer.padding[0])
-        self._dilation = layer.dilation[0]
+        self.padding = int(layer.padding[0])
+        self._stride, self._dilation = layer.stride[0], layer.dilation[0]
 
     @staticmethod
     def prepare(layer: torch.nn.Conv1d, device: torch.device, dtype: torch.dtype) -> Tensors:
@@ -106,7 +106,7 @@ class ConvolutionOfRows(_Weighted):
         return _with_bias(weight, layer.bias)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return _convolve(rows, self.weight, self.bias, self.stride, self.padding, self._dilation)
+        return _convolve(rows, self.weight, self.bias, self._stride, self.padding, self._dilation)
 
 
 class UpsamplingRows(_Weighted):

@@ -71,7 +71,10 @@ def _input_range(layers: Sequence[Convolution], start: int, stop: int) -> tuple[
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Frames [start, stop) are wanted; they depend on frames [halo_start, halo_stop)."""
+    """Frames [start, stop) are wanted; they depend on frames [halo_start, halo_stop).
+
+    Or rows, where a block of the decoder cuts its own.
+    """
 
     start: int
     stop: int

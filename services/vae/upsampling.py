@@ -2,7 +2,7 @@
 
 What a tile wants of its results decides what each block computes, from the last one back to the first. The
 halo of a tile is several frames wide in front of the first block and a fraction of one behind it, so most of
-it costs the first block alone, which is a tenth of the work.
+it costs the first block alone, which has an eighth of the work.
 
 As a song is cut into tiles so are the rows of a block, with halos of their own. What a block needs besides
 its input and its result is then small enough for a CPU's cache, and for the heap to keep. For a whole tile it
@@ -23,12 +23,12 @@ from services.vae.tiles import Tile, tiles
 
 PIECE_ROWS = 12288
 """The most rows of a result that are computed at once, without their halo. With half as many a decode takes
-2 % longer; with twice as many, in float32, the widest block's are more than the heap keeps."""
+2 % longer; with twice as many, pieces of 256 channels in float32 are more than the heap keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A transposed convolution, with a kernel of twice its stride, and convolutions behind it.
+    """A transposed convolution, with a kernel of twice its stride, which is even, and convolutions behind it.
 
     Attributes:
         compute: all of them: [rows, channels] to [rows * stride, width].
@@ -55,6 +55,18 @@ def upsample(blocks: Sequence[Block], rows: torch.Tensor, wanted: range) -> torc
     return results
 
 
+def whole_frame_counts(blocks: Sequence[Block]) -> list[int]:
+    """For each block, the most frames of a tile for which it does not compute in pieces."""
+    found = []
+    besides = 0  # rows on each side that later blocks need
+    for index in reversed(range(len(blocks))):
+        block, before = blocks[index], blocks[:index]
+        rows_of_frame = math.prod(earlier.stride for earlier in before)
+        found.append((_piece_rows(block) - 2 * besides) // rows_of_frame)
+        besides = math.ceil((besides + block.halo) / before[-1].stride) if before else 0
+    return found[::-1]
+
+
 def _upsampled(blocks: Sequence[Block], rows: torch.Tensor, wanted: range) -> tuple[torch.Tensor, int]:
     """Results that have those of `wanted` among them, and the number of the first one."""
     if not blocks:
@@ -70,18 +82,22 @@ def _upsampled(blocks: Sequence[Block], rows: torch.Tensor, wanted: range) -> tu
 
 def _in_pieces(block: Block, rows: torch.Tensor, wanted: range) -> torch.Tensor:
     """The results of `rows[wanted]` alone."""
-    piece_rows = max(1, PIECE_ROWS // block.stride)
-    pieces: Iterable[Tile] = tiles(wanted, piece_rows, block.halo, len(rows))
-    if len(wanted) <= piece_rows:
+    pieces: Iterable[Tile] = tiles(wanted, _piece_rows(block), block.halo, len(rows))
+    if len(wanted) <= _piece_rows(block):
         (only,) = pieces
         return _piece(block, rows, only)
-    if isinstance(rows, FakeTensor):  # two tell the memory: the whole result is there during both
-        pieces = islice(pieces, 2)
+    if isinstance(rows, FakeTensor):  # one tells the memory: the whole result is there during each
+        pieces = islice(pieces, 1)
     whole = rows.new_empty(len(wanted) * block.stride, block.width)
     for piece in pieces:
         start = (piece.start - wanted.start) * block.stride
         whole[start : start + piece.frame_count * block.stride] = _piece(block, rows, piece)
     return whole
+
+
+def _piece_rows(block: Block) -> int:
+    """The most rows whose results are computed at once."""
+    return max(1, PIECE_ROWS // block.stride)
 
 
 def _piece(block: Block, rows: torch.Tensor, piece: Tile) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from services.vae.tiles import (
     hop_sample_count,
     tiles,
 )
+from services.vae.upsampling import Block, upsample, whole_frame_counts
 
 STRIDES = (10, 6, 4, 4, 2)
 
@@ -27,6 +29,19 @@ def decoder_layers() -> list[Convolution]:
         for dilation in (1, 3, 9):
             layers += [Convolution(7, 3 * dilation, dilation), Convolution(1, 0)]
     return [*layers, Convolution(7, 3)]
+
+
+def blocks_without_layers(shapes: set[tuple[int, int]]) -> list[Block]:
+    """Those of the published decoder, which note what they are asked to compute: their number, and rows."""
+
+    def block(index: int, stride: int) -> Block:
+        def compute(rows: torch.Tensor) -> torch.Tensor:
+            shapes.add((index, len(rows)))
+            return rows.new_empty(len(rows) * stride, 1)
+
+        return Block(compute, stride, 1, 42 if index == 4 else 39)
+
+    return [block(index, stride) for index, stride in enumerate(STRIDES)]
 
 
 def encoder_layers() -> list[Convolution]:
@@ -43,15 +58,34 @@ def test_the_published_decoder_looks_nine_frames_to_each_side() -> None:
     assert decoder_halo_frame_count(decoder_layers()) == 9
 
 
-def test_the_convolutions_of_all_tiles_of_a_song_are_kept_compiled() -> None:
-    layers = decoder_layers()
-    halo = decoder_halo_frame_count(layers)
+def test_the_convolutions_of_all_pieces_of_a_song_are_kept_compiled() -> None:
+    halo = decoder_halo_frame_count(decoder_layers())
+    shapes: set[tuple[int, int]] = set()
+    blocks = blocks_without_layers(shapes)
     counts = []
-    for frame_count in range(250, 2_000):
+    for frame_count in range(250, 2_000, 7):
+        shapes.clear()
         cut = tiles(range(frame_count), DEFAULT_TILE_FRAMES, halo, frame_count, begins_small=True)
-        counts.append(len({tile.halo_stop - tile.halo_start for tile in cut}))
-    assert max(counts) == 6
-    assert max(counts) * len(layers) <= CONVOLUTION_CACHE_COUNT
+        for tile in cut:
+            frames = tile.halo_stop - tile.halo_start
+            shapes.add((-1, frames))
+            upsample(blocks, torch.empty(frames, 1), tile.within_halo)
+        layer_counts = {-1: 1, 4: 8}
+        counts.append(sum(layer_counts.get(index, 7) for index, _ in shapes))
+    assert 150 < max(counts) <= CONVOLUTION_CACHE_COUNT
+
+
+def test_blocks_compute_in_pieces_from_a_tile_on_that_is_known() -> None:
+    shapes: set[tuple[int, int]] = set()
+    blocks = blocks_without_layers(shapes)
+    halo = decoder_halo_frame_count(decoder_layers())
+    counts = whole_frame_counts(blocks)
+    assert counts == [1224, 204, 51, 12, 6]
+    for index, frame_count in enumerate(counts):
+        for frames, is_whole in ((frame_count, True), (frame_count + 1, False)):
+            shapes.clear()
+            upsample(blocks, torch.empty(frames + 2 * halo, 1), range(halo, halo + frames))
+            assert (len({rows for number, rows in shapes if number == index}) == 1) == is_whole
 
 
 def test_the_published_encoder_looks_seven_frames_to_each_side() -> None:

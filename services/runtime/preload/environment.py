@@ -7,9 +7,9 @@ import os
 from services.runtime import heap
 
 CONVOLUTION_CACHE_COUNT = 256
-"""How many convolutions oneDNN keeps compiled, on the CPU. The VAE has 37 for each shape of a tile, and a
-song up to six shapes: tiles that grow, and the last one. With fewer, every song compiles them again, for a
-quarter of its decode. With oneDNN's own 1024, every new length adds 37 of about 1 MiB."""
+"""How many convolutions oneDNN keeps compiled, on the CPU. A song has some 200 of the VAE: of each layer
+for each shape of a piece of a tile. With fewer, every song compiles them again, for a quarter of its decode.
+With oneDNN's own 1024, every new length adds those of its last tile, of about 1 MiB each."""
 
 CUDA_ENVIRONMENT = {
     # The order of devices is that of NVML, which the services count by.

@@ -626,7 +626,7 @@ class DecodeCost(_message.Message):
     frame_count: _builtins.int
     """Latent frames whose audio was wanted, over all items."""
     halo_frame_count: _builtins.int
-    """Latent frames that were looked at besides, as halos of the tiles: each costs a tenth of a wanted one."""
+    """Latent frames that were needed besides, as halos of the tiles: each costs a fraction of a wanted one."""
     def __init__(
         self,
         *,

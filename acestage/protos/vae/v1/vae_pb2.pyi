@@ -233,7 +233,7 @@ class TileCompleted(_message.Message):
     """1-based, over all items."""
     tile_count: _builtins.int
     frame_count: _builtins.int
-    """Latent frames of the tile, and of its halo, which it looks at besides."""
+    """Latent frames of the tile, and of its halo, which it depends on besides."""
     halo_frame_count: _builtins.int
     def __init__(
         self,
