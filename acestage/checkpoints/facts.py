@@ -15,17 +15,18 @@ from acestage.checkpoints.component_names import (
     VAE,
 )
 from acestage.checkpoints.configs import ConfigFile
+from acestage.errors import CheckpointError
 
 
 def model_facts(name: str, configs: Mapping[str, ConfigFile], *, is_untrained: bool) -> ModelFacts:
     """The facts about the model called `name`, with settings by component.
 
     Raises:
-        CheckpointError: a setting is missing.
+        CheckpointError: a setting is missing, or nothing that we compute with.
     """
     transformer, vae = configs[TRANSFORMER], configs[VAE]
     sample_rate_hz = vae.count("sampling_rate")
-    hop_sample_count = math.prod(vae.counts("downsampling_ratios"))
+    hop_sample_count = math.prod(_even_ratios(vae))
     is_turbo = transformer.flag("is_turbo") or transformer.values.get("model_version") == "turbo"
     version = str(transformer.values.get("model_version") or name)
     tokenizer = configs.get(AUDIO_TOKENIZER) if AUDIO_TOKEN_DETOKENIZER in configs else None
@@ -44,3 +45,12 @@ def model_facts(name: str, configs: Mapping[str, ConfigFile], *, is_untrained: b
         audio_code_count=math.prod(tokenizer.counts("fsq_input_levels")) if tokenizer else 0,
         frames_per_audio_code=tokenizer.count("pool_window_size") if tokenizer else 0,
     )
+
+
+def _even_ratios(vae: ConfigFile) -> tuple[int, ...]:
+    """By which the VAE makes samples fewer. Those of an odd one would be one short at the end of a song."""
+    key = "downsampling_ratios"
+    ratios = vae.counts(key)
+    if any(ratio % 2 for ratio in ratios):
+        raise CheckpointError(f"{vae.path}: {key} is {list(ratios)!r}, expected even numbers")
+    return ratios

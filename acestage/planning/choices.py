@@ -136,11 +136,8 @@ def tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[in
 
     Frames are without the halo, which counts in the bytes with both its sides.
     """
-    halo_frame_count = 2 * memory.halo_frame_count
-    return [
-        (tile, memory.total_bytes("tile", tile + halo_frame_count))
-        for tile in tile_sizes(min(most, frame_count))
-    ]
+    halos = 2 * memory.halo_frame_count
+    return [(tile, memory.total_bytes("tile", tile + halos)) for tile in tile_sizes(min(most, frame_count))]
 
 
 def encode_tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[int, int]]:
@@ -148,9 +145,9 @@ def encode_tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[t
 
     The halo counts as far as the audio goes: an encode computes all that it looks at.
     """
-    halo_frame_count = 2 * memory.encoder_halo_frame_count
+    halos = 2 * memory.encoder_halo_frame_count
     return [
-        (tile, memory.total_bytes("encode_tile", min(frame_count, tile + halo_frame_count)))
+        (tile, memory.total_bytes("encode_tile", min(frame_count, tile + halos)))
         for tile in tile_sizes(min(most, frame_count))
     ]
 

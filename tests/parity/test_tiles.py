@@ -8,7 +8,7 @@ rounding is left.
 The engine computes on rows, the modules of diffusers with the channels first: two orders of adding up,
 whether there are tiles or not. In float32 either is up to 1.0e-6 away from the result in float64, so they are
 up to 1.3e-6 apart. That the engine's results are those of diffusers is therefore told by float64. The blocks
-of a decode are computed in pieces in an untiled pass as well, in others.
+of an untiled decode are computed in pieces as well, which begin elsewhere than those of tiles.
 """
 
 from __future__ import annotations

@@ -271,6 +271,7 @@ def test_damaged_config_is_named(folder: Path, text: str) -> None:
     [
         ("pipeline/vae/config.json", "sampling_rate", "48000"),
         ("pipeline/vae/config.json", "downsampling_ratios", [2, 0]),
+        ("pipeline/vae/config.json", "downsampling_ratios", [2, 4, 5]),
         ("pipeline/transformer/config.json", "audio_acoustic_hidden_dim", 0),
         ("root/acestep-v15-turbo/config.json", "num_lyric_encoder_hidden_layers", None),
         ("root/acestep-v15-turbo/config.json", "layer_types", ["full_attention"]),

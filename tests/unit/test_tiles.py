@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,19 +62,27 @@ def test_the_published_decoder_looks_nine_frames_to_each_side() -> None:
 
 def test_the_convolutions_of_all_pieces_of_a_song_are_kept_compiled() -> None:
     halo = decoder_halo_frame_count(decoder_layers())
-    shapes: set[tuple[int, int]] = set()
-    blocks = blocks_without_layers(shapes)
+
+    @functools.cache
+    def shapes_of(frame_count: int, wanted: range) -> set[tuple[int, int]]:
+        shapes = {(-1, frame_count)}
+        upsample(blocks_without_layers(shapes), torch.empty(frame_count, 1), wanted)
+        return shapes
+
+    layer_counts = {-1: 1, 4: 8}  # of the first convolution, of the last block with the last convolution
     counts = []
-    for frame_count in range(250, 2_000, 7):
-        shapes.clear()
+    for frame_count in range(250, 2_000):
         cut = tiles(range(frame_count), DEFAULT_TILE_FRAMES, halo, frame_count, begins_small=True)
-        for tile in cut:
-            frames = tile.halo_stop - tile.halo_start
-            shapes.add((-1, frames))
-            upsample(blocks, torch.empty(frames, 1), tile.within_halo)
-        layer_counts = {-1: 1, 4: 8}
+        shapes = set().union(*(shapes_of(t.halo_stop - t.halo_start, t.within_halo) for t in cut))
         counts.append(sum(layer_counts.get(index, 7) for index, _ in shapes))
     assert 150 < max(counts) <= CONVOLUTION_CACHE_COUNT
+
+
+def test_of_a_halo_a_block_computes_no_more_than_later_ones_need() -> None:
+    shapes: set[tuple[int, int]] = set()
+    upsample(blocks_without_layers(shapes), torch.empty(6 + 2 * 9, 1), range(9, 9 + 6))
+    needed = [6 + 2 * 7, 60 + 2 * 11, 360 + 2 * 16, 1440 + 2 * 17, 5760 + 2 * 22]
+    assert sorted(shapes) == list(enumerate(needed))
 
 
 def test_blocks_compute_in_pieces_from_a_tile_on_that_is_known() -> None:
