@@ -220,6 +220,27 @@ def test_a_cancelled_upload_leaves_nothing(served: Served) -> None:
     served.run(scenario)
 
 
+def test_half_an_upload_is_not_decoded(tmp_path: Path) -> None:
+    """However short a decoder takes: what it decoded would be kept."""
+    decoded: list[Path] = []
+
+    async def record(source: Path, raw: RawFormat | None, destination: Path) -> AudioFacts:
+        decoded.append(source)
+        raise InvalidArgumentError.at("data", "is half of what was meant")
+
+    served = Served(tmp_path, decode=record)
+
+    async def talk() -> None:
+        for _ in range(20):
+            async with half_an_upload(served.target) as call:
+                await asyncio.to_thread(wait_until, lambda: served.files() == ["upload"], "it is on disk")
+                call.cancel()
+                await asyncio.to_thread(wait_until, lambda: served.files() == [], "it is removed")
+
+    served.run(lambda: asyncio.run(talk()))
+    assert decoded == []
+
+
 def test_the_upload_of_a_killed_client_leaves_nothing(served: Served) -> None:
     script = (
         "import sys; from acestage import Client\n"

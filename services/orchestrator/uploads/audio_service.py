@@ -68,7 +68,8 @@ class AudioService(audio_pb2_grpc.AudioServiceServicer):
             upload, decoded = folder / "upload", folder / "decoded"
             raw = await self._receive(aiter(request_iterator), upload)
             # A cancelled upload seems complete at first: gRPC ends the stream of requests, and cancels this
-            # task right after, long before a decoder is done.
+            # task right after. To send something takes until then.
+            await context.send_initial_metadata(())
             async with self._decoders:
                 facts = await self._decode(upload, raw, decoded)
             await finish(asyncio.to_thread(self._store.add, decoded, facts))
