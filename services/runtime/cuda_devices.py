@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, Protocol
 
 import pynvml
@@ -50,6 +50,22 @@ def cuda_handles(nvml: Nvml = pynvml) -> Iterator[list[Handle]]:
         yield _visible(nvml, os.environ.get(VISIBLE))
     finally:
         nvml.nvmlShutdown()
+
+
+@contextlib.asynccontextmanager
+async def driver_awake(device: str, nvml: Nvml = pynvml) -> AsyncIterator[None]:
+    """Keeps the driver of a CUDA device from going to sleep in the body, between one worker and the next.
+
+    Without a screen or persistence mode, Linux drivers give up a GPU's state with the last process that has
+    it open, and take 1 to 3 s to set it up for the next one. The handles are what keeps GPUs open: all that
+    NVML shows, so none of them can be reset or powers down meanwhile.
+    https://docs.nvidia.com/deploy/driver-persistence/overview.html
+    """
+    if not device.startswith("cuda:"):
+        yield
+        return
+    with cuda_handles(nvml):
+        yield
 
 
 def cuda_index(device: str) -> int:

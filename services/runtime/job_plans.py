@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
-
 from acestage import errors
 from services.runtime.job_budget import JobBudget, Placement
 from services.runtime.ladder import Ladder
+from services.runtime.lessons import Lessons
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.stage_device import StageDevice
 from services.runtime.stage_job import StageJob
 from services.runtime.worker_host import WorkerHost
 
 LOADING_RETRY_S = 5.0
-
-SHORTAGE_S = 300.0
-"""How long a stage goes by what other programs left it on a device that it had alone. Finding that out takes
-a wait and the start of a worker."""
 
 
 class JobPlans:
@@ -28,6 +22,9 @@ class JobPlans:
         host: has mapped the models.
         budget: knows the ways of doing a job.
         device: where the jobs run.
+
+    Attributes:
+        lessons: what jobs found out, for those that are planned later.
     """
 
     def __init__(self, stage: str, host: WorkerHost, budget: JobBudget, device: StageDevice) -> None:
@@ -35,7 +32,7 @@ class JobPlans:
         self._host = host
         self._budget = budget
         self._device = device
-        self._shortage: tuple[errors.DeviceShortageError, int, float] | None = None
+        self.lessons = Lessons()
 
     def facts(self) -> PreloadFacts:
         """What the preload said about the models.
@@ -64,24 +61,8 @@ class JobPlans:
         """
         if job.ladder is None:
             resources = self._device.resources(self.facts().models[job.model])
-            job.ladder = Ladder(self._stage, self._budget, resources, job.request)
-            self._descend(job.ladder)
+            job.ladder = self.lessons.apply(lambda: Ladder(self._stage, self._budget, resources, job.request))
         return job.ladder
-
-    def remember(self, shortage: errors.DeviceShortageError, free_bytes: int) -> None:
-        """Jobs that are planned from now on begin, for a while, with what fits into `free_bytes`."""
-        self._shortage = shortage, free_bytes, time.monotonic() + SHORTAGE_S
-
-    def _descend(self, ladder: Ladder) -> None:
-        if self._shortage is None:
-            return
-        shortage, free_bytes, end = self._shortage
-        if time.monotonic() >= end:
-            self._shortage = None
-            return
-        with contextlib.suppress(errors.VramBudgetExceededError):  # the least is tried then
-            while ladder.attempt.vram_bytes > free_bytes:
-                ladder.step_down(shortage)
 
     def resting_bytes(self, placement: Placement) -> int:
         """Bytes of a worker that has its weights on the device so, and no work."""

@@ -75,9 +75,9 @@ class Ladder:
         """
         before = self.attempt
         if isinstance(error, NonFiniteError) and self._dtype == "float16":
-            self._dtype = "float32"
-            self._rungs = self._planned()
-            self._index = first_that_fits(self._rungs, self._stage, self._resources)
+            rungs = self._budget.rungs(self._left, self._resources, "float32")
+            self._index = first_that_fits(rungs, self._stage, self._resources)
+            self._rungs, self._dtype = rungs, "float32"
             kind = AdaptationKind.FLOAT32
         elif isinstance(error, VramBudgetExceededError):
             smaller = (

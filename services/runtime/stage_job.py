@@ -57,7 +57,7 @@ class StageJob:
 
     def plan_again(self) -> None:
         """Forgets how it is done, unless it was begun."""
-        if self._waited_s is None and self.ladder is not None and not self.ladder.adaptations:
+        if self._waited_s is None:
             self.ladder = None
 
     def wanted_bytes(self, attempt: Attempt) -> int:

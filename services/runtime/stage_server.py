@@ -21,6 +21,7 @@ from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.settings import Settings
 from services.runtime import flags, logs
 from services.runtime.channels import channel_between_services
+from services.runtime.cuda_devices import driver_awake
 from services.runtime.device_memory import DeviceMemory
 from services.runtime.devices import resolve_device
 from services.runtime.finishing import end
@@ -99,6 +100,7 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
     names = (definition.service_name, stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name)
     server = Server(definition.name, names, settings, port)
     async with (
+        driver_awake(device),
         await WorkerHost.start(config, on_ready_change) as host,
         channel_between_services(settings.address("orchestrator"), Access.of(settings)) as channel,
     ):

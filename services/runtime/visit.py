@@ -12,6 +12,7 @@ from services.runtime.job_line import JobLine
 from services.runtime.job_plans import JobPlans
 from services.runtime.ladder import Ladder
 from services.runtime.lease_client import HeldLease
+from services.runtime.lessons import LESSON_S
 from services.runtime.messages import Message
 from services.runtime.stage_device import StageDevice
 from services.runtime.stage_event import Report
@@ -148,12 +149,13 @@ class Visit:
                 if isinstance(error, errors.DeviceShortageError) and self._can_get_more(error, job):
                     return False
                 ladder.step_down(error)
-                if isinstance(error, errors.DeviceShortageError) and self._lease.is_exclusive:
-                    self._remember(error, attempt.vram_bytes - error.missing_bytes + FREE_BYTES_SLACK)
                 log.warning("%s; now: %s", error, ladder.attempt.way, extra={"stage": self._stage})
+                self._learn(error, attempt, ladder.placement.model)
                 if not await _claim_bytes(self._lease, job.wanted_bytes(ladder.attempt)):
                     return False
                 continue
+            if attempt.dtype == "float16":
+                self._plans.lessons.no_overflow(ladder.placement.model, attempt.request.kind)
             job.kernels.add(self.stay.kernels)
             kernels = job.kernels.pop() if len(job.kernels) == 1 else "mixed"
             job.emit(await self._report(work, kernels, attempt, ladder.adaptations))
@@ -175,9 +177,18 @@ class Visit:
         job.shortage_bytes = shortage_bytes
         return True
 
-    def _remember(self, shortage: errors.DeviceShortageError, free_bytes: int) -> None:
-        """Spares those who wait what was just tried."""
-        self._plans.remember(shortage, free_bytes)
+    def _learn(self, error: errors.AcestageError, attempt: Attempt, model: str) -> None:
+        """Spares later jobs what was just tried, those that wait included."""
+        lessons = self._plans.lessons
+        if isinstance(error, errors.DeviceShortageError) and self._lease.is_exclusive:
+            lessons.shortage(error, attempt.vram_bytes - error.missing_bytes + FREE_BYTES_SLACK)
+        elif (
+            not isinstance(error, errors.NonFiniteError)
+            or attempt.request.fields.get("adapters")  # they may be what overflows
+            or not lessons.overflow(model, attempt.request.kind, error)
+        ):
+            return
+        log.warning("the next jobs begin so, for %.0f s", LESSON_S, extra={"stage": self._stage})
         for waiting in self._line:
             waiting.plan_again()
 

@@ -29,7 +29,7 @@ def test_stages_that_overflow_float16_finish_in_float32(tmp_path: Path) -> None:
         RunningStack.start(checkpoint, tmp_path / "stack", ACESTAGE_DTYPE="float16") as stack,
         stack.client() as client,
     ):
-        generation = client.generate("piano", duration_s=10, seed=1)
+        generation, _, third = (client.generate("piano", duration_s=10, seed=seed) for seed in (1, 2, 3))
     adapted = {stage.stage: stage.adaptations for stage in generation.stages}
     for stage in ("text_encoder", "dit"):
         (adaptation,) = adapted[stage]
@@ -38,3 +38,6 @@ def test_stages_that_overflow_float16_finish_in_float32(tmp_path: Path) -> None:
     assert adapted["vae"] == ()
     assert generation.settings.dtype == "float32"
     assert np.isfinite(generation.tracks[0].audio).all()
+    # The third song knows from the first two that float16 is of no use, and says so all the same.
+    assert [len(stage.adaptations) for stage in third.stages if stage.stage == "dit"] == [1]
+    assert stack.log_path.read_text().count("dit: the latents after step 1") == 2

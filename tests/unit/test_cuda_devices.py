@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pynvml
 import pytest
 
 from acestage.errors import FailedPreconditionError
-from services.runtime.cuda_devices import VISIBLE, cuda_handles, cuda_index
+from services.runtime.cuda_devices import VISIBLE, cuda_handles, cuda_index, driver_awake
 from tests.fake_nvml import FakeGpu, FakeNvml
 
 UUIDS = ("GPU-aaaa1111", "GPU-bbbb2222", "GPU-bbbb3333")
@@ -78,3 +80,20 @@ def test_a_machine_without_a_driver_says_so() -> None:
 
 def test_the_index_of_a_device() -> None:
     assert cuda_index("cuda:11") == 11
+
+
+@pytest.mark.parametrize(("device", "open_count"), [("cuda:0", 1), ("cpu", 0), ("fake:0", 0)])
+def test_the_driver_of_a_cuda_device_is_kept_awake(
+    nvml: FakeNvml, device: str, open_count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(VISIBLE, raising=False)
+
+    async def scenario() -> None:
+        async with driver_awake(device, nvml):
+            assert nvml.open_count == open_count
+            if open_count:
+                assert visible(nvml) == [0, 1, 2]  # who looks meanwhile does not end it
+            assert nvml.open_count == open_count
+
+    asyncio.run(scenario())
+    assert nvml.open_count == 0

@@ -12,9 +12,10 @@ import pytest
 from acestage import errors
 from acestage.planning import MIB
 from services.dit.budget import DitBudget
-from services.runtime import job_plans, stay
+from services.runtime import lessons, stay
 from services.runtime.job_budget import AdaptationKind
 from services.runtime.messages import Message
+from services.runtime.stage_event import StageEvent
 from tests.unit.stage_fakes import (
     DONE,
     PLACED,
@@ -106,6 +107,75 @@ def test_float16_that_overflows_is_done_in_float32() -> None:
     within(lambda: Stage([PLACED, NOT_FINITE], [PLACED, DONE], dtype="float16"), test)
 
 
+def dtypes(events: list[StageEvent]) -> list[str]:
+    return [start.dtype for start in started_of(events)]
+
+
+def test_a_model_that_overflows_time_and_again_begins_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As some cards do in any song; else each would start two workers."""
+
+    async def test(stage: Stage) -> None:
+        for _ in range(2):
+            assert dtypes(await stage.run()) == ["float16", "float32"]
+        events = await stage.run()
+        assert dtypes(events) == ["float32"]
+        (adaptation,) = report_of(events).adaptations
+        assert adaptation.kind is AdaptationKind.FLOAT32
+        assert adaptation.cause == "in an earlier job: dit in float16: step 1 is not finite"
+        monkeypatch.setattr(lessons, "time", SimpleNamespace(monotonic=lambda: math.inf))
+        assert dtypes(await stage.run()) == ["float16"]
+
+    workers = ([PLACED, NOT_FINITE], [PLACED, DONE], [PLACED, NOT_FINITE], [PLACED, DONE, DONE])
+    within(lambda: Stage(*workers, [PLACED, DONE], dtype="float16"), test)
+
+
+def test_jobs_that_waited_while_others_overflowed_begin_in_float32_too() -> None:
+    async def test(stage: Stage) -> None:
+        jobs = await asyncio.gather(*(stage.run() for _ in range(3)))
+        assert [dtypes(events) for events in jobs] == [["float16", "float32"]] * 2 + [["float32"]]
+
+    workers = ([PLACED, NOT_FINITE], [PLACED, DONE], [PLACED, NOT_FINITE], [PLACED, DONE, DONE])
+    within(lambda: Stage(*workers, dtype="float16"), test)
+
+
+def test_an_overflow_now_and_then_is_the_songs_own() -> None:
+    async def test(stage: Stage) -> None:
+        found = [dtypes(await stage.run()) for _ in range(4)]
+        assert found == [["float16", "float32"], ["float16"], ["float16", "float32"], ["float16"]]
+
+    overflow = [PLACED, NOT_FINITE], [PLACED, DONE]
+    workers = (*overflow, [PLACED, DONE, NOT_FINITE], [PLACED, DONE], [PLACED, DONE])
+    within(lambda: Stage(*workers, dtype="float16"), test)
+
+
+def test_an_adapter_that_overflows_is_no_fault_of_its_model() -> None:
+    async def test(stage: Stage) -> None:
+        request = denoise_request()
+        adapted = replace(
+            request, fields={**request.fields, "adapters": [{"widest": 1, "parameter_count": 1}]}
+        )
+        for _ in range(2):
+            assert dtypes(await stage.run(adapted)) == ["float16", "float32"]
+        assert dtypes(await stage.run()) == ["float16"]
+
+    overflow = [PLACED, NOT_FINITE], [PLACED, DONE]
+    within(lambda: Stage(*overflow, *overflow, [PLACED, DONE], dtype="float16"), test)
+
+
+def test_a_song_that_fits_in_float16_alone_is_tried_so_whatever_overflowed_before() -> None:
+    async def test(stage: Stage) -> None:
+        short, long = denoise_request(frames=50), denoise_request(frames=100)
+        for _ in range(2):
+            assert dtypes(await stage.run(short))[-1] == "float32"
+        events = await stage.run(long)
+        assert dtypes(events) == ["float16"]
+        assert report_of(events).adaptations == ()
+        assert dtypes(await stage.run(short)) == ["float32"]
+
+    overflow, done = ([PLACED, NOT_FINITE], [PLACED, DONE]), [PLACED, DONE]
+    within(lambda: Stage(*overflow, *overflow, done, done, dtype="float16", device_mib=205), test)
+
+
 def test_values_that_are_not_finite_in_float32_are_an_error() -> None:
     async def test(stage: Stage) -> None:
         with pytest.raises(errors.NonFiniteError):
@@ -160,7 +230,7 @@ def test_what_other_programs_left_is_remembered_for_a_while(monkeypatch: pytest.
             assert adaptation.kind is AdaptationKind.SPLIT_GUIDANCE
             assert "only 300 of 4096 MiB are free" in adaptation.cause
         stage.free_mib[:] = [4096]
-        monkeypatch.setattr(job_plans, "time", SimpleNamespace(monotonic=lambda: math.inf))
+        monkeypatch.setattr(lessons, "time", SimpleNamespace(monotonic=lambda: math.inf))
         assert report_of(await stage.run(denoise_request(frames=100))).adaptations == ()
 
     within(lambda: Stage([PLACED, DONE, DONE, DONE, DONE]), test)

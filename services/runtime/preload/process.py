@@ -20,17 +20,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-import pynvml
 import torch
 
-from acestage.errors import AcestageError, FailedPreconditionError, UnavailableError
+from acestage.errors import AcestageError
 from acestage.generation import STAGES
 from services.runtime import logs
-from services.runtime.cuda_devices import Nvml, cuda_handles
 from services.runtime.messages import Message, error_message, pack
 from services.runtime.preload.forking import ForkServer
 from services.runtime.preload.models import StageModels, map_models
 from services.runtime.preload.protocol import FORK
+from services.runtime.preload.torch_build import check_torch
 from services.runtime.stage_config import StageConfig
 from services.runtime.worker import work
 
@@ -79,30 +78,6 @@ def _no_cuda() -> Iterator[None]:
         yield
     finally:
         torch.cuda.is_available = is_available
-
-
-def check_torch(device: str, nvml: Nvml = pynvml) -> None:
-    """Raises:
-    FailedPreconditionError: this build of torch cannot use `device`.
-    """
-    if not device.startswith("cuda"):
-        return
-    built_for = torch.version.cuda
-    if built_for is None:
-        raise FailedPreconditionError(
-            f"device: is {device}, but torch {torch.__version__} was built without CUDA; accepted: cpu"
-        )
-    try:
-        with cuda_handles(nvml):
-            found = nvml.nvmlSystemGetCudaDriverVersion_v2()
-    except pynvml.NVMLError as error:
-        raise UnavailableError(f"{device}: NVML says {error}", metadata={"device": device}) from error
-    major, minor = found // 1000, found % 1000 // 10
-    if major < int(built_for.partition(".")[0]):
-        raise FailedPreconditionError(
-            f"device: is {device}, whose driver has CUDA {major}.{minor}, but torch {torch.__version__} was "
-            f"built for CUDA {built_for}; accepted: a newer driver, a build of torch for CUDA {major}, or cpu"
-        )
 
 
 def _serve(control: socket.socket, models: StageModels, config: StageConfig) -> None:

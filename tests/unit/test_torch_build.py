@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from acestage.errors import FailedPreconditionError, UnavailableError
-from services.runtime.preload.process import check_torch
+from services.runtime.preload.torch_build import check_torch
 from tests.fake_nvml import FakeGpu, FakeNvml
 
 
@@ -35,6 +35,30 @@ def test_a_driver_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         FailedPreconditionError, match=r"CUDA 12\.8, but torch .* built for CUDA 13\.0; accepted"
     ):
         check_torch("cuda:0", nvml)
+
+
+@pytest.mark.parametrize(("capability", "is_accepted"), [((6, 1), False), ((7, 0), False), ((7, 5), True)])
+def test_a_card_that_is_too_old_is_told(
+    capability: tuple[int, int], is_accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    architectures = ["sm_75", "sm_80", "sm_100", "sm_120a", "compute_120"]
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+    nvml = FakeNvml(FakeGpu("GPU-a"), FakeGpu("GPU-b", name="GTX 1050 Ti", capability=capability))
+    if not is_accepted:
+        nvml.cuda_version = 12040  # a newer driver would not help
+    if is_accepted:
+        check_torch("cuda:1", nvml)
+        return
+    named = rf"cuda:1, a GTX 1050 Ti of compute capability {capability[0]}\.{capability[1]}, but torch"
+    with pytest.raises(FailedPreconditionError, match=rf"{named} .* from 7\.5 on; accepted: .*\+cu126 "):
+        check_torch("cuda:1", nvml)
+
+
+def test_a_card_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(UnavailableError, match="cuda:1: NVML no longer shows it"):
+        check_torch("cuda:1", FakeNvml(FakeGpu("GPU-a")))
 
 
 def test_a_driver_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
