@@ -16,13 +16,12 @@ from dataclasses import asdict, dataclass
 
 from acestage import AsyncClient
 from acestage.errors import InvalidArgumentError
-from acestage.generation import StageProgress
+from acestage.generation import ProcessMemory, StageProgress
 from acestage.generation_options import GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import mib, print_table, write_json
 from bench.songs import SONG_TIMEOUT_S, numbered_caption, sing
-from bench.stack import Setup, Stack, measure_all
-from services.runtime.process_memory import ProcessMemory
+from bench.stack import Setup, Stack
 
 BASELINE_JOB = 3
 ALLOWED_GROWTH = 1.05
@@ -97,7 +96,7 @@ async def run(setup: Setup, jobs: Sequence[Job]) -> list[dict[str, ProcessMemory
     async with Stack.start(setup) as stack:
         for number, job in enumerate(jobs):
             await do(stack.client, job, seed=number)
-            after.append(await asyncio.to_thread(measure_all, await stack.processes()))
+            after.append({memory.name: memory for memory in await stack.memories()})
     return after
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from acestage import Access, AsyncClient
 from acestage.errors import AcestageError
+from acestage.generation import ProcessMemory
 from acestage.local_stack import LocalStack, free_ports, scheme
 from acestage.settings import EMBEDDED_CHECKPOINT, load_settings
-from services.runtime.process_memory import ProcessMemory, measure
 
 READY_TIMEOUT_S = 600.0
 
@@ -107,23 +107,20 @@ class Stack:
                 print(log_path.read_text(errors="replace"))
                 raise
 
-    async def processes(self) -> dict[str, int]:
-        """The process ids of everything that lives, by names such as "dit/worker"."""
+    async def memories(self) -> list[ProcessMemory]:
+        """The memory of everything that lives, under names such as "dit/worker"."""
         status = await self.client.status()
-        found = [process for stage in status.stages for process in stage.processes]
-        return {process.name: process.pid for process in (status.orchestrator, *found)}
+        return [status.orchestrator, *(process for stage in status.stages for process in stage.processes)]
+
+    async def processes(self) -> dict[str, int]:
+        """The process ids of everything that lives, by the same names."""
+        return {process.name: process.pid for process in await self.memories()}
 
 
 def _free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def measure_all(processes: dict[str, int]) -> dict[str, ProcessMemory]:
-    """The memory of `processes` that live, by name. Blocks for some 50 ms."""
-    found = (measure(name, pid) for name, pid in processes.items())
-    return {memory.name: memory for memory in found if memory is not None}
 
 
 def is_worker(name: str) -> bool:

@@ -27,8 +27,11 @@ TIMEOUT_S = 5.0
 def top(
     target: Target = None,
     interval_s: Annotated[
-        float, typer.Option("--interval", min=0.1, help="Seconds between two frames.")
-    ] = 1.0,
+        float,
+        typer.Option(
+            "--interval", min=0.1, help="Seconds between two frames; each costs the services a tenth of one."
+        ),
+    ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
 ) -> None:
     """Watch devices, leases, stages, memory and jobs. Ctrl-C ends it."""

@@ -110,7 +110,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
 
 async def _stage_status(stage: StageClient) -> pb.StageStatus:
     try:
-        info = await stage.info(STATUS_TIMEOUT_S)
+        info = await stage.info(STATUS_TIMEOUT_S, with_memory=True)
     except errors.AcestageError as error:
         return pb.StageStatus(stage=stage.stage, target=stage.target, is_serving=False, error=error.message)
     return pb.StageStatus(stage=stage.stage, target=stage.target, is_serving=True, info=info)

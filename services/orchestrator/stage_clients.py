@@ -64,12 +64,16 @@ class StageClient:
         self._channel = channel
         self._info = stage_pb2_grpc.StageServiceStub(channel)
 
-    async def info(self, timeout_s: float = INFO_TIMEOUT_S) -> stage_pb2.GetStageInfoResponse:
-        """What the stage runs; waits a moment for a stage that starts again."""
+    async def info(
+        self, timeout_s: float = INFO_TIMEOUT_S, *, with_memory: bool = False
+    ) -> stage_pb2.GetStageInfoResponse:
+        """What the stage runs; waits a moment for a stage that starts again.
+
+        With its memory this takes time from a job that runs.
+        """
+        request = stage_pb2.GetStageInfoRequest(with_memory=with_memory)
         try:
-            return await self._info.GetStageInfo(
-                stage_pb2.GetStageInfoRequest(), timeout=timeout_s, wait_for_ready=True
-            )
+            return await self._info.GetStageInfo(request, timeout=timeout_s, wait_for_ready=True)
         except grpc.RpcError as error:
             found = from_rpc_error(error, target=self._name)
             if not isinstance(found, DeadlineExceededError):

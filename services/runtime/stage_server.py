@@ -146,21 +146,25 @@ class StageInfo(stage_pb2_grpc.StageServiceServicer):
     ) -> stage_pb2.GetStageInfoResponse:
         runner = self._runner
         facts = await runner.host.ready()
-        # The kernel takes its time to add up the pages of a process, and a driver may too.
-        device_memory, processes = await asyncio.gather(
-            asyncio.to_thread(self._device_memory), asyncio.to_thread(self._processes)
-        )
-        return stage_pb2.GetStageInfoResponse(
+        info = stage_pb2.GetStageInfoResponse(
             stage=runner.stage,
             models=[_stage_model(model, facts.models[model.name]) for model in self._models.models],
             device=runner.device.name,
             placed_model=runner.placed_model,
             quantization=runner.placed_quantization,
             active_job_count=runner.active_job_count,
-            processes=[memory.to_pb() for memory in processes],
             worker_state=_STATE_TO_PB[runner.worker_state],
-            device_memory=device_memory.to_pb() if device_memory else None,
+            device_bytes=runner.device.total_bytes,
         )
+        if request.with_memory:
+            # The kernel takes its time to add up the pages of a process, and a driver may too.
+            device_memory, processes = await asyncio.gather(
+                asyncio.to_thread(self._device_memory), asyncio.to_thread(self._processes)
+            )
+            info.processes.extend(memory.to_pb() for memory in processes)
+            if device_memory is not None:
+                info.device_memory.CopyFrom(device_memory.to_pb())
+        return info
 
     def _device_memory(self) -> DeviceMemory | None:
         try:

@@ -10,9 +10,11 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from acestage.local_stack import free_ports
+from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.status import Status
 from tests.integration.test_failures import during_denoising
 from tests.running_stack import RunningStack, wait_until
@@ -86,6 +88,17 @@ def test_the_simulated_device_is_told_by_every_stage_and_listed_once(status: Sta
     for stage in status.stages:
         assert stage.device_memory is not None
         assert stage.device_memory.total_bytes == SIMULATED_GB << 30
+
+
+@pytest.mark.parametrize("with_memory", [False, True])
+def test_a_stage_looks_at_memory_only_where_that_is_asked_for(stack: RunningStack, with_memory: bool) -> None:
+    """For it takes time from a job that runs; every generation asks stages what they are."""
+    with grpc.insecure_channel(stack.address("dit")) as channel:
+        info = stage_pb2_grpc.StageServiceStub(channel).GetStageInfo(
+            stage_pb2.GetStageInfoRequest(with_memory=with_memory), timeout=10
+        )
+    assert (bool(info.processes), info.HasField("device_memory")) == (with_memory, with_memory)
+    assert info.device_bytes == SIMULATED_GB << 30
 
 
 def test_memory_that_cannot_be_dropped_is_told_of_every_process(status: Status) -> None:

@@ -36,7 +36,7 @@ def info(stage: str, room_mib: int) -> stage_pb2.GetStageInfoResponse:
     )
     if stage == "dit":
         found.models[0].memory.CopyFrom(MEMORY.to_pb())
-        found.device_memory.total_bytes = GIB + room_mib * MIB
+        found.device_bytes = GIB + room_mib * MIB
     return found
 
 

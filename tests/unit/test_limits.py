@@ -175,7 +175,7 @@ def test_a_stage_that_reports_no_memory_is_read_as_such() -> None:
     info = stage_pb2.GetStageInfoResponse(stage="dit", device="cpu", models=models)
     assert StageFacts.from_pb(info, "base") == StageFacts("dit", "cpu", 0, None, 0.0)
     info.models[1].memory.CopyFrom(DIT.to_pb())
-    info.device_memory.total_bytes = GIB
+    info.device_bytes = GIB
     assert StageFacts.from_pb(info, "base") == StageFacts("dit", "cpu", GIB, DIT, 0.0)
     assert StageFacts.from_pb(info, "turbo") == StageFacts("dit", "cpu", GIB, None, 0.0)
 

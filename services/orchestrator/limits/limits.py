@@ -59,7 +59,7 @@ class StageFacts:
         return cls(
             stage=info.stage,
             device=info.device,
-            device_bytes=info.device_memory.total_bytes,
+            device_bytes=info.device_bytes,
             memory=StageMemory.from_pb(hosted.memory) if hosted.memory.activations else None,
             latent_frame_rate_hz=hosted.model.latent_frame_rate_hz,
         )

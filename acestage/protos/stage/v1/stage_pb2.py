@@ -26,45 +26,45 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63\x65stage/stage/v1/stage.proto\x12\x11\x61\x63\x65stage.stage.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13GetStageInfoRequest\"\xcd\x02\n\x14GetStageInfoResponse\x12\r\n\x05stage\x18\x01 \x01(\t\x12-\n\x06models\x18\x02 \x03(\x0b\x32\x1d.acestage.stage.v1.StageModel\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x14\n\x0cplaced_model\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x18\n\x10\x61\x63tive_job_count\x18\x06 \x01(\x05\x12\x33\n\tprocesses\x18\x07 \x03(\x0b\x32 .acestage.stage.v1.ProcessMemory\x12\x36\n\rdevice_memory\x18\x08 \x01(\x0b\x32\x1f.acestage.stage.v1.DeviceMemory\x12\x34\n\x0cworker_state\x18\t \x01(\x0e\x32\x1e.acestage.stage.v1.WorkerState\"\x8b\x01\n\nStageModel\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.acestage.stage.v1.Model\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x15\n\rweights_bytes\x18\x03 \x01(\x03\x12.\n\x06memory\x18\x04 \x01(\x0b\x32\x1e.acestage.stage.v1.StageMemory\"U\n\x0c\x44\x65viceMemory\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x12\n\nfree_bytes\x18\x04 \x01(\x03\"\xe3\x01\n\x0bStageMemory\x12\x15\n\rcontext_bytes\x18\x01 \x01(\x03\x12\x15\n\rreserve_bytes\x18\x02 \x01(\x03\x12\x31\n\x07weights\x18\x03 \x03(\x0b\x32 .acestage.stage.v1.WeightsMemory\x12\x37\n\x0b\x61\x63tivations\x18\x04 \x03(\x0b\x32\".acestage.stage.v1.ActivationCurve\x12\x18\n\x10halo_frame_count\x18\x05 \x01(\x05\x12 \n\x18\x65ncoder_halo_frame_count\x18\x06 \x01(\x05\"<\n\rWeightsMemory\x12\x14\n\x0cquantization\x18\x01 \x01(\t\x12\x15\n\rweights_bytes\x18\x02 \x01(\x03\"i\n\x0f\x41\x63tivationCurve\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x14\n\x0cquantization\x18\x02 \x01(\t\x12\x32\n\x06points\x18\x03 \x03(\x0b\x32\".acestage.stage.v1.ActivationPoint\"@\n\x0f\x41\x63tivationPoint\x12\x13\n\x0b\x66rame_count\x18\x01 \x01(\x05\x12\x18\n\x10\x61\x63tivation_bytes\x18\x02 \x01(\x03\"\xfa\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08is_turbo\x18\x02 \x01(\x08\x12\x1c\n\x14latent_channel_count\x18\x03 \x01(\x05\x12\x1c\n\x14latent_frame_rate_hz\x18\x04 \x01(\x01\x12\x16\n\x0esample_rate_hz\x18\x05 \x01(\x05\x12\x18\n\x10hop_sample_count\x18\x06 \x01(\x05\x12\x14\n\x0cis_untrained\x18\x07 \x01(\x08\x12\x14\n\x0cknows_tracks\x18\x08 \x01(\x08\x12\x18\n\x10\x61udio_code_count\x18\t \x01(\x05\x12\x1d\n\x15\x66rames_per_audio_code\x18\n \x01(\x05\"\x1f\n\x0bStageQueued\x12\x10\n\x08position\x18\x01 \x01(\x05\"\xc1\x01\n\x0cStageStarted\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12-\n\nlease_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cquantization\x18\x06 \x01(\t\x12\x12\n\nvram_bytes\x18\x07 \x01(\x03\x12\x10\n\x08was_warm\x18\x08 \x01(\x08\"k\n\nAdaptation\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.acestage.stage.v1.AdaptationKind\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\r\n\x05\x63\x61use\x18\x04 \x01(\t\"\x9f\x03\n\x0bStageReport\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tload_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63ompute_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\tprocesses\x18\x07 \x03(\x0b\x32 .acestage.stage.v1.ProcessMemory\x12\x19\n\x11peak_device_bytes\x18\x08 \x01(\x03\x12\x32\n\x0b\x61\x64\x61ptations\x18\t \x03(\x0b\x32\x1d.acestage.stage.v1.Adaptation\x12\x15\n\rplanned_bytes\x18\n \x01(\x03\x12\x0f\n\x07kernels\x18\x0b \x01(\t\"\x84\x01\n\rProcessMemory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12\x11\n\trss_bytes\x18\x03 \x01(\x03\x12\x16\n\x0epeak_rss_bytes\x18\x04 \x01(\x03\x12\x17\n\x0f\x61nonymous_bytes\x18\x05 \x01(\x03\x12\x14\n\x0c\x64\x65vice_bytes\x18\x06 \x01(\x03*r\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_STATE_ASLEEP\x10\x01\x12\x15\n\x11WORKER_STATE_BUSY\x10\x02\x12\x15\n\x11WORKER_STATE_WARM\x10\x03*\xae\x01\n\x0e\x41\x64\x61ptationKind\x12\x1f\n\x1b\x41\x44\x41PTATION_KIND_UNSPECIFIED\x10\x00\x12 \n\x1c\x41\x44\x41PTATION_KIND_SMALLER_TILE\x10\x01\x12\"\n\x1e\x41\x44\x41PTATION_KIND_SPLIT_GUIDANCE\x10\x02\x12\x18\n\x14\x41\x44\x41PTATION_KIND_INT8\x10\x03\x12\x1b\n\x17\x41\x44\x41PTATION_KIND_FLOAT32\x10\x04\x32o\n\x0cStageService\x12_\n\x0cGetStageInfo\x12&.acestage.stage.v1.GetStageInfoRequest\x1a\'.acestage.stage.v1.GetStageInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x61\x63\x65stage/stage/v1/stage.proto\x12\x11\x61\x63\x65stage.stage.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"*\n\x13GetStageInfoRequest\x12\x13\n\x0bwith_memory\x18\x01 \x01(\x08\"\xe3\x02\n\x14GetStageInfoResponse\x12\r\n\x05stage\x18\x01 \x01(\t\x12-\n\x06models\x18\x02 \x03(\x0b\x32\x1d.acestage.stage.v1.StageModel\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x14\n\x0cplaced_model\x18\x04 \x01(\t\x12\x14\n\x0cquantization\x18\x05 \x01(\t\x12\x18\n\x10\x61\x63tive_job_count\x18\x06 \x01(\x05\x12\x33\n\tprocesses\x18\x07 \x03(\x0b\x32 .acestage.stage.v1.ProcessMemory\x12\x36\n\rdevice_memory\x18\x08 \x01(\x0b\x32\x1f.acestage.stage.v1.DeviceMemory\x12\x34\n\x0cworker_state\x18\t \x01(\x0e\x32\x1e.acestage.stage.v1.WorkerState\x12\x14\n\x0c\x64\x65vice_bytes\x18\n \x01(\x03\"\x8b\x01\n\nStageModel\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.acestage.stage.v1.Model\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x15\n\rweights_bytes\x18\x03 \x01(\x03\x12.\n\x06memory\x18\x04 \x01(\x0b\x32\x1e.acestage.stage.v1.StageMemory\"U\n\x0c\x44\x65viceMemory\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x03\x12\x12\n\nfree_bytes\x18\x04 \x01(\x03\"\xe3\x01\n\x0bStageMemory\x12\x15\n\rcontext_bytes\x18\x01 \x01(\x03\x12\x15\n\rreserve_bytes\x18\x02 \x01(\x03\x12\x31\n\x07weights\x18\x03 \x03(\x0b\x32 .acestage.stage.v1.WeightsMemory\x12\x37\n\x0b\x61\x63tivations\x18\x04 \x03(\x0b\x32\".acestage.stage.v1.ActivationCurve\x12\x18\n\x10halo_frame_count\x18\x05 \x01(\x05\x12 \n\x18\x65ncoder_halo_frame_count\x18\x06 \x01(\x05\"<\n\rWeightsMemory\x12\x14\n\x0cquantization\x18\x01 \x01(\t\x12\x15\n\rweights_bytes\x18\x02 \x01(\x03\"i\n\x0f\x41\x63tivationCurve\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\x14\n\x0cquantization\x18\x02 \x01(\t\x12\x32\n\x06points\x18\x03 \x03(\x0b\x32\".acestage.stage.v1.ActivationPoint\"@\n\x0f\x41\x63tivationPoint\x12\x13\n\x0b\x66rame_count\x18\x01 \x01(\x05\x12\x18\n\x10\x61\x63tivation_bytes\x18\x02 \x01(\x03\"\xfa\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08is_turbo\x18\x02 \x01(\x08\x12\x1c\n\x14latent_channel_count\x18\x03 \x01(\x05\x12\x1c\n\x14latent_frame_rate_hz\x18\x04 \x01(\x01\x12\x16\n\x0esample_rate_hz\x18\x05 \x01(\x05\x12\x18\n\x10hop_sample_count\x18\x06 \x01(\x05\x12\x14\n\x0cis_untrained\x18\x07 \x01(\x08\x12\x14\n\x0cknows_tracks\x18\x08 \x01(\x08\x12\x18\n\x10\x61udio_code_count\x18\t \x01(\x05\x12\x1d\n\x15\x66rames_per_audio_code\x18\n \x01(\x05\"\x1f\n\x0bStageQueued\x12\x10\n\x08position\x18\x01 \x01(\x05\"\xc1\x01\n\x0cStageStarted\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\r\n\x05\x64type\x18\x04 \x01(\t\x12-\n\nlease_wait\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x14\n\x0cquantization\x18\x06 \x01(\t\x12\x12\n\nvram_bytes\x18\x07 \x01(\x03\x12\x10\n\x08was_warm\x18\x08 \x01(\x08\"k\n\nAdaptation\x12/\n\x04kind\x18\x01 \x01(\x0e\x32!.acestage.stage.v1.AdaptationKind\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\r\n\x05\x63\x61use\x18\x04 \x01(\t\"\x9f\x03\n\x0bStageReport\x12\x10\n\x08lease_id\x18\x01 \x01(\t\x12\x15\n\rfencing_token\x18\x02 \x01(\x03\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\tload_time\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0c\x63ompute_time\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x33\n\tprocesses\x18\x07 \x03(\x0b\x32 .acestage.stage.v1.ProcessMemory\x12\x19\n\x11peak_device_bytes\x18\x08 \x01(\x03\x12\x32\n\x0b\x61\x64\x61ptations\x18\t \x03(\x0b\x32\x1d.acestage.stage.v1.Adaptation\x12\x15\n\rplanned_bytes\x18\n \x01(\x03\x12\x0f\n\x07kernels\x18\x0b \x01(\t\"\x84\x01\n\rProcessMemory\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x03\x12\x11\n\trss_bytes\x18\x03 \x01(\x03\x12\x16\n\x0epeak_rss_bytes\x18\x04 \x01(\x03\x12\x17\n\x0f\x61nonymous_bytes\x18\x05 \x01(\x03\x12\x14\n\x0c\x64\x65vice_bytes\x18\x06 \x01(\x03*r\n\x0bWorkerState\x12\x1c\n\x18WORKER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13WORKER_STATE_ASLEEP\x10\x01\x12\x15\n\x11WORKER_STATE_BUSY\x10\x02\x12\x15\n\x11WORKER_STATE_WARM\x10\x03*\xae\x01\n\x0e\x41\x64\x61ptationKind\x12\x1f\n\x1b\x41\x44\x41PTATION_KIND_UNSPECIFIED\x10\x00\x12 \n\x1c\x41\x44\x41PTATION_KIND_SMALLER_TILE\x10\x01\x12\"\n\x1e\x41\x44\x41PTATION_KIND_SPLIT_GUIDANCE\x10\x02\x12\x18\n\x14\x41\x44\x41PTATION_KIND_INT8\x10\x03\x12\x1b\n\x17\x41\x44\x41PTATION_KIND_FLOAT32\x10\x04\x32o\n\x0cStageService\x12_\n\x0cGetStageInfo\x12&.acestage.stage.v1.GetStageInfoRequest\x1a\'.acestage.stage.v1.GetStageInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestage.protos.stage.v1.stage_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_WORKERSTATE']._serialized_start=2314
-  _globals['_WORKERSTATE']._serialized_end=2428
-  _globals['_ADAPTATIONKIND']._serialized_start=2431
-  _globals['_ADAPTATIONKIND']._serialized_end=2605
+  _globals['_WORKERSTATE']._serialized_start=2357
+  _globals['_WORKERSTATE']._serialized_end=2471
+  _globals['_ADAPTATIONKIND']._serialized_start=2474
+  _globals['_ADAPTATIONKIND']._serialized_end=2648
   _globals['_GETSTAGEINFOREQUEST']._serialized_start=117
-  _globals['_GETSTAGEINFOREQUEST']._serialized_end=138
-  _globals['_GETSTAGEINFORESPONSE']._serialized_start=141
-  _globals['_GETSTAGEINFORESPONSE']._serialized_end=474
-  _globals['_STAGEMODEL']._serialized_start=477
-  _globals['_STAGEMODEL']._serialized_end=616
-  _globals['_DEVICEMEMORY']._serialized_start=618
-  _globals['_DEVICEMEMORY']._serialized_end=703
-  _globals['_STAGEMEMORY']._serialized_start=706
-  _globals['_STAGEMEMORY']._serialized_end=933
-  _globals['_WEIGHTSMEMORY']._serialized_start=935
-  _globals['_WEIGHTSMEMORY']._serialized_end=995
-  _globals['_ACTIVATIONCURVE']._serialized_start=997
-  _globals['_ACTIVATIONCURVE']._serialized_end=1102
-  _globals['_ACTIVATIONPOINT']._serialized_start=1104
-  _globals['_ACTIVATIONPOINT']._serialized_end=1168
-  _globals['_MODEL']._serialized_start=1171
-  _globals['_MODEL']._serialized_end=1421
-  _globals['_STAGEQUEUED']._serialized_start=1423
-  _globals['_STAGEQUEUED']._serialized_end=1454
-  _globals['_STAGESTARTED']._serialized_start=1457
-  _globals['_STAGESTARTED']._serialized_end=1650
-  _globals['_ADAPTATION']._serialized_start=1652
-  _globals['_ADAPTATION']._serialized_end=1759
-  _globals['_STAGEREPORT']._serialized_start=1762
-  _globals['_STAGEREPORT']._serialized_end=2177
-  _globals['_PROCESSMEMORY']._serialized_start=2180
-  _globals['_PROCESSMEMORY']._serialized_end=2312
-  _globals['_STAGESERVICE']._serialized_start=2607
-  _globals['_STAGESERVICE']._serialized_end=2718
+  _globals['_GETSTAGEINFOREQUEST']._serialized_end=159
+  _globals['_GETSTAGEINFORESPONSE']._serialized_start=162
+  _globals['_GETSTAGEINFORESPONSE']._serialized_end=517
+  _globals['_STAGEMODEL']._serialized_start=520
+  _globals['_STAGEMODEL']._serialized_end=659
+  _globals['_DEVICEMEMORY']._serialized_start=661
+  _globals['_DEVICEMEMORY']._serialized_end=746
+  _globals['_STAGEMEMORY']._serialized_start=749
+  _globals['_STAGEMEMORY']._serialized_end=976
+  _globals['_WEIGHTSMEMORY']._serialized_start=978
+  _globals['_WEIGHTSMEMORY']._serialized_end=1038
+  _globals['_ACTIVATIONCURVE']._serialized_start=1040
+  _globals['_ACTIVATIONCURVE']._serialized_end=1145
+  _globals['_ACTIVATIONPOINT']._serialized_start=1147
+  _globals['_ACTIVATIONPOINT']._serialized_end=1211
+  _globals['_MODEL']._serialized_start=1214
+  _globals['_MODEL']._serialized_end=1464
+  _globals['_STAGEQUEUED']._serialized_start=1466
+  _globals['_STAGEQUEUED']._serialized_end=1497
+  _globals['_STAGESTARTED']._serialized_start=1500
+  _globals['_STAGESTARTED']._serialized_end=1693
+  _globals['_ADAPTATION']._serialized_start=1695
+  _globals['_ADAPTATION']._serialized_end=1802
+  _globals['_STAGEREPORT']._serialized_start=1805
+  _globals['_STAGEREPORT']._serialized_end=2220
+  _globals['_PROCESSMEMORY']._serialized_start=2223
+  _globals['_PROCESSMEMORY']._serialized_end=2355
+  _globals['_STAGESERVICE']._serialized_start=2650
+  _globals['_STAGESERVICE']._serialized_end=2761
 # @@protoc_insertion_point(module_scope)

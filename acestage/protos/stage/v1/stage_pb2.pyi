@@ -83,12 +83,19 @@ class GetStageInfoRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    WITH_MEMORY_FIELD_NUMBER: _builtins.int
+    with_memory: _builtins.bool
+    """Whether to tell what its processes take and what is free on the device, too. The kernel walks all pages
+    of the processes for that: with full-size weights some 30 ms, which a job that runs takes longer for.
+    """
     def __init__(
         self,
+        *,
+        with_memory: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["with_memory", b"with_memory"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -109,6 +116,7 @@ class GetStageInfoResponse(_message.Message):
     PROCESSES_FIELD_NUMBER: _builtins.int
     DEVICE_MEMORY_FIELD_NUMBER: _builtins.int
     WORKER_STATE_FIELD_NUMBER: _builtins.int
+    DEVICE_BYTES_FIELD_NUMBER: _builtins.int
     stage: _builtins.str
     """"text_encoder", "dit" or "vae"."""
     device: _builtins.str
@@ -122,17 +130,19 @@ class GetStageInfoResponse(_message.Message):
     active_job_count: _builtins.int
     """Jobs of this stage that run or wait for the device."""
     worker_state: Global___WorkerState.ValueType
+    device_bytes: _builtins.int
+    """The device's size; capped where a smaller one is simulated."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___StageModel]:
         """All that a request may ask for; the first is the default."""
 
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessMemory]:
-        """Memory of the stage's processes, that of a living worker included."""
+        """Where they were asked for: memory of the stage's processes, that of a living worker included."""
 
     @_builtins.property
     def device_memory(self) -> Global___DeviceMemory:
-        """The device as the stage sees it now."""
+        """Where it was asked for: the device as the stage sees it now."""
 
     def __init__(
         self,
@@ -146,10 +156,11 @@ class GetStageInfoResponse(_message.Message):
         processes: _abc.Iterable[Global___ProcessMemory] | None = ...,
         device_memory: Global___DeviceMemory | None = ...,
         worker_state: Global___WorkerState.ValueType = ...,
+        device_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["device_memory", b"device_memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_job_count", b"active_job_count", "device", b"device", "device_memory", b"device_memory", "models", b"models", "placed_model", b"placed_model", "processes", b"processes", "quantization", b"quantization", "stage", b"stage", "worker_state", b"worker_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_job_count", b"active_job_count", "device", b"device", "device_bytes", b"device_bytes", "device_memory", b"device_memory", "models", b"models", "placed_model", b"placed_model", "processes", b"processes", "quantization", b"quantization", "stage", b"stage", "worker_state", b"worker_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,7 +47,7 @@ class StageServiceServicer:
     """
 
     def GetStageInfo(self, request, context):
-        """What this stage runs: models, device, data types, memory. Never touches the device.
+        """What this stage runs: models, device, data types. Never touches the device.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

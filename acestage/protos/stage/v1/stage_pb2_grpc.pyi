@@ -34,7 +34,7 @@ class StageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StageServiceAsyncStub: ...
     GetStageInfo: _grpc.UnaryUnaryMultiCallable[_stage_pb2.GetStageInfoRequest, _stage_pb2.GetStageInfoResponse]
-    """What this stage runs: models, device, data types, memory. Never touches the device."""
+    """What this stage runs: models, device, data types. Never touches the device."""
 
 @_typing.type_check_only
 class StageServiceAsyncStub(StageServiceStub):
@@ -42,7 +42,7 @@ class StageServiceAsyncStub(StageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetStageInfo: _aio.UnaryUnaryMultiCallable[_stage_pb2.GetStageInfoRequest, _stage_pb2.GetStageInfoResponse]  # type: ignore[assignment]
-    """What this stage runs: models, device, data types, memory. Never touches the device."""
+    """What this stage runs: models, device, data types. Never touches the device."""
 
 class StageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by every stage beside its own service."""
@@ -53,6 +53,6 @@ class StageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _stage_pb2.GetStageInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_stage_pb2.GetStageInfoResponse, _abc.Awaitable[_stage_pb2.GetStageInfoResponse]]:
-        """What this stage runs: models, device, data types, memory. Never touches the device."""
+        """What this stage runs: models, device, data types. Never touches the device."""
 
 def add_StageServiceServicer_to_server(servicer: StageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
