@@ -23,7 +23,6 @@ from bench.speed.scope import Scope
 
 RESULTS = OUT_DIR / "bench.json"
 PAGE = Path("docs/benchmarks.md")
-CHART = Path("docs/images/benchmark-lengths.png")
 
 PARTS: Mapping[str, Callable[[Scope], dict[str, Any]]] = {
     "dit": dit.measure,
@@ -43,7 +42,7 @@ def main() -> None:
         as_workers.take_heap("bench.speed")
         _measure(given)
     if given.report_only or given.write_docs:
-        _write_docs(json.loads(RESULTS.read_text()))
+        _write_docs(json.loads(RESULTS.read_text()), given.page)
 
 
 def _measure(given: argparse.Namespace) -> None:
@@ -62,7 +61,7 @@ def _measure(given: argparse.Namespace) -> None:
         # After each part: what fails later costs no figures.
         OUT_DIR.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-    print(page(results))
+    print(page(results, _chart(given.page)))
 
 
 def _compile(scope: Scope) -> None:
@@ -88,10 +87,15 @@ def _part(name: str, scope: Scope) -> dict[str, Any]:
     return {"run": run, **found}
 
 
-def _write_docs(results: dict[str, Any]) -> None:
-    PAGE.write_text(page(results))
+def _write_docs(results: dict[str, Any], path: Path) -> None:
+    path.write_text(page(results, _chart(path)))
     if found := results["parts"].get("lengths"):
-        draw_lengths(found["lengths"], CHART)
+        draw_lengths(found["lengths"], path.parent / _chart(path))
+
+
+def _chart(path: Path) -> str:
+    """Where the picture of the page at `path` is, as seen from there."""
+    return f"images/{path.stem}-lengths.png"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -106,8 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), help="default all")
     parser.add_argument("--quick", action="store_true", help="the core figures alone")
     parser.add_argument("--add", action="store_true", help=f"keep the other parts of {RESULTS}")
-    parser.add_argument("--write-docs", action="store_true", help=f"write {PAGE}, too")
-    parser.add_argument("--report-only", action="store_true", help=f"write {PAGE} from {RESULTS}")
+    parser.add_argument("--write-docs", action="store_true", help="write the page, too")
+    parser.add_argument("--report-only", action="store_true", help=f"write the page from {RESULTS}, no more")
+    parser.add_argument("--page", type=Path, default=PAGE, help=f"where the page is written; default {PAGE}")
     return parser
 
 

@@ -23,11 +23,21 @@ and `diffusers` has the same. Other work on the machine makes seconds noisy, and
 "load" is the load average before and after each part, the benchmark's own work included."""
 
 
-def page(results: Found) -> str:
-    """The page in Markdown, with a section for each part that was measured."""
+DASHES = "Dashed lines of time go on from 60 s in proportion."
+
+
+def page(results: Found, chart: str) -> str:
+    """The page in Markdown, with a section for each part that was measured.
+
+    Args:
+        results: of all parts.
+        chart: where the picture of time and memory by length is, as seen from the page.
+    """
     parts: Mapping[str, Found] = results["parts"]
     sections = [INTRODUCTION, _machine(results["machine"]), _runs(parts)]
     sections += [write(parts[name]) for name, write in SECTIONS.items() if name in parts]
+    if "lengths" in parts:
+        sections += [f"![Time and memory by length]({chart})", DASHES]
     return "\n\n".join(sections) + "\n"
 
 
@@ -213,9 +223,7 @@ blocks; the planner counts a process's own pages without these, a reserve and th
 
 {table(headers, lengths)}
 
-![Time and memory by length](images/benchmark-lengths.png)
-
-Dashed lines of time go on from 60 s in proportion. Songs of {found["batch_duration_s"]} s at once:
+Songs of {found["batch_duration_s"]} s at once:
 
 {table(headers, batches)}"""
 

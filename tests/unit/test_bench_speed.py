@@ -103,7 +103,7 @@ def test_the_page_has_sections_for_what_was_measured() -> None:
             "int8_from_precise": 0.02,
         },
     }
-    text = page({"machine": MACHINE, "parts": {"dit": found}})
+    text = page({"machine": MACHINE, "parts": {"dit": found}}, "chart.png")
     assert "| 30 s, bfloat16 | 2.000 | 2.50 (2.00-3.00) | 3.000 |" in text
     assert "| dit | 2026-01-02T03:04:05+00:00 | tiny-turbo | 2 | 2 | 12 | 0.5, 1.5 |" in text
     assert [line for line in text.splitlines() if line.startswith("#")] == [
