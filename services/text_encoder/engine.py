@@ -14,6 +14,7 @@ from services.runtime.finite import check_finite
 from services.text_encoder.audio_codec import AudioCodec
 from services.text_encoder.encode_job import EncodeJob, timbre_frame_count
 from services.text_encoder.prompt import MAX_LYRICS_TOKENS, MAX_TEXT_TOKENS, TEXT_TO_MUSIC_INSTRUCTION, Prompt
+from services.text_encoder.silent_timbre import SilentTimbre
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,11 @@ class EncodedPrompt:
 
 
 class TextEncoderEngine:
-    """Tokenizer, Qwen3, the condition encoder and, where the checkpoint has one, the audio codec."""
+    """Tokenizer, Qwen3, the condition encoder and, where the checkpoint has one, the audio codec.
+
+    Attributes:
+        silent_timbre: where the timbre of silence is kept; None: it is computed for every prompt.
+    """
 
     def __init__(
         self,
@@ -51,6 +56,7 @@ class TextEncoderEngine:
         self.text_encoder = text_encoder
         self.condition_encoder = condition_encoder
         self.audio_codec = audio_codec
+        self.silent_timbre: SilentTimbre | None = None
         self._timbre_frame_count = timbre_frame_count(latent_frame_rate_hz)
 
     def encode(
@@ -116,33 +122,45 @@ class TextEncoderEngine:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Lyrics, timbre and text, packed: [1, tokens, width]; the same with the plain text, if asked for."""
         encoder = self.condition_encoder
-        silence = encoder.silence_latent
-        timbre = silence[:, : self._timbre_frame_count] if reference is None else reference.to(silence)
-        text_states, text_mask = self._text_states(job.prompt)
+        text = self._text(job.prompt)
         lyric_ids, lyric_mask = self._tokens(job.prompt.lyrics_text(), MAX_LYRICS_TOKENS)
-        states, _ = encoder(
-            text_hidden_states=text_states,
-            text_attention_mask=text_mask,
-            # The lyric encoder does its own context: it reads token embeddings.
-            lyric_hidden_states=self.text_encoder.get_input_embeddings()(lyric_ids),
-            lyric_attention_mask=lyric_mask,
-            refer_audio_acoustic_hidden_states_packed=timbre,
-            refer_audio_order_mask=torch.zeros(1, device=silence.device, dtype=torch.long),
+        lyrics = encoder.lyric_encoder(
+            # It does its own context: it reads token embeddings.
+            inputs_embeds=self.text_encoder.get_input_embeddings()(lyric_ids),
+            attention_mask=lyric_mask,
         )
+        timbre = self._timbre(reference)
+        # As diffusers packs them, where nothing is padded.
+        states = torch.cat([lyrics, timbre, text], dim=1)
         check_finite(states, "text_encoder", "the hidden states of the prompt")
         if not job.with_plain:
             return states, None
-        plain_prompt = replace(job.prompt, instruction=TEXT_TO_MUSIC_INSTRUCTION)
-        plain_text_states, _ = self._text_states(plain_prompt)
-        # Nothing is padded, so the text comes last, and what is before it does not depend on it.
-        before_text = states[:, : -text_mask.shape[1]]
-        plain_states = torch.cat([before_text, encoder.text_projector(plain_text_states)], dim=1)
+        plain_text = self._text(replace(job.prompt, instruction=TEXT_TO_MUSIC_INSTRUCTION))
+        plain_states = torch.cat([lyrics, timbre, plain_text], dim=1)
         check_finite(plain_states, "text_encoder", "the hidden states of the plain prompt")
         return states, plain_states
 
-    def _text_states(self, prompt: Prompt) -> tuple[torch.Tensor, torch.Tensor]:
-        ids, mask = self._tokens(prompt.text(), MAX_TEXT_TOKENS)
-        return self.text_encoder(input_ids=ids, use_cache=False).last_hidden_state, mask
+    def _timbre(self, reference: torch.Tensor | None) -> torch.Tensor:
+        """The timbre [1, 1, width] of `reference`, or of silence."""
+        silence, kept = self.condition_encoder.silence_latent, self.silent_timbre
+        if reference is None and kept is not None and (found := kept.get(silence.device)) is not None:
+            return found
+        timbre, _ = self.condition_encoder.timbre_encoder(
+            silence[:, : self._timbre_frame_count] if reference is None else reference.to(silence),
+            torch.zeros(1, device=silence.device, dtype=torch.long),
+        )
+        assert isinstance(timbre, torch.Tensor)
+        if reference is None and kept is not None:
+            check_finite(timbre, "text_encoder", "the timbre of silence")
+            kept.keep(timbre)
+        return timbre
+
+    def _text(self, prompt: Prompt) -> torch.Tensor:
+        """The text [1, tokens, width] as the transformer gets it."""
+        ids, _ = self._tokens(prompt.text(), MAX_TEXT_TOKENS)
+        states = self.text_encoder(input_ids=ids, use_cache=False).last_hidden_state
+        projected: torch.Tensor = self.condition_encoder.text_projector(states)
+        return projected
 
     def _tokens(self, text: str, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
         encoded = self.tokenizer([text], truncation=True, max_length=max_tokens, return_tensors="pt")

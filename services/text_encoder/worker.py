@@ -34,6 +34,7 @@ from services.text_encoder.audio_codec import AudioCodec
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import TextEncoderEngine
 from services.text_encoder.memory import LongestPrompt, measure
+from services.text_encoder.silent_timbre import SilentTimbres
 
 OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents", "plain_hidden_states")
 
@@ -47,7 +48,7 @@ def load(checkpoint: Checkpoint) -> TextEncoderWorker:
         _codec(checkpoint, load_audio_tokenizer, load_audio_token_detokenizer),
         latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
     )
-    return TextEncoderWorker(engine)
+    return TextEncoderWorker(engine, SilentTimbres(engine.condition_encoder.null_condition_emb.shape[-1]))
 
 
 def without_weights(checkpoint: Checkpoint) -> TextEncoderWorker:
@@ -67,8 +68,9 @@ def without_weights(checkpoint: Checkpoint) -> TextEncoderWorker:
 
 
 class TextEncoderWorker:
-    def __init__(self, engine: TextEncoderEngine) -> None:
+    def __init__(self, engine: TextEncoderEngine, silent_timbres: SilentTimbres | None = None) -> None:
         self.engine = engine
+        self._silent_timbres = silent_timbres
 
     def modules(self) -> list[torch.nn.Module]:
         return [self.engine.text_encoder, self.engine.condition_encoder]
@@ -89,6 +91,8 @@ class TextEncoderWorker:
             place(module, device, dtype, quantization)
         if device.type == "cuda":
             repeat_keys(self.engine)
+        if self._silent_timbres is not None:
+            self.engine.silent_timbre = self._silent_timbres.slot(dtype, quantization)
 
     def prepared_weights(self, quantization: Quantization) -> Int8Weights | None:
         return Int8Weights(self.modules()) if quantization == "int8" else None
