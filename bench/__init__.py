@@ -11,8 +11,8 @@
 All work on the CPU and print a table. All but `planner_accuracy`, which runs stages of the published sizes
 by themselves, start their own services on free ports, with the embedded model unless `--checkpoint` names
 another one, and write all their figures to `out/bench-NAME.json`; `speed` takes a full-size model, writes
-`out/bench.json` and, with `--write-docs`, `docs/benchmarks.md` from it. A full-size checkpoint with random
-weights is written by
+`out/bench.json` and, with `--write-docs`, from it `docs/benchmarks.md`, or what `--page` names. A full-size
+checkpoint with random weights is written by
 
     python -m scripts.random_checkpoint DIR --size full --layout original --dtype bfloat16
 
