@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import pynvml
 
-from acestage.errors import FailedPreconditionError
+from acestage.errors import FailedPreconditionError, UnavailableError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
@@ -52,19 +52,37 @@ def cuda_handles(nvml: Nvml = pynvml) -> Iterator[list[Handle]]:
         nvml.nvmlShutdown()
 
 
-@contextlib.asynccontextmanager
-async def driver_awake(device: str, nvml: Nvml = pynvml) -> AsyncIterator[None]:
+@contextlib.contextmanager
+def cuda_handle(device: str, nvml: Nvml = pynvml) -> Iterator[Handle]:
+    """NVML's handle of "cuda:N", valid in the body.
+
+    Raises:
+        UnavailableError: the driver does not answer, in the body neither, or has no such device.
+        FailedPreconditionError: `CUDA_VISIBLE_DEVICES` says what we cannot map.
+    """
+    index = cuda_index(device)
+    try:
+        with cuda_handles(nvml) as handles:
+            if index >= len(handles):
+                raise UnavailableError(f"{device}: NVML no longer shows it", metadata={"device": device})
+            yield handles[index]
+    except pynvml.NVMLError as error:
+        raise UnavailableError(f"{device}: NVML says {error}", metadata={"device": device}) from error
+
+
+@contextlib.contextmanager
+def driver_awake(device: str, nvml: Nvml = pynvml) -> Iterator[None]:
     """Keeps the driver of a CUDA device from going to sleep in the body, between one worker and the next.
 
     Without a screen or persistence mode, Linux drivers give up a GPU's state with the last process that has
     it open, and take 1 to 3 s to set it up for the next one. The handles are what keeps GPUs open: all that
     NVML shows, so none of them can be reset or powers down meanwhile.
     https://docs.nvidia.com/deploy/driver-persistence/overview.html
+
+    Raises:
+        UnavailableError: the driver does not answer, or has no such device.
     """
-    if not device.startswith("cuda:"):
-        yield
-        return
-    with cuda_handles(nvml):
+    with cuda_handle(device, nvml) if device.startswith("cuda:") else contextlib.nullcontext():
         yield
 
 

@@ -13,7 +13,7 @@ import pynvml
 
 from acestage.errors import UnavailableError
 from acestage.protos.stage.v1 import stage_pb2
-from services.runtime.cuda_devices import Handle, Nvml, cuda_handles, cuda_index
+from services.runtime.cuda_devices import Handle, Nvml, cuda_handle
 from services.runtime.fake_device.spec import FakeDeviceSpec, used_bytes
 from services.runtime.preload.protocol import MODULE as PRELOAD_MODULE
 from services.runtime.process_memory import PROC, read_rollup
@@ -88,10 +88,10 @@ def process_device_bytes(device: str, *, nvml: Nvml = pynvml) -> dict[int, int]:
     if not device.startswith("cuda:"):
         return {}
     try:
-        with cuda_handles(nvml) as handles:
-            processes = nvml.nvmlDeviceGetComputeRunningProcesses(handles[cuda_index(device)])
+        with cuda_handle(device, nvml) as handle:
+            processes = nvml.nvmlDeviceGetComputeRunningProcesses(handle)
             return {process.pid: process.usedGpuMemory or 0 for process in processes}
-    except (pynvml.NVMLError, IndexError) as error:
+    except UnavailableError as error:
         log.debug("the driver does not say what processes use: %s", error, extra={"device": device})
         return {}
 
@@ -117,15 +117,9 @@ def worker_pids(device: str, proc: Path = PROC) -> Iterator[int]:
 
 
 def _read_cuda(device: str, nvml: Nvml) -> DeviceMemory:
-    try:
-        with cuda_handles(nvml) as handles:
-            handle = handles[cuda_index(device)]
-            total_bytes, free_bytes = _cuda_bytes(handle, nvml)
-            return DeviceMemory(device, nvml.nvmlDeviceGetName(handle), total_bytes, free_bytes)
-    except pynvml.NVMLError as error:
-        raise UnavailableError(f"{device}: NVML says {error}", metadata={"device": device}) from error
-    except IndexError as error:
-        raise UnavailableError(f"{device}: NVML no longer shows it", metadata={"device": device}) from error
+    with cuda_handle(device, nvml) as handle:
+        total_bytes, free_bytes = _cuda_bytes(handle, nvml)
+        return DeviceMemory(device, nvml.nvmlDeviceGetName(handle), total_bytes, free_bytes)
 
 
 def _cuda_bytes(handle: Handle, nvml: Nvml) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import pynvml
 
 from acestage.errors import FailedPreconditionError
 from services.runtime.cpu_features import has_feature
-from services.runtime.cuda_devices import VISIBLE, cuda_handles, cuda_index
+from services.runtime.cuda_devices import VISIBLE, cuda_handle, cuda_handles
 
 _BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 in hardware
 _CPU_BF16_FEATURES = ("amx_bf16", "avx512_bf16")
@@ -59,6 +59,6 @@ def _cuda_device_count() -> int:
 
 
 def _compute_capability(device: str) -> tuple[int, int]:
-    with cuda_handles() as handles:
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handles[cuda_index(device)])
+    with cuda_handle(device) as handle:
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
         return int(major), int(minor)

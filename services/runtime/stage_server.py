@@ -85,6 +85,11 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
     )
     models = ModelCatalog([checkpoint.model for checkpoint in checkpoints])
     device = resolve_device(settings.device)
+    with driver_awake(device):
+        await _serve(definition, settings, models, device)
+
+
+async def _serve(definition: StageDefinition, settings: Settings, models: ModelCatalog, device: str) -> None:
     config = StageConfig.from_settings(definition.name, settings, device)
     stage_device = StageDevice.of(config)
 
@@ -100,7 +105,6 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
     names = (definition.service_name, stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name)
     server = Server(definition.name, names, settings, port)
     async with (
-        driver_awake(device),
         await WorkerHost.start(config, on_ready_change) as host,
         channel_between_services(settings.address("orchestrator"), Access.of(settings)) as channel,
     ):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pynvml
 import pytest
 
@@ -88,12 +86,9 @@ def test_the_driver_of_a_cuda_device_is_kept_awake(
 ) -> None:
     monkeypatch.delenv(VISIBLE, raising=False)
 
-    async def scenario() -> None:
-        async with driver_awake(device, nvml):
-            assert nvml.open_count == open_count
-            if open_count:
-                assert visible(nvml) == [0, 1, 2]  # who looks meanwhile does not end it
-            assert nvml.open_count == open_count
-
-    asyncio.run(scenario())
+    with driver_awake(device, nvml):
+        assert nvml.open_count == open_count
+        if open_count:
+            assert visible(nvml) == [0, 1, 2]  # who looks meanwhile does not end it
+        assert nvml.open_count == open_count
     assert nvml.open_count == 0

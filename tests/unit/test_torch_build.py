@@ -45,11 +45,10 @@ def test_a_card_that_is_too_old_is_told(
     architectures = ["sm_75", "sm_80", "sm_100", "sm_120a", "compute_120"]
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
     nvml = FakeNvml(FakeGpu("GPU-a"), FakeGpu("GPU-b", name="GTX 1050 Ti", capability=capability))
-    if not is_accepted:
-        nvml.cuda_version = 12040  # a newer driver would not help
     if is_accepted:
         check_torch("cuda:1", nvml)
         return
+    nvml.cuda_version = 12040  # a newer driver would not help
     named = rf"cuda:1, a GTX 1050 Ti of compute capability {capability[0]}\.{capability[1]}, but torch"
     with pytest.raises(FailedPreconditionError, match=rf"{named} .* from 7\.5 on; accepted: .*\+cu126 "):
         check_torch("cuda:1", nvml)

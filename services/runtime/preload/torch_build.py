@@ -7,8 +7,8 @@ import re
 import pynvml
 import torch
 
-from acestage.errors import FailedPreconditionError, UnavailableError
-from services.runtime.cuda_devices import Nvml, cuda_handles, cuda_index
+from acestage.errors import FailedPreconditionError
+from services.runtime.cuda_devices import Nvml, cuda_handle
 
 _ARCHITECTURE = re.compile(r"(?:sm|compute)_(\d+)(\d)")
 _OLDER_CARDS = "cu126"
@@ -29,15 +29,9 @@ def check_torch(device: str, nvml: Nvml = pynvml) -> None:
         raise FailedPreconditionError(
             f"device: is {device}, but torch {torch.__version__} was built without CUDA; accepted: cpu"
         )
-    try:
-        with cuda_handles(nvml) as handles:
-            driver = nvml.nvmlSystemGetCudaDriverVersion_v2()
-            card = handles[cuda_index(device)]
-            name, capability = nvml.nvmlDeviceGetName(card), nvml.nvmlDeviceGetCudaComputeCapability(card)
-    except pynvml.NVMLError as error:
-        raise UnavailableError(f"{device}: NVML says {error}", metadata={"device": device}) from error
-    except IndexError as error:
-        raise UnavailableError(f"{device}: NVML no longer shows it", metadata={"device": device}) from error
+    with cuda_handle(device, nvml) as card:
+        driver = nvml.nvmlSystemGetCudaDriverVersion_v2()
+        name, capability = nvml.nvmlDeviceGetName(card), nvml.nvmlDeviceGetCudaComputeCapability(card)
     oldest = _oldest_capability()
     if capability < oldest:
         raise FailedPreconditionError(
