@@ -35,12 +35,11 @@ class Lessons:
         self._shortage: _Lesson | None = None
         self._free_bytes = 0
         self._overflow_counts: Counter[tuple[str, str]] = Counter()
-        self._overflows: dict[str, _Lesson] = {}
+        self._overflows: dict[tuple[str, str], _Lesson] = {}
 
     def shortage(self, error: DeviceShortageError, free_bytes: int) -> None:
         """Other programs left no more than `free_bytes` of a device that the stage had alone."""
-        cause = DeviceShortageError(_earlier(error), missing_bytes=error.missing_bytes)
-        self._shortage = _lesson(cause)
+        self._shortage = _lesson(DeviceShortageError(_earlier(error)))
         self._free_bytes = free_bytes
 
     def overflow(self, model: str, kind: str, error: NonFiniteError) -> bool:
@@ -48,7 +47,7 @@ class Lessons:
         self._overflow_counts[model, kind] += 1
         if self._overflow_counts[model, kind] < OVERFLOW_COUNT:
             return False
-        self._overflows[model] = _lesson(NonFiniteError(_earlier(error)))
+        self._overflows[model, kind] = _lesson(NonFiniteError(_earlier(error)))
         return True
 
     def no_overflow(self, model: str, kind: str) -> None:
@@ -58,7 +57,7 @@ class Lessons:
     def apply(self, plan: Callable[[], Ladder]) -> Ladder:
         """What `plan` gives, taken to the first way that may work, or as near to it as it goes."""
         ladder = plan()
-        overflow = self._overflows.get(ladder.placement.model)
+        overflow = self._overflows.get((ladder.placement.model, ladder.attempt.request.kind))
         if overflow is not None and not overflow.is_over and ladder.attempt.dtype == "float16":
             with suppress(VramBudgetExceededError):
                 ladder.step_down(overflow.error)

@@ -179,14 +179,13 @@ class Visit:
 
     def _learn(self, error: errors.AcestageError, attempt: Attempt, model: str) -> None:
         """Spares later jobs what was just tried, those that wait included."""
-        lessons = self._plans.lessons
+        request, lessons, is_learnt = attempt.request, self._plans.lessons, False
         if isinstance(error, errors.DeviceShortageError) and self._lease.is_exclusive:
             lessons.shortage(error, attempt.vram_bytes - error.missing_bytes + FREE_BYTES_SLACK)
-        elif (
-            not isinstance(error, errors.NonFiniteError)
-            or attempt.request.fields.get("adapters")  # they may be what overflows
-            or not lessons.overflow(model, attempt.request.kind, error)
-        ):
+            is_learnt = True
+        elif isinstance(error, errors.NonFiniteError) and not request.fields.get("adapters"):
+            is_learnt = lessons.overflow(model, request.kind, error)  # else adapters may be what overflows
+        if not is_learnt:
             return
         log.warning("the next jobs begin so, for %.0f s", LESSON_S, extra={"stage": self._stage})
         for waiting in self._line:

@@ -58,5 +58,9 @@ def test_an_overflow_counts_for_its_model_and_kind_of_job_alone() -> None:
     assert not overflow(lessons, kind="another")
     lessons.no_overflow(MODEL, "another")
     assert lessons.apply(plan).attempt.dtype == "float16"
+    assert overflow(lessons, kind="another") is False
+    assert overflow(lessons, kind="another") is True
+    assert overflow(lessons, model="another") is True
+    assert lessons.apply(plan).attempt.dtype == "float16"
     assert overflow(lessons)
     assert lessons.apply(plan).attempt.dtype == "float32"
