@@ -41,7 +41,6 @@ def measure(worker: TextEncoderWorker, dtype: torch.dtype, cpu_thread_count: int
     """
     engine = copy.copy(worker.engine)
     engine.tokenizer = LongestPrompt()
-    engine.silent_timbre = None  # a worker may be the first, which computes it
     tokenless = type(worker)(engine)
     codec_points: list[tuple[int, int]] = []
     weights: dict[Quantization, int] = {}

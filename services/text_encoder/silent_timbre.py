@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import mmap
-from typing import get_args
 
 import torch
 
 from acestage.planning import Quantization
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
-_ALIGNMENT = 64
+_QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8")
 
 
 class SilentTimbres:
@@ -24,30 +22,35 @@ class SilentTimbres:
     """
 
     def __init__(self, width: int) -> None:
-        self._width = width
-        self._slot_bytes = _ALIGNMENT + -(-width * 4 // _ALIGNMENT) * _ALIGNMENT
-        self._memory = mmap.mmap(-1, self._slot_bytes * len(_DTYPES) * len(_QUANTIZATIONS))
+        shape = (len(_DTYPES), len(_QUANTIZATIONS), 1 + width)
+        # float32 has all values of the other types.
+        memory = mmap.mmap(-1, torch.Size(shape).numel() * torch.float32.itemsize)
+        self._slots = torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
     def slot(self, dtype: torch.dtype, quantization: Quantization) -> SilentTimbre:
         """The place for what weights that are held so compute."""
-        index = _DTYPES.index(dtype) * len(_QUANTIZATIONS) + _QUANTIZATIONS.index(quantization)
-        return SilentTimbre(self._memory, index * self._slot_bytes, self._width, dtype)
+        return SilentTimbre(self._slots[_DTYPES.index(dtype), _QUANTIZATIONS.index(quantization)], dtype)
 
 
 class SilentTimbre:
-    """One timbre in shared memory, or none yet."""
+    """One timbre in shared memory, or none yet.
 
-    def __init__(self, memory: mmap.mmap, offset: int, width: int, dtype: torch.dtype) -> None:
-        self._is_kept = torch.frombuffer(memory, dtype=torch.bool, count=1, offset=offset)
-        self._values = torch.frombuffer(memory, dtype=dtype, count=width, offset=offset + _ALIGNMENT)
+    Args:
+        slot: [1 + width], in float32: 1 where a timbre is kept, else 0; and its values.
+        dtype: of the timbre.
+    """
+
+    def __init__(self, slot: torch.Tensor, dtype: torch.dtype) -> None:
+        self._is_kept, self._values = slot[0], slot[1:]
+        self._dtype = dtype
 
     def get(self, device: torch.device) -> torch.Tensor | None:
         """The timbre [1, 1, width] on `device`; None where nobody has kept it."""
         if not self._is_kept:
             return None
-        return self._values.to(device, copy=True).view(1, 1, -1)
+        return self._values.to(device, self._dtype, copy=True).view(1, 1, -1)
 
     def keep(self, timbre: torch.Tensor) -> None:
         """Keeps `timbre` [1, 1, width]. A process that dies meanwhile leaves it as not kept."""
         self._values.copy_(timbre.flatten())
-        self._is_kept.fill_(True)
+        self._is_kept.fill_(1.0)

@@ -92,13 +92,16 @@ def test_every_way_of_holding_weights_has_a_place_of_its_own() -> None:
         assert torch.equal(found, torch.full((1, 1, WIDTH), number, dtype=dtype))
 
 
-def test_what_a_forked_process_keeps_is_there_for_the_next_one() -> None:
-    timbres = SilentTimbres(WIDTH)
+def test_what_a_forked_worker_keeps_is_there_for_the_next_one() -> None:
+    preload = worker_of()
     pid = os.fork()
     if pid == 0:
-        timbres.slot(torch.float32, "none").keep(torch.arange(WIDTH, dtype=torch.float32))
-        os._exit(0)
+        torch.set_num_threads(1)  # those of this process are not there
+        preload.place(CPU, torch.float32, "none")
+        os._exit(0 if encode(preload)[1] == 1 else 1)
     assert os.waitpid(pid, 0)[1] == 0
-    found = timbres.slot(torch.float32, "none").get(CPU)
-    assert found is not None
-    assert found.flatten().tolist() == list(range(WIDTH))
+    preload.place(CPU, torch.float32, "none")
+    kept, count = encode(preload)
+    assert count == 0
+    preload.engine.silent_timbre = None
+    torch.testing.assert_close(encode(preload)[0], kept)
