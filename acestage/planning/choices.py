@@ -127,21 +127,21 @@ def choose_tile(memory: StageMemory, budget_bytes: int, most: int = DEFAULT_TILE
         budget_bytes: that the stage may have, weights included.
         most: frames of a tile, without its halo.
     """
-    ways = tile_ways(memory, most, most)
+    ways = tile_ways(memory, most)
     return next((tile for tile, total_bytes in ways if total_bytes <= budget_bytes), 0)
 
 
-def tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[int, int]]:
-    """Tiles to decode `frame_count` latent frames in, the largest first: frames, and bytes of the stage.
+def tile_ways(memory: StageMemory, most: int) -> list[tuple[int, int]]:
+    """Tiles of at most `most` latent frames to decode in, the largest first: frames, and bytes of the stage.
 
     Frames are without the halo, which counts in the bytes with both its sides.
     """
     halos = 2 * memory.halo_frame_count
-    return [(tile, memory.total_bytes("tile", tile + halos)) for tile in tile_sizes(min(most, frame_count))]
+    return [(tile, memory.total_bytes("tile", tile + halos)) for tile in tile_sizes(most)]
 
 
 def encode_tile_ways(memory: StageMemory, frame_count: int, most: int) -> list[tuple[int, int]]:
-    """Tiles to encode audio of `frame_count` latent frames in, as `tile_ways` has them for decoding.
+    """The same to encode audio of `frame_count` latent frames in.
 
     The halo counts as far as the audio goes: an encode computes all that it looks at.
     """

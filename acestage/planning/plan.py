@@ -183,7 +183,7 @@ def _plan_stages(
 
 
 def _vae_plan(memory: StageMemory, device_bytes: int, frame_count: int, wishes: Wishes) -> StagePlan:
-    ways = tile_ways(memory, frame_count, wishes.tile_frame_count)
+    ways = tile_ways(memory, min(frame_count, wishes.tile_frame_count))
     fitting = [way for way in ways if way[1] <= device_bytes]
     tile, total_bytes = fitting[0] if fitting else ways[-1]
     return _stage_plan(

@@ -50,7 +50,7 @@ class Plans:
         memory = self._memories[stage]
         if stage == "dit":
             return memory.total_bytes("single", frame_count, "none", item_count)
-        _, total_bytes = tile_ways(memory, frame_count, DEFAULT_TILE_FRAMES)[0]
+        _, total_bytes = tile_ways(memory, min(frame_count, DEFAULT_TILE_FRAMES))[0]
         return total_bytes
 
 

@@ -19,7 +19,7 @@ class VaeBudget:
         memory = resources.memories[dtype]
         if request.kind == "decode":
             wanted_count = fields["stop_frame"] - fields["start_frame"]
-            ways = tile_ways(memory, fields["frame_count"], min(most, wanted_count))
+            ways = tile_ways(memory, min(most, wanted_count))
         else:
             ways = encode_tile_ways(memory, fields["frame_count"], most)
         received_bytes = _received_bytes(request, resources)

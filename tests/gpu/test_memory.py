@@ -110,6 +110,7 @@ def test_the_device_is_free_soon_after_its_lock(tmp_path: Path) -> None:
         ("turbo", "dit", "single", 4500, "int8"),
         ("base", "dit", "guided", 4500, "none"),
         ("turbo", "vae", "tile", 13, "none"),
+        ("turbo", "vae", "tile", 52, "none"),
         ("turbo", "vae", "tile", 64, "none"),
         ("turbo", "vae", "tile", 128, "none"),
         ("turbo", "vae", "encode_tile", 64, "none"),
