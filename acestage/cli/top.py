@@ -29,7 +29,7 @@ def top(
     interval_s: Annotated[
         float,
         typer.Option(
-            "--interval", min=0.1, help="Seconds between two frames; each costs the services a tenth of one."
+            "--interval", min=0.1, help="Seconds between frames; one takes the services 0.1 s of a CPU."
         ),
     ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,

@@ -8,5 +8,5 @@
 
 `--quick` measures the first three alone. Figures of diffusers are taken in the same process, in turns with
 ours and with the same heap, that of a worker; ratios are taken within a round. Everything goes to
-`out/bench.json`, from which `bench.speed.report` writes `docs/benchmarks.md`.
+`out/bench.json`, from which `bench.speed.report` writes `docs/benchmarks.md`, or what `--page` names.
 """
