@@ -26,9 +26,9 @@ from services.dit import service as dit_service
 from services.dit import worker as dit_worker
 from services.orchestrator.pipeline import Pipeline, Result
 from services.orchestrator.stage_clients import Deadline, DitClient, TextEncoderClient, VaeClient
-from services.runtime.messages import Message
-from services.runtime.model_catalog import ModelCatalog
+from services.runtime.rpc.model_catalog import ModelCatalog
 from services.runtime.stage_server import model_to_pb
+from services.runtime.workers.messages import Message
 from services.text_encoder import service as text_encoder_service
 from services.text_encoder import worker as text_encoder_worker
 from services.vae import service as vae_service

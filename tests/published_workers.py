@@ -28,8 +28,8 @@ from acestage.protos.dit.v1.dit_pb2 import Adapter
 from services.dit.adapter_requests import resolve_adapters
 from services.dit.engine import Conditioning
 from services.dit.parameters import AdapterUse, DenoiseParameters
-from services.runtime.measurements import Measurements
-from services.runtime.request_limits import MAX_TOKEN_COUNT
+from services.runtime.memory.measurements import Measurements
+from services.runtime.rpc.request_limits import MAX_TOKEN_COUNT
 from services.runtime.stage_worker import StageWorker
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.prompt import Prompt

@@ -10,7 +10,7 @@ from google.protobuf import timestamp_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2
 from acestage.protos.stage.v1 import stage_pb2
-from services.runtime.durations import duration
+from services.runtime.rpc.durations import duration
 
 MIB = 1 << 20
 NOW = datetime(2030, 1, 2, 12, 0, 0, tzinfo=UTC)

@@ -23,7 +23,7 @@ from bench.speed.denoising import in_turn, random_conditioning
 from bench.speed.scope import Scope
 from services.dit import worker as dit
 from services.dit.parameters import DenoiseParameters
-from services.runtime.process_memory import ProcessMemory, measure
+from services.runtime.processes.process_memory import ProcessMemory, measure
 from services.vae import worker as vae
 
 WARM_UP_S = 10.0

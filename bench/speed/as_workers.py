@@ -12,9 +12,10 @@ from acestage.checkpoints.component_names import COMPONENTS_OF_STAGES
 from acestage.checkpoints.likeness import stamps_of
 from acestage.planning import Quantization
 from acestage.settings import load_settings
-from services.runtime import heap, kept_weights
 from services.runtime.kernels.store import use_compiled
+from services.runtime.processes import heap
 from services.runtime.stage_worker import StageWorker
+from services.runtime.weights import kept_weights
 
 
 def place(

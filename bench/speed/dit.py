@@ -18,7 +18,7 @@ from services.dit.kernels import KERNELS
 from services.dit.parameters import DenoiseParameters
 from services.dit.transformer_pass import add_update
 from services.dit.worker import load
-from services.runtime.placement import placed_bytes
+from services.runtime.weights.placement import placed_bytes
 
 SHORT_S, LONG_S = 30, 180
 

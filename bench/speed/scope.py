@@ -11,7 +11,7 @@ import torch
 
 from acestage.checkpoints import Checkpoint, open_checkpoint
 from services.planner.architecture import transformer_dtype
-from services.runtime.devices import resolve_dtype
+from services.runtime.devices.devices import resolve_dtype
 
 Result = TypeVar("Result")
 

@@ -9,7 +9,7 @@ from acestage.adapters import Adapter, AdapterFolder
 from acestage.checks import Checks
 from acestage.errors import CheckpointError, NotFoundError
 from services.dit.parameters import AdapterUse
-from services.runtime.request_limits import ADAPTER_SCALE, MAX_ADAPTER_COUNT
+from services.runtime.rpc.request_limits import ADAPTER_SCALE, MAX_ADAPTER_COUNT
 
 _FIELD = "parameters.adapters"
 

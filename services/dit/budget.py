@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from acestage.planning import Quantization, StageMemory, dit_ways
 from acestage.tensors import ITEM_BYTES
 from services.dit.tokens import CHUNK_TOKENS, PATCH_FRAMES
-from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung, quantization_of
-from services.runtime.messages import Message
+from services.runtime.jobs.job_budget import AdaptationKind, Attempt, Resources, Rung, quantization_of
+from services.runtime.workers.messages import Message
 
 
 class DitBudget:

@@ -18,10 +18,10 @@ from services.dit.noise import ItemNoise
 from services.dit.parameters import DenoiseParameters
 from services.dit.schedule import make_scheduler, noised_source, sde_step
 from services.dit.transformer_pass import Prepared, TransformerPass
-from services.runtime import integer_products
 from services.runtime.finite import check_finite
-from services.runtime.placement import place
-from services.runtime.quantization import quantize
+from services.runtime.weights import integer_products
+from services.runtime.weights.placement import place
+from services.runtime.weights.quantization import quantize
 
 # Constants of ACE-Step's adaptive projected guidance (arXiv 2410.02416), as its reference pipeline has them.
 APG_MOMENTUM = -0.75

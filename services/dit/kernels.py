@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import torch
 
-from services.runtime.integer_products import is_supported
 from services.runtime.kernels import int8
 from services.runtime.kernels.kernel import Kernel, kernel
+from services.runtime.weights.integer_products import is_supported
 
 NORM_EPSILON = 1e-6
 """Of every norm of every published model."""

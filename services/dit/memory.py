@@ -12,9 +12,9 @@ from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, Stag
 from services.dit.engine import APG_MOMENTUM, Conditioning, DitEngine
 from services.dit.parameters import DenoiseParameters
 from services.dit.tokens import CHUNK_TOKENS, PATCH_FRAMES
-from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
-from services.runtime.placement import placed_bytes
-from services.runtime.request_limits import MAX_FRAME_COUNT, MAX_TOKEN_COUNT
+from services.runtime.memory.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
+from services.runtime.rpc.request_limits import MAX_FRAME_COUNT, MAX_TOKEN_COUNT
+from services.runtime.weights.placement import placed_bytes
 
 if TYPE_CHECKING:
     from services.dit.worker import DitWorker

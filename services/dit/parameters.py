@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.runtime.request_limits import InferMethod
+from services.runtime.rpc.request_limits import InferMethod
 
 
 @dataclass(frozen=True, slots=True)

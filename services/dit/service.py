@@ -19,10 +19,10 @@ from acestage.protos.dit.v1 import dit_pb2_grpc
 from acestage.settings import Settings
 from services.dit.adapter_requests import resolve_adapters
 from services.dit.parameters import DenoiseParameters
-from services.runtime import tensor_requests
-from services.runtime.messages import Message
-from services.runtime.model_catalog import ModelCatalog
-from services.runtime.request_limits import (
+from services.runtime.jobs.stage_runner import StageRunner
+from services.runtime.rpc import tensor_requests
+from services.runtime.rpc.model_catalog import ModelCatalog
+from services.runtime.rpc.request_limits import (
     MAX_FRAME_COUNT,
     MAX_ITEM_COUNT,
     MAX_TOKEN_COUNT,
@@ -30,8 +30,8 @@ from services.runtime.request_limits import (
     check_infer_method,
     check_quantization,
 )
-from services.runtime.stage_events import relay
-from services.runtime.stage_runner import StageRunner
+from services.runtime.rpc.stage_events import relay
+from services.runtime.workers.messages import Message
 
 MAX_STEPS = 1000
 _TENSORS = ("encoder_hidden_states", "null_condition", "context_latents")

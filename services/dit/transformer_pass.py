@@ -28,8 +28,8 @@ from services.dit.kernels import (
 )
 from services.dit.tokens import CHUNK_TOKENS
 from services.runtime.attention import attend
-from services.runtime.integer_products import Quantized, products_of
 from services.runtime.kernels.int8 import gated_silu_in_8_bits
+from services.runtime.weights.integer_products import Quantized, products_of
 
 _KeyValue = tuple[torch.Tensor, torch.Tensor]
 

@@ -17,10 +17,10 @@ from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.kernels import kernels_for
 from services.dit.memory import measure
 from services.dit.parameters import AdapterUse, DenoiseParameters
-from services.runtime.int8_weights import Int8Weights
 from services.runtime.kernels.kernel import Kernel
-from services.runtime.messages import Message
-from services.runtime.received import received_tensors
+from services.runtime.weights.int8_weights import Int8Weights
+from services.runtime.workers.messages import Message
+from services.runtime.workers.received import received_tensors
 
 
 def load(checkpoint: Checkpoint) -> DitWorker:

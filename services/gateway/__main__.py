@@ -20,11 +20,11 @@ from acestage.tls import check_certificate
 from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.origin_guard import OriginGuard
 from services.gateway.rest.app import create_rest_app
-from services.runtime import flags, logs
-from services.runtime.api_key import ApiKey
-from services.runtime.finishing import end
-from services.runtime.parent_death import die_with_parent
-from services.runtime.server import run_service, until_stopped
+from services.runtime.processes import flags, logs
+from services.runtime.processes.finishing import end
+from services.runtime.processes.parent_death import die_with_parent
+from services.runtime.rpc.api_key import ApiKey
+from services.runtime.rpc.server import run_service, until_stopped
 
 log = logging.getLogger(__name__)
 

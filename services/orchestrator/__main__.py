@@ -26,12 +26,12 @@ from services.orchestrator.stage_clients import DitClient, TextEncoderClient, Va
 from services.orchestrator.uploads.audio_service import AudioService
 from services.orchestrator.uploads.audio_store import AudioStore
 from services.orchestrator.uploads.retention import drop_by_age
-from services.runtime import flags, logs
-from services.runtime.channels import channel_between_services
-from services.runtime.device_lock import Fences
-from services.runtime.finishing import end
-from services.runtime.parent_death import die_with_parent
-from services.runtime.server import Server, run_service, until_stopped
+from services.runtime.devices.device_lock import Fences
+from services.runtime.processes import flags, logs
+from services.runtime.processes.finishing import end
+from services.runtime.processes.parent_death import die_with_parent
+from services.runtime.rpc.channels import channel_between_services
+from services.runtime.rpc.server import Server, run_service, until_stopped
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIServer
 from prometheus_client import CollectorRegistry, start_http_server
 
 from acestage.errors import FailedPreconditionError
-from services.runtime.finishing import finish
+from services.runtime.processes.finishing import finish
 
 log = logging.getLogger(__name__)
 

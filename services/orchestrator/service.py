@@ -19,7 +19,7 @@ from services.orchestrator.ledger.lease_service import LeaseService
 from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.song import audio_codes
 from services.orchestrator.stage_clients import Deadline, StageClient
-from services.runtime.process_memory import measure
+from services.runtime.processes.process_memory import measure
 
 STATUS_TIMEOUT_S = 2.0
 

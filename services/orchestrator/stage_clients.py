@@ -25,7 +25,7 @@ from acestage.protos.text_encoder.v1 import text_encoder_pb2, text_encoder_pb2_g
 from acestage.protos.vae.v1 import vae_pb2, vae_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
 from acestage.tensors import WireTensor
-from services.runtime.request_context import outgoing_metadata
+from services.runtime.processes.request_context import outgoing_metadata
 
 ResponseT = TypeVar("ResponseT", covariant=True)
 

@@ -11,7 +11,7 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.planning import StageMemory
-from services.runtime.measurements import Measurements
+from services.runtime.memory.measurements import Measurements
 from services.runtime.preload.measuring import recall_all
 
 

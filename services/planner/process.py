@@ -18,9 +18,9 @@ from acestage.errors import AcestageError
 from acestage.planning import GIB, LanguageModelMemory, StageMemory, Wishes, make_plan
 from acestage.setting_types import DTypeChoice, QuantizationChoice
 from services.planner.architecture import find_architecture, transformer_dtype
-from services.runtime.device_memory import read_device_memory
-from services.runtime.devices import resolve_device, resolve_dtype
-from services.runtime.measurements import Measurements
+from services.runtime.devices.device_memory import read_device_memory
+from services.runtime.devices.devices import resolve_device, resolve_dtype
+from services.runtime.memory.measurements import Measurements
 
 DEFAULT_DEVICE_BYTES = 4 * GIB
 """Where there is no card: the small one that Acestage is made for."""

@@ -19,23 +19,23 @@ from acestage.errors import AcestageError
 from acestage.planning import MIB
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.settings import Settings
-from services.runtime import flags, logs
-from services.runtime.channels import channel_between_services
-from services.runtime.cuda_devices import driver_awake
-from services.runtime.device_memory import DeviceMemory
-from services.runtime.devices import resolve_device
-from services.runtime.finishing import end
-from services.runtime.job_budget import JobBudget
-from services.runtime.lease_client import LeaseClient
-from services.runtime.model_catalog import ModelCatalog
-from services.runtime.parent_death import die_with_parent
+from services.runtime.devices.cuda_devices import driver_awake
+from services.runtime.devices.device_memory import DeviceMemory
+from services.runtime.devices.devices import resolve_device
+from services.runtime.devices.stage_device import StageDevice
+from services.runtime.jobs.job_budget import JobBudget
+from services.runtime.jobs.lease_client import LeaseClient
+from services.runtime.jobs.stage_runner import StageRunner, WorkerState
 from services.runtime.preload.facts import MappedModel
-from services.runtime.process_memory import ProcessMemory
-from services.runtime.server import Server, run_service, until_stopped
+from services.runtime.processes import flags, logs
+from services.runtime.processes.finishing import end
+from services.runtime.processes.parent_death import die_with_parent
+from services.runtime.processes.process_memory import ProcessMemory
+from services.runtime.rpc.channels import channel_between_services
+from services.runtime.rpc.model_catalog import ModelCatalog
+from services.runtime.rpc.server import Server, run_service, until_stopped
 from services.runtime.stage_config import StageConfig
-from services.runtime.stage_device import StageDevice
-from services.runtime.stage_runner import StageRunner, WorkerState
-from services.runtime.worker_host import WorkerHost
+from services.runtime.workers.worker_host import WorkerHost
 
 log = logging.getLogger(__name__)
 

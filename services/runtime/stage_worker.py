@@ -10,7 +10,7 @@ import torch
 
 from acestage.planning import Quantization, StageMemory
 from services.runtime.kernels.kernel import Kernel
-from services.runtime.messages import Message
+from services.runtime.workers.messages import Message
 
 LayerTensors = Mapping[str, Mapping[str, torch.Tensor]]
 """What the weights of layers consist of, by the layer's name."""

@@ -8,8 +8,8 @@ from typing import cast
 import torch
 from diffusers.pipelines.ace_step.modeling_ace_step import AceStepAudioTokenDetokenizer, AceStepAudioTokenizer
 
-from services.runtime.borrowed import borrowed
 from services.runtime.finite import check_finite
+from services.runtime.weights.borrowed import borrowed
 
 CODES_AT_ONCE = 256
 """Codes that go through a module together. More are hardly faster; so, memory does not grow with the song."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from acestage.planning import EncodeMode, encode_ways
-from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung, quantization_of
-from services.runtime.messages import Message
+from services.runtime.jobs.job_budget import AdaptationKind, Attempt, Resources, Rung, quantization_of
+from services.runtime.workers.messages import Message
 from services.text_encoder.encode_job import EncodeJob
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.runtime.request_limits import TIMBRE_REFERENCE_S
+from services.runtime.rpc.request_limits import TIMBRE_REFERENCE_S
 from services.text_encoder.prompt import Prompt
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, StageMemory, context_bytes
-from services.runtime.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
-from services.runtime.placement import place, placed_bytes
-from services.runtime.request_limits import MAX_FRAME_COUNT
+from services.runtime.memory.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
+from services.runtime.rpc.request_limits import MAX_FRAME_COUNT
+from services.runtime.weights.placement import place, placed_bytes
 from services.text_encoder.attention import repeat_keys
 from services.text_encoder.audio_codec import CODES_AT_ONCE, AudioCodec
 from services.text_encoder.encode_job import EncodeJob

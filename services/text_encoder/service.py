@@ -13,12 +13,12 @@ from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
 from acestage.protos.text_encoder.v1 import text_encoder_pb2_grpc
 from acestage.settings import Settings
 from acestage.tensors import WireTensor
-from services.runtime import tensor_requests
-from services.runtime.messages import Message
-from services.runtime.model_catalog import ModelCatalog
-from services.runtime.request_limits import MAX_FRAME_COUNT, check_prompt, check_quantization
-from services.runtime.stage_events import relay
-from services.runtime.stage_runner import StageRunner
+from services.runtime.jobs.stage_runner import StageRunner
+from services.runtime.rpc import tensor_requests
+from services.runtime.rpc.model_catalog import ModelCatalog
+from services.runtime.rpc.request_limits import MAX_FRAME_COUNT, check_prompt, check_quantization
+from services.runtime.rpc.stage_events import relay
+from services.runtime.workers.messages import Message
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.prompt import Prompt
 from services.text_encoder.source_checks import check_reference, check_source, check_window, require_codes

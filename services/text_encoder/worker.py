@@ -24,11 +24,11 @@ from acestage.checkpoints.loading import (
 from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
-from services.runtime.int8_weights import Int8Weights
 from services.runtime.kernels.kernel import Kernel
-from services.runtime.messages import Message
-from services.runtime.placement import place
-from services.runtime.received import received_tensors
+from services.runtime.weights.int8_weights import Int8Weights
+from services.runtime.weights.placement import place
+from services.runtime.workers.messages import Message
+from services.runtime.workers.received import received_tensors
 from services.text_encoder.attention import repeat_keys
 from services.text_encoder.audio_codec import AudioCodec
 from services.text_encoder.encode_job import EncodeJob

@@ -10,7 +10,7 @@ from acestage import tensors
 from acestage.checkpoints import ModelFacts
 from acestage.errors import InvalidArgumentError
 from acestage.tensors import WireTensor
-from services.runtime.request_limits import MAX_FRAME_COUNT
+from services.runtime.rpc.request_limits import MAX_FRAME_COUNT
 
 _BLOCK_SAMPLES = 1 << 20
 

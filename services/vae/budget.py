@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from acestage.planning import encode_tile_ways, tile_ways
-from services.runtime.job_budget import AdaptationKind, Attempt, Resources, Rung
-from services.runtime.messages import Message
+from services.runtime.jobs.job_budget import AdaptationKind, Attempt, Resources, Rung
+from services.runtime.workers.messages import Message
 
 
 class VaeBudget:

@@ -10,8 +10,8 @@ import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
 
 from acestage.planning import DEFAULT_TILE_FRAMES
-from services.runtime.borrowed import borrowed
 from services.runtime.finite import check_finite
+from services.runtime.weights.borrowed import borrowed
 from services.vae.latents import Latents
 from services.vae.oobleck import decode_rows, encode_rows
 from services.vae.row_weights import place_for_rows

@@ -8,9 +8,9 @@ from acestage import tensors
 from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
 from acestage.tensors import ITEM_BYTES, WireTensor
-from services.runtime.feed import Feed
-from services.runtime.messages import Message
-from services.runtime.request_limits import MAX_ITEM_COUNT
+from services.runtime.jobs.feed import Feed
+from services.runtime.rpc.request_limits import MAX_ITEM_COUNT
+from services.runtime.workers.messages import Message
 
 
 class LatentPieces:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from acestage.planning import RESERVE_BYTES, ActivationCurve, StageMemory, context_bytes
-from services.runtime.memory_probe import LiveBytes, fake_tensors, peak_bytes, placed_copy
-from services.runtime.placement import placed_bytes
+from services.runtime.memory.memory_probe import LiveBytes, fake_tensors, peak_bytes, placed_copy
+from services.runtime.weights.placement import placed_bytes
 from services.vae.engine import DecodeStart, VaeEngine
 from services.vae.oobleck import blocks_of
 from services.vae.upsampling import whole_frame_counts

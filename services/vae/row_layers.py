@@ -12,7 +12,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import Snake1d
 from torch.nn.functional import conv2d, linear, pad
 
-from services.runtime.placement import folded_parts, place, weight_norms
+from services.runtime.weights.placement import folded_parts, place, weight_norms
 from services.vae.kernels import snake
 
 _LEAST_BETA = 1e-9

@@ -9,8 +9,8 @@ from types import ModuleType
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
 
-from services.runtime import placement
 from services.runtime.stage_worker import LayerTensors
+from services.runtime.weights import placement
 from services.vae import row_layers
 from services.vae.row_layers import row_layer
 

@@ -14,13 +14,13 @@ from acestage.checks import Checks
 from acestage.protos.vae.v1 import vae_pb2 as pb
 from acestage.protos.vae.v1 import vae_pb2_grpc
 from acestage.settings import Settings
-from services.runtime import tensor_requests
-from services.runtime.finishing import end
-from services.runtime.messages import Message
-from services.runtime.model_catalog import ModelCatalog
-from services.runtime.request_limits import MAX_FRAME_COUNT, MAX_ITEM_COUNT
-from services.runtime.stage_events import relay
-from services.runtime.stage_runner import StageRunner
+from services.runtime.jobs.stage_runner import StageRunner
+from services.runtime.processes.finishing import end
+from services.runtime.rpc import tensor_requests
+from services.runtime.rpc.model_catalog import ModelCatalog
+from services.runtime.rpc.request_limits import MAX_FRAME_COUNT, MAX_ITEM_COUNT
+from services.runtime.rpc.stage_events import relay
+from services.runtime.workers.messages import Message
 from services.vae.audio_checks import require_audio, require_finite
 from services.vae.latent_pieces import LatentPieces
 from services.vae.tiles import FIRST_TILE_FRAMES

@@ -13,8 +13,8 @@ from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.runtime.kernels.kernel import Kernel
-from services.runtime.messages import Message
-from services.runtime.received import received_tensors
+from services.runtime.workers.messages import Message
+from services.runtime.workers.received import received_tensors
 from services.vae.engine import DecodedTile, DecodeStart, EncodedTile, VaeEngine
 from services.vae.kernels import KERNELS
 from services.vae.latents import Latents

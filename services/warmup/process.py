@@ -21,13 +21,13 @@ import torch
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, FailedPreconditionError
 from acestage.settings import Settings
-from services.runtime import flags, logs
-from services.runtime.devices import resolve_device
+from services.runtime.devices.devices import resolve_device
 from services.runtime.kernels.compiling import check_compiler, compile_kernel
 from services.runtime.kernels.store import kernel_path, kernels_folder
-from services.runtime.parent_death import die_with_parent
-from services.runtime.private_folder import make_private
-from services.runtime.work_folder import WorkFolder
+from services.runtime.processes import flags, logs
+from services.runtime.processes.parent_death import die_with_parent
+from services.runtime.processes.private_folder import make_private
+from services.runtime.processes.work_folder import WorkFolder
 from services.warmup.wanted import WantedKernel, find_wanted
 
 log = logging.getLogger(__name__)

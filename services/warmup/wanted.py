@@ -12,7 +12,7 @@ from acestage.checkpoints.component_names import TRANSFORMER, VAE
 from acestage.checkpoints.stored import stored_dtype
 from acestage.settings import Settings
 from services.dit.kernels import kernels_for
-from services.runtime.devices import resolve_dtype
+from services.runtime.devices.devices import resolve_dtype
 from services.runtime.kernels.kernel import Kernel
 from services.runtime.kernels.store import missing
 from services.vae.kernels import KERNELS as VAE_KERNELS

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acestage.local_stack import free_ports
-from services.runtime.fake_device.spec import FakeDeviceSpec, Fault
+from services.runtime.devices.fake_device.spec import FakeDeviceSpec, Fault
 from tests.chaos.chaos_stack import TTL_S
 from tests.running_stack import THREADS, wait_until
 

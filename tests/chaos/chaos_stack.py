@@ -20,9 +20,9 @@ from acestage.errors import AcestageError, DeadlineExceededError
 from acestage.generation import Generation, GenerationEvent
 from acestage.settings import SERVICES
 from acestage.status import LeaseStatus, Status
-from services.runtime.channels import channel_between_services
-from services.runtime.fake_device.spec import FakeDeviceSpec, Fault, strike_count
-from services.runtime.lease_client import LeaseClient
+from services.runtime.devices.fake_device.spec import FakeDeviceSpec, Fault, strike_count
+from services.runtime.jobs.lease_client import LeaseClient
+from services.runtime.rpc.channels import channel_between_services
 from tests.running_stack import RunningStack, wait_until
 
 GIB = 1 << 30

@@ -15,7 +15,7 @@ from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
 from services.orchestrator.stage_clients import Deadline, DitClient, VaeClient
-from services.runtime.channels import channel_between_services
+from services.runtime.rpc.channels import channel_between_services
 
 TIMEOUT_S = 120.0
 WIDTH, CHANNELS = 64, 8

@@ -11,8 +11,8 @@ import pytest
 
 from acestage.errors import VramBudgetExceededError, WorkerCrashedError, WorkerStalledError
 from acestage.generation import AudioChunk, Generation, GenerationEvent, StageStarted
-from services.runtime.fake_device.spec import Fault
-from services.runtime.stay import WAKING_S
+from services.runtime.devices.fake_device.spec import Fault
+from services.runtime.jobs.stay import WAKING_S
 from tests.chaos.chaos_stack import ChaosStack, until_gone
 from tests.chaos.conftest import PROGRESS_TIMEOUT_S, TILE_FRAMES
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from acestage.generation import StageStarted
-from services.runtime.fake_device.spec import Fault
+from services.runtime.devices.fake_device.spec import Fault
 from tests.chaos.chaos_stack import GIB, ChaosStack
 from tests.running_stack import wait_until
 

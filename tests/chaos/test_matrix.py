@@ -18,8 +18,8 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from acestage.generation import StageWaiting
-from services.runtime.fake_device.spec import Fault
-from services.runtime.stay import CANCEL_GRACE_S, WAKING_S
+from services.runtime.devices.fake_device.spec import Fault
+from services.runtime.jobs.stay import CANCEL_GRACE_S, WAKING_S
 from tests.chaos.chaos_stack import TTL_S, ChaosStack, Job, steady, until_gone
 from tests.chaos.conftest import PROGRESS_TIMEOUT_S
 from tests.running_stack import wait_until

@@ -17,7 +17,7 @@ from acestage.errors import VramBudgetExceededError, WorkerCrashedError
 from acestage.planning import GIB, StageMemory
 from acestage.protos.lease.v1 import lease_pb2, lease_pb2_grpc
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
-from services.runtime.fake_device.spec import Fault, strike_count
+from services.runtime.devices.fake_device.spec import Fault, strike_count
 from tests.chaos.by_hand import ByHand, OneStage, started
 from tests.chaos.chaos_stack import steady
 from tests.chaos.stage_calls import Heard, decode, denoise

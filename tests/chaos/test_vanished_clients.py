@@ -13,7 +13,7 @@ import pytest
 
 from acestage import Client
 from acestage.generation import AudioChunk, Generation
-from services.runtime.fake_device.spec import Fault, strike_count
+from services.runtime.devices.fake_device.spec import Fault, strike_count
 from tests.chaos.chaos_stack import DEVICE, SONG_S, ChaosStack, anew, steady
 from tests.running_stack import wait_until
 

@@ -19,14 +19,14 @@ import torch
 from acestage.planning import CUDA_CONTEXT_BYTES, MIB, RESERVE_BYTES, Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.dit.parameters import DenoiseParameters
-from services.runtime import worker
-from services.runtime.device_lock import is_free
-from services.runtime.device_memory import read_device_memory
-from services.runtime.messages import Message
+from services.runtime.devices.device_lock import is_free
+from services.runtime.devices.device_memory import read_device_memory
+from services.runtime.jobs.stay import FREE_TIMEOUT_S
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.preload.models import StageModels
 from services.runtime.stage_config import StageConfig
-from services.runtime.stay import FREE_TIMEOUT_S
+from services.runtime.workers import worker
+from services.runtime.workers.messages import Message
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.prompt import Prompt
 from tests.published_workers import (
@@ -45,7 +45,7 @@ KEPT_BYTES = 4 * MIB
 TAKE_DEVICE = """
 import sys, torch
 from pathlib import Path
-from services.runtime.device_lock import DeviceLock
+from services.runtime.devices.device_lock import DeviceLock
 lock = DeviceLock(Path(sys.argv[1]), "cuda:0", fencing_token=1, timeout_s=5.0)
 lock.__enter__()
 held = torch.zeros(int(sys.argv[2]), dtype=torch.uint8, device="cuda:0")

@@ -19,8 +19,8 @@ from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from services.orchestrator.ledger.lease_service import LeaseService
 from services.orchestrator.ledger.lessor import Lessor
-from services.runtime.interceptors import ErrorInterceptor
-from services.runtime.lease_client import LeaseClient
+from services.runtime.jobs.lease_client import LeaseClient
+from services.runtime.rpc.interceptors import ErrorInterceptor
 
 T = TypeVar("T")
 

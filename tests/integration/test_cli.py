@@ -23,7 +23,7 @@ from acestage.cli.services import log_shown_on_error
 from acestage.cli.terminal import print_json
 from acestage.errors import AcestageError, CancelledError, InvalidArgumentError, WorkerCrashedError
 from acestage.local_stack import free_ports
-from services.runtime.fake_device.spec import FakeDeviceSpec, Fault
+from services.runtime.devices.fake_device.spec import FakeDeviceSpec, Fault
 from tests.command_line import acestage
 from tests.running_stack import RunningStack, wait_until
 

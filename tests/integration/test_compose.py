@@ -38,8 +38,8 @@ from acestage.cli.flags import load_settings
 from acestage.generation import STAGES
 from acestage.local_stack import free_ports
 from acestage.settings import SERVICES, Settings
-from services.runtime.server import STOP_GRACE_S
-from services.runtime.stay import CANCEL_GRACE_S
+from services.runtime.jobs.stay import CANCEL_GRACE_S
+from services.runtime.rpc.server import STOP_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 MAIN_FILE = ROOT / "docker-compose.yml"
@@ -250,7 +250,7 @@ def server_that_says(status: int) -> Iterator[str]:
 
 
 def probe(target: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "services.runtime.health_probe", target]
+    command = [sys.executable, "-m", "services.runtime.rpc.health_probe", target]
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from acestage.access import Access, open_aio_channel, open_channel
 from acestage.errors import VramBudgetExceededError
-from services.runtime.api_key import ApiKey
-from services.runtime.interceptors import ErrorInterceptor
-from services.runtime.request_context import REQUEST_ID_KEY, request_id
+from services.runtime.processes.request_context import REQUEST_ID_KEY, request_id
+from services.runtime.rpc.api_key import ApiKey
+from services.runtime.rpc.interceptors import ErrorInterceptor
 from tests.integration.running_ledger import failure_of, reason_of, run, running_ledger
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 
 from acestage.protos.lease.v1 import lease_pb2 as pb
-from services.runtime.lease_client import LeaseClient
+from services.runtime.jobs.lease_client import LeaseClient
 from tests.integration.running_ledger import (
     Line,
     acquire,

@@ -17,8 +17,8 @@ from acestage.errors import (
 )
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
-from services.runtime import lease_client
-from services.runtime.lease_client import LeaseClient
+from services.runtime.jobs import lease_client
+from services.runtime.jobs.lease_client import LeaseClient
 from tests.integration.running_ledger import (
     Line,
     acquire,

@@ -18,7 +18,7 @@ from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.status import Status
 from tests.integration.test_failures import during_denoising
 from tests.running_stack import RunningStack, wait_until
-from tests.unit.test_metrics import Samples, parsed
+from tests.unit.orchestrator.test_metrics import Samples, parsed
 
 SIMULATED_GB = 4
 STAGES = ("text_encoder", "dit", "vae")

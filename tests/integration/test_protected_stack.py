@@ -157,7 +157,7 @@ def test_the_probe_of_containers_trusts_what_the_settings_name(protected: Protec
     targets = [protected.stack.target, f"//127.0.0.1:{protected.doors['rest']}/health"]
 
     def probe(target: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "services.runtime.health_probe", target]
+        command = [sys.executable, "-m", "services.runtime.rpc.health_probe", target]
         return subprocess.run(
             command, env=os.environ | environment, capture_output=True, text=True, timeout=30
         )

@@ -22,11 +22,11 @@ from acestage.checkpoints.opening import EMBEDDED_PATH
 from acestage.errors import CheckpointError, FailedPreconditionError, WorkerCrashedError
 from acestage.preload_template import TEMPLATE_FD, PreloadTemplate
 from acestage.settings import load_settings
-from services.runtime import worker_host
-from services.runtime.device_memory import worker_pids
+from services.runtime.devices.device_memory import worker_pids
 from services.runtime.preload import client, starting
 from services.runtime.stage_config import StageConfig
-from services.runtime.worker_host import WorkerHost
+from services.runtime.workers import worker_host
+from services.runtime.workers.worker_host import WorkerHost
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:

@@ -17,11 +17,11 @@ from services.dit import memory as dit_memory
 from services.dit.budget import DitBudget
 from services.dit.engine import Conditioning
 from services.dit.parameters import AdapterUse, DenoiseParameters
-from services.runtime import integer_products
-from services.runtime.devices import resolve_dtype
-from services.runtime.job_budget import Resources
-from services.runtime.memory_probe import LiveBytes, fake_tensors, placed_copy
-from services.runtime.messages import Message
+from services.runtime.devices.devices import resolve_dtype
+from services.runtime.jobs.job_budget import Resources
+from services.runtime.memory.memory_probe import LiveBytes, fake_tensors, placed_copy
+from services.runtime.weights import integer_products
+from services.runtime.workers.messages import Message
 from tests.allocations import peak_allocated_bytes
 from tests.published_workers import (
     adapter_for,

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.loading import load_decoder, load_encoder
-from services.runtime.placement import place
+from services.runtime.weights.placement import place
 from services.vae.engine import DecodeStart, VaeEngine
 from services.vae.oobleck import decode_rows
 

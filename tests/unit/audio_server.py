@@ -15,7 +15,7 @@ from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
 from services.orchestrator.uploads.audio_intake import take_in
 from services.orchestrator.uploads.audio_service import AudioService
 from services.orchestrator.uploads.audio_store import AudioStore
-from services.runtime.server import Server
+from services.runtime.rpc.server import Server
 
 NAME = "acestage.audio.v1.AudioService"
 

@@ -17,8 +17,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from acestage.planning import Quantization
 from services.dit import engine as dit
 from services.dit.parameters import DenoiseParameters
-from services.runtime import placement
-from services.runtime.memory_probe import fake_tensors, placed_copy
+from services.runtime.memory.memory_probe import fake_tensors, placed_copy
+from services.runtime.weights import placement
 from services.text_encoder import audio_codec
 from services.text_encoder import engine as text_encoder
 from services.text_encoder.attention import repeat_keys

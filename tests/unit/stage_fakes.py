@@ -15,15 +15,15 @@ from acestage.protos.lease.v1 import lease_pb2
 from acestage.setting_types import QuantizationChoice
 from acestage.tensors import WireTensor
 from services.dit.budget import DitBudget
-from services.runtime.device_memory import DeviceMemory
-from services.runtime.job_budget import JobBudget
-from services.runtime.lease_client import HeldLease, LeaseClient
-from services.runtime.messages import Message, error_message
+from services.runtime.devices.device_memory import DeviceMemory
+from services.runtime.devices.stage_device import StageDevice
+from services.runtime.jobs.job_budget import JobBudget
+from services.runtime.jobs.lease_client import HeldLease, LeaseClient
+from services.runtime.jobs.stage_event import StageEvent
+from services.runtime.jobs.stage_runner import StageRunner
 from services.runtime.preload.facts import MappedModel, PreloadFacts
-from services.runtime.stage_device import StageDevice
-from services.runtime.stage_event import StageEvent
-from services.runtime.stage_runner import StageRunner
-from services.runtime.worker_host import WorkerHost
+from services.runtime.workers.messages import Message, error_message
+from services.runtime.workers.worker_host import WorkerHost
 
 PLACED = Message("placed", {"load_s": 0.1, "kernels": "eager"})
 DONE = Message("done", {"compute_s": 0.2, "peak_rss_bytes": 5, "peak_device_bytes": 0})

@@ -23,7 +23,7 @@ from services.gateway.jobs.order import JobOrder
 from services.gateway.jobs.pace import Pace
 from services.gateway.jobs.record import JobRecord, JobState, Progress, now
 from services.gateway.outputs.output_area import OutputArea
-from services.runtime.finishing import end
+from services.runtime.processes.finishing import end
 
 log = logging.getLogger(__name__)
 

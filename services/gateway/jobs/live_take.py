@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.gateway.jobs.changes import Signal
-from services.runtime.finishing import finish
+from services.runtime.processes.finishing import finish
 
 CHANNEL_COUNT = 2
 _FRAME_BYTES = 4 * CHANNEL_COUNT

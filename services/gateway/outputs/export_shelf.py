@@ -10,7 +10,7 @@ from services.gateway.exports.formats import ExportFormat
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState
 from services.gateway.outputs.takes import MASTER_FORMAT, export_name, write_take
-from services.runtime.finishing import finish
+from services.runtime.processes.finishing import finish
 
 EXPORTER_COUNT = 2
 """Exports at a time: ten minutes of MP3 take 20 s of a core."""

@@ -12,7 +12,7 @@ from services.gateway.exports.encoder import StreamEncoder
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.jobs.live_take import CHANNEL_COUNT, LiveTake
 from services.gateway.outputs.running_gain import RunningGain
-from services.runtime.finishing import finish
+from services.runtime.processes.finishing import finish
 
 
 async def encoded(take: LiveTake, audio_format: ExportFormat) -> AsyncGenerator[bytes, None]:

@@ -18,7 +18,7 @@ from services.gateway.page.song_page import MACHINE_TICK_S, SongPage
 from services.gateway.page.texts import TEXTS
 from services.gateway.rest import catalog_api, jobs_api
 from services.gateway.rest.error_answers import add_error_answers
-from services.runtime.api_key import ApiKey
+from services.runtime.rpc.api_key import ApiKey
 
 MAX_UPLOAD = "512mb"
 _FONTS = ("system-ui", "sans-serif")

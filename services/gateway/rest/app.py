@@ -13,7 +13,7 @@ from services.gateway.rest.answer_times import AnswerTimes
 from services.gateway.rest.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers
 from services.gateway.rest.metrics import GatewayCollector
-from services.runtime.api_key import ApiKey
+from services.runtime.rpc.api_key import ApiKey
 
 LOCAL_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 """Pages of this machine, such as a DAW's, may read answers."""

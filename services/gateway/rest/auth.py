@@ -8,7 +8,7 @@ from fastapi import Request, Security
 from fastapi.security import APIKeyHeader
 
 from acestage.errors import UnauthenticatedError
-from services.runtime.api_key import ApiKey
+from services.runtime.rpc.api_key import ApiKey
 
 
 def check_key(key: ApiKey, authorization: str | None, token: object = None) -> None:

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from acestage.errors import AcestageError
 from services.gateway.places import Places
-from services.runtime.finishing import end
+from services.runtime.processes.finishing import end
 
 log = logging.getLogger(__name__)
 

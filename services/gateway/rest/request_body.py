@@ -15,7 +15,7 @@ from starlette.datastructures import FormData, UploadFile
 
 from acestage.errors import InvalidArgumentError
 from services.gateway.rest.auth import check_key
-from services.runtime.api_key import ApiKey
+from services.runtime.rpc.api_key import ApiKey
 
 MAX_TEXT_BYTES = 1 << 20
 """Of one text part of a form; the longest that a request may hold, audio codes, have half of that."""

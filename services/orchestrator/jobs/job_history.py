@@ -10,7 +10,7 @@ from datetime import datetime
 from google.protobuf import timestamp_pb2
 
 from acestage.protos.generation.v1 import generation_pb2 as pb
-from services.runtime.durations import duration
+from services.runtime.rpc.durations import duration
 
 KEPT_COUNT = 20
 

@@ -20,10 +20,10 @@ from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds
 from services.orchestrator.jobs.job_size import JobSize
 from services.orchestrator.pipeline import Pipeline, Result
 from services.orchestrator.stage_clients import Deadline
-from services.runtime.durations import duration
-from services.runtime.finishing import finish
-from services.runtime.process_memory import measure
-from services.runtime.request_context import request_id
+from services.runtime.processes.finishing import finish
+from services.runtime.processes.process_memory import measure
+from services.runtime.processes.request_context import request_id
+from services.runtime.rpc.durations import duration
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from acestage.errors import FailedPreconditionError, UnavailableError
 from services.orchestrator.ledger.lease import MAX_EPOCH
-from services.runtime.device_lock import lock_within
+from services.runtime.devices.device_lock import lock_within
 
 EPOCH_FILE = "ledger-epoch"
 LOCK_FILE = "ledger.lock"

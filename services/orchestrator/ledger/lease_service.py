@@ -17,8 +17,8 @@ from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from services.orchestrator.ledger.lease import Lease, LeaseState
 from services.orchestrator.ledger.lessor import Lessor
-from services.runtime.durations import duration
-from services.runtime.finishing import end
+from services.runtime.processes.finishing import end
+from services.runtime.rpc.durations import duration
 
 log = logging.getLogger(__name__)
 

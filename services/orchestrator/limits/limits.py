@@ -23,7 +23,7 @@ from acestage.planning.stage_memory import largest
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.settings import Settings
 from services.orchestrator.limits.tiers import Tier, tier_of
-from services.runtime.request_limits import MAX_ITEM_COUNT
+from services.runtime.rpc.request_limits import MAX_ITEM_COUNT
 
 MIN_DURATION_S = 10
 """The shortest song that the model was made for, in seconds."""

@@ -15,7 +15,7 @@ from services.orchestrator.limits.limits import MIN_DURATION_S, MODEL_DURATION, 
 from services.orchestrator.song import audio_codes, source_requests
 from services.orchestrator.song.generation_settings import Adapter, GenerationSettings
 from services.orchestrator.song.tasks import COVER, TEXT_TO_MUSIC
-from services.runtime.request_limits import (
+from services.runtime.rpc.request_limits import (
     ADAPTER_SCALE,
     MAX_ADAPTER_COUNT,
     MAX_ITEM_COUNT,

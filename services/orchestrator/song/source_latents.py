@@ -17,7 +17,7 @@ from acestage.tensors import WireTensor
 from services.orchestrator.song.recent import Recent
 from services.orchestrator.song.timeline import Span, Timeline
 from services.orchestrator.stage_clients import Deadline, VaeClient
-from services.runtime.request_limits import TIMBRE_REFERENCE_S
+from services.runtime.rpc.request_limits import TIMBRE_REFERENCE_S
 
 Samples = npt.NDArray[np.float32]
 OnEvent = Callable[[vae_pb2.EncodeResponse], Any]

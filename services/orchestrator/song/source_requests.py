@@ -23,7 +23,7 @@ from services.orchestrator.song.tasks import (
     Task,
 )
 from services.orchestrator.song.timeline import Span, Timeline, whole_song, with_window
-from services.runtime.request_limits import MAX_FRAME_COUNT
+from services.runtime.rpc.request_limits import MAX_FRAME_COUNT
 
 LEAST_SONG_S = 1
 """As of uploads."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from acestage.errors import InvalidArgumentError
 from services.orchestrator.uploads.audio_facts import RawFormat
 from services.orchestrator.uploads.audio_intake import take_in
-from services.runtime.parent_death import die_with_parent
+from services.runtime.processes.parent_death import die_with_parent
 
 MEMORY_BYTES = 1 << 30
 """More than any sound file takes; less than a header with wrong sizes may ask for."""

@@ -15,7 +15,7 @@ from acestage.errors import FieldViolation, InternalError, InvalidArgumentError,
 from services.orchestrator.uploads.audio_decoder import CPU_S, DecodeJob
 from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
 from services.orchestrator.uploads.audio_store import disk_error
-from services.runtime.finishing import finish
+from services.runtime.processes.finishing import finish
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from services.orchestrator.uploads.audio_decoding import decode
 from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
 from services.orchestrator.uploads.audio_intake import MOST_DURATION_S, check_raw, most_raw_bytes
 from services.orchestrator.uploads.audio_store import AudioStore, disk_error
-from services.runtime.finishing import finish
+from services.runtime.processes.finishing import finish
 
 MAX_UPLOAD_BYTES = 512 << 20
 MAX_UPLOAD_COUNT = 8

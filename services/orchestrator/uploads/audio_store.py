@@ -26,7 +26,7 @@ import numpy.typing as npt
 from acestage.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
 from services.orchestrator.uploads.audio_facts import AudioFacts
 from services.orchestrator.uploads.stored_file import ENDING, append_facts, read_facts
-from services.runtime.work_folder import WorkFolder
+from services.runtime.processes.work_folder import WorkFolder
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from torch.utils import cpp_extension
 
 from acestage.errors import FailedPreconditionError
 from services.runtime.kernels.kernel import Argument, Kernel
-from services.runtime.private_folder import OWN_FILE, make_private
+from services.runtime.processes.private_folder import OWN_FILE, make_private
 
 _EXAMPLE_LENGTHS = {"rows": 512, "width": 2048, "heads": 16, "half": 64}
 """What the compiler takes for usual where it has to choose; all other lengths run as well."""

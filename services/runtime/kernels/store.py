@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from services.runtime.cpu_features import cpu_digest
 from services.runtime.kernels.kernel import Kernel
-from services.runtime.private_folder import is_private
+from services.runtime.processes.cpu_features import cpu_digest
+from services.runtime.processes.private_folder import is_private
 
 log = logging.getLogger(__name__)
 

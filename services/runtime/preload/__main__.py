@@ -4,7 +4,7 @@ import gc
 import signal
 import sys
 
-from services.runtime.parent_death import die_with_parent
+from services.runtime.processes.parent_death import die_with_parent
 
 if __name__ == "__main__":
     # Before the imports, which take seconds: a service that dies meanwhile must not leave this behind.

@@ -8,13 +8,13 @@ import signal
 import socket
 
 from acestage import errors
-from services.runtime.finishing import finish
-from services.runtime.messages import receive_async, to_error
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.preload.protocol import FORK
 from services.runtime.preload.starting import ForkedPreload, PreloadProcess, start_preload, until_dead
+from services.runtime.processes.finishing import finish
 from services.runtime.stage_config import StageConfig
-from services.runtime.worker_handle import EXIT_TIMEOUT_S, WorkerHandle
+from services.runtime.workers.messages import receive_async, to_error
+from services.runtime.workers.worker_handle import EXIT_TIMEOUT_S, WorkerHandle
 
 FORK_TIMEOUT_S = 30.0
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from services.runtime import heap
+from services.runtime.processes import heap
 
 CONVOLUTION_CACHE_COUNT = 256
 """How many convolutions oneDNN keeps compiled, on the CPU. A song has some 200 of the VAE: of each layer

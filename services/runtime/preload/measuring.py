@@ -11,8 +11,8 @@ from typing import BinaryIO
 from acestage.errors import InternalError
 from acestage.planning import StageMemory
 from acestage.protos.stage.v1 import stage_pb2
-from services.runtime.measurements import Measurements
-from services.runtime.parent_death import die_with_parent
+from services.runtime.memory.measurements import Measurements
+from services.runtime.processes.parent_death import die_with_parent
 
 log = logging.getLogger(__name__)
 

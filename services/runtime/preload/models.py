@@ -13,8 +13,8 @@ import torch
 from acestage.checkpoints import Checkpoint, open_checkpoints
 from acestage.checkpoints.component_names import COMPONENTS_OF_STAGES
 from acestage.checkpoints.likeness import Stamps, architecture_of, have_same_weights, stamps_of
-from services.runtime.devices import resolve_dtype
-from services.runtime.measurements import Measurements
+from services.runtime.devices.devices import resolve_dtype
+from services.runtime.memory.measurements import Measurements
 from services.runtime.preload.facts import MappedModel, PreloadFacts
 from services.runtime.preload.measuring import recall_all
 from services.runtime.stage_config import StageConfig

@@ -24,14 +24,14 @@ import torch
 
 from acestage.errors import AcestageError
 from acestage.generation import STAGES
-from services.runtime import logs
-from services.runtime.messages import Message, error_message, pack
 from services.runtime.preload.forking import ForkServer
 from services.runtime.preload.models import StageModels, map_models
 from services.runtime.preload.protocol import FORK
 from services.runtime.preload.torch_build import check_torch
+from services.runtime.processes import logs
 from services.runtime.stage_config import StageConfig
-from services.runtime.worker import work
+from services.runtime.workers.messages import Message, error_message, pack
+from services.runtime.workers.worker import work
 
 
 def import_stages() -> None:

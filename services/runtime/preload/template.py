@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from services.runtime.parent_death import die_with_parent, die_with_peer
 from services.runtime.preload.environment import preload_environment
 from services.runtime.preload.protocol import MODULE, MOST_REQUEST_BYTES
+from services.runtime.processes.parent_death import die_with_parent, die_with_peer
 
 log = logging.getLogger(__name__)
 

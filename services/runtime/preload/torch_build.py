@@ -8,7 +8,7 @@ import pynvml
 import torch
 
 from acestage.errors import FailedPreconditionError
-from services.runtime.cuda_devices import Nvml, cuda_handle
+from services.runtime.devices.cuda_devices import Nvml, cuda_handle
 
 _ARCHITECTURE = re.compile(r"(?:sm|compute)_(\d+)(\d)")
 _OLDER_CARDS = "cu126"

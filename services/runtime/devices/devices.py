@@ -1,0 +1,64 @@
+"""Devices, without torch: what there is, how much memory it has, which data type suits it."""
+
+from __future__ import annotations
+
+import pynvml
+
+from acestage.errors import FailedPreconditionError
+from services.runtime.devices.cuda_devices import VISIBLE, cuda_handle, cuda_handles
+from services.runtime.processes.cpu_features import has_feature
+
+_BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 in hardware
+_CPU_BF16_FEATURES = ("amx_bf16", "avx512_bf16")
+
+
+def resolve_device(choice: str) -> str:
+    """The device that `choice` ("auto", "cpu", "cuda" or "cuda:N") means here: "cpu" or "cuda:N".
+
+    Raises:
+        FailedPreconditionError: a CUDA device was asked for and NVML does not show it.
+    """
+    if choice == "cpu" or choice.startswith("fake:"):
+        return choice
+    count = _cuda_device_count()
+    if choice == "auto":
+        return "cuda:0" if count else "cpu"
+    index = int(choice.partition(":")[2] or 0)
+    if index >= count:
+        raise FailedPreconditionError(
+            f"device: is {choice!r}, but NVML and {VISIBLE} show {count} CUDA device(s); accepted here: "
+            + ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+        )
+    return f"cuda:{index}"
+
+
+def resolve_dtype(choice: str, device: str, stored: str) -> str:
+    """The data type to compute in.
+
+    "auto" means, on the CPU, the type of the stored weights where the processor computes in it, else
+    float32; on CUDA, bfloat16 from compute capability 8.0 on, else float16.
+
+    Args:
+        choice: "auto" or a data type name.
+        device: "cpu" or "cuda:N".
+        stored: the data type of the checkpoint's weights.
+    """
+    if choice != "auto":
+        return choice
+    if not device.startswith("cuda:"):
+        return "bfloat16" if stored == "bfloat16" and has_feature(*_CPU_BF16_FEATURES) else "float32"
+    return "bfloat16" if _compute_capability(device) >= _BF16_CAPABILITY else "float16"
+
+
+def _cuda_device_count() -> int:
+    try:
+        with cuda_handles() as handles:
+            return len(handles)
+    except pynvml.NVMLError:
+        return 0  # no driver, hence no device
+
+
+def _compute_capability(device: str) -> tuple[int, int]:
+    with cuda_handle(device) as handle:
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+        return int(major), int(minor)

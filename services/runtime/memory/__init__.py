@@ -1,0 +1,1 @@
+"""What computations take, found from their shapes, and kept."""

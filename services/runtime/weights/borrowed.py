@@ -1,0 +1,55 @@
+"""Has a module on the device for a while: one that only some jobs need."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+
+from services.runtime.weights.placement import place
+
+
+@contextmanager
+def borrowed(
+    module: torch.nn.Module,
+    device: torch.device,
+    dtype: torch.dtype,
+    place: Callable[[Any, torch.device, torch.dtype], None] = place,
+) -> Iterator[torch.nn.Module]:
+    """A copy of `module` on `device`, placed by `place`; its memory is free again afterwards.
+
+    The copy begins with the very tensors of `module`, which may be a mapped file, and `module` itself stays
+    as it is. So what `place` need not change takes no memory of its own: on the CPU in the stored data type,
+    all but the weights that weight norm is folded into.
+    """
+    copied = copy.deepcopy(module, replacements(module, lambda tensor: tensor))
+    place(copied, device, dtype)
+    try:
+        yield copied
+    finally:
+        # Whoever still holds the copy holds no memory with it.
+        for part in copied.modules():
+            part._parameters.clear()
+            part._buffers.clear()
+
+
+def replacements(
+    module: torch.nn.Module, replace: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[int, torch.Tensor]:
+    """What a deep copy of `module` is to take for each of its tensors, by the identity of the tensor.
+
+    It is what `replace` makes of the tensor. A parameter becomes one of the copy's own, because `place`
+    changes parameters in place.
+    """
+    found: dict[int, torch.Tensor] = {}
+    for part in module.modules():
+        for tensor in chain(part._parameters.values(), part._buffers.values(), vars(part).values()):
+            if isinstance(tensor, torch.nn.Parameter):
+                found[id(tensor)] = torch.nn.Parameter(replace(tensor), tensor.requires_grad)
+            elif isinstance(tensor, torch.Tensor):
+                found[id(tensor)] = replace(tensor)
+    return found

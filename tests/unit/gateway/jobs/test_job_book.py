@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import soundfile
+
+from acestage.async_client import AsyncClient
+from acestage.errors import (
+    AcestageError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    QueueFullError,
+    ServiceUnreachableError,
+    WorkerCrashedError,
+)
+from acestage.generation import AudioChunk, JobQueued, StageProgress
+from services.gateway.exports.formats import ExportFormat
+from services.gateway.exports.tags import read_settings
+from services.gateway.jobs import job_follower
+from services.gateway.jobs.job import Job
+from services.gateway.jobs.job_book import JobBook
+from services.gateway.jobs.order import JobOrder
+from services.gateway.jobs.record import JobRecord, JobState
+from services.gateway.outputs import takes
+from services.gateway.outputs.output_area import OutputArea
+from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, samples, song, stopped
+
+ORDER = JobOrder("piano", {"seed": 7}, audio_format=ExportFormat.flac)
+Body = Callable[[JobBook], Awaitable[Any]]
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_follower, "RECONNECT_PAUSE_S", 0.0)
+
+
+@asynccontextmanager
+async def open_book(
+    root: Path, client: ScriptedOrchestrator, max_bytes: int = 1 << 30
+) -> AsyncIterator[JobBook]:
+    with closing(OutputArea(root, max_bytes=max_bytes, max_age_s=3600.0)) as area:
+        async with JobBook(cast(AsyncClient, client), area) as book:
+            yield book
+
+
+def run(root: Path, client: ScriptedOrchestrator, body: Body) -> Any:
+    async def work() -> Any:
+        async with asyncio.timeout(10), open_book(root, client) as book:
+            return await body(book)
+
+    return asyncio.run(work())
+
+
+async def finished(book: JobBook, order: JobOrder = ORDER) -> Job:
+    job = await book.submit(order)
+    await job.ended()
+    return job
+
+
+def test_a_song_is_kept_with_its_settings(tmp_path: Path) -> None:
+    client = ScriptedOrchestrator(song("abc", take_count=2))
+    job = run(tmp_path, client, finished)
+    assert client.started == [("piano", {"seed": 7, "detached": True})]
+    record = job.record
+    assert (record.state, record.run_s, record.settings["task"]) == (JobState.SUCCEEDED, 2.0, "text2music")
+    assert [take.file for take in record.takes] == ["piano-take-1-seed-7.flac", "piano-take-2-seed-8.flac"]
+    for index, take in enumerate(record.takes):
+        master, rate = soundfile.read(job.folder / take.master, dtype="float32")
+        np.testing.assert_array_equal(master, samples(4_800, index))
+        assert rate == 48_000
+        sidecar = json.loads((job.folder / take.file).with_suffix(".json").read_text())
+        restored = read_settings(job.folder / take.file)
+        assert restored == sidecar
+        assert (restored["seed"], restored["batch_size"], restored["caption"]) == (7 + index, 1, "piano")
+    assert not list(job.folder.glob("*.f32"))
+
+
+def test_listeners_hear_every_message_and_then_the_end(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> list[tuple[int, str]]:
+        job = await book.submit(ORDER)
+        return [(number, event.name) async for number, event in job.events.follow()]
+
+    names = ["queued", "queued", "stage_started", "progress", "progress", "audio", "succeeded"]
+    assert run(tmp_path, ScriptedOrchestrator(song("abc")), body) == list(enumerate(names))
+
+
+def test_a_wrong_request_leaves_nothing(tmp_path: Path) -> None:
+    error = InvalidArgumentError.at("bpm", "is 9; accepted: 30 to 300")
+
+    async def body(book: JobBook) -> None:
+        with pytest.raises(InvalidArgumentError, match="bpm: is 9"):
+            await book.submit(ORDER)
+        assert book.jobs() == []
+
+    run(tmp_path, ScriptedOrchestrator([error]), body)
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_orders_with_one_key_are_one_job_and_a_new_one_after_a_refusal(tmp_path: Path) -> None:
+    client = ScriptedOrchestrator([QueueFullError("queue: full")], song("abc"), song("def"))
+
+    async def body(book: JobBook) -> None:
+        with pytest.raises(QueueFullError):
+            await book.submit(ORDER, "key")
+        first, second = await asyncio.gather(book.submit(ORDER, "key"), book.submit(ORDER, "key"))
+        assert first is second
+        with pytest.raises(InvalidArgumentError, match="Idempotency-Key: came before with another request"):
+            await book.submit(JobOrder("drums", {}), "key")
+        assert (await book.submit(ORDER, "other")).job_id == "def"
+
+    run(tmp_path, client, body)
+
+
+def test_a_key_holds_after_a_restart(tmp_path: Path) -> None:
+    async def submit(book: JobBook) -> str:
+        job = await book.submit(ORDER, "key")
+        await job.ended()
+        return job.job_id
+
+    assert run(tmp_path, ScriptedOrchestrator(song("abc")), submit) == "abc"
+    assert run(tmp_path, ScriptedOrchestrator(), submit) == "abc"
+
+
+def test_a_caller_that_leaves_loses_no_job(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> None:
+        gate = asyncio.Event()
+        client.calls = [[gate, *song("abc")]]
+        asking = asyncio.create_task(book.submit(ORDER, "key"))
+        await asyncio.sleep(0)
+        asking.cancel()
+        await asyncio.wait([asking])
+        gate.set()
+        await (await book.submit(ORDER, "key")).ended()
+        assert len(client.started) == 1
+
+    client = ScriptedOrchestrator()
+    run(tmp_path, client, body)
+
+
+def test_a_job_goes_on_when_the_gateway_starts_again(tmp_path: Path) -> None:
+    async def leave(book: JobBook) -> None:
+        job = await book.submit(ORDER)
+        while job.live_take(0) is None:
+            await job.changed()
+
+    async def wait(book: JobBook) -> Job:
+        await book.find("abc").ended()
+        return book.find("abc")
+
+    run(tmp_path, ScriptedOrchestrator([*song("abc")[:-1], asyncio.Event()]), leave)
+    client = ScriptedOrchestrator(song("abc"))
+    job = run(tmp_path, client, wait)
+    assert client.attached == ["abc"]
+    assert (job.record.state, len(job.record.takes)) == (JobState.SUCCEEDED, 1)
+    assert not list(job.folder.glob("*.f32"))
+
+
+def test_a_job_that_a_new_orchestrator_does_not_know_is_lost_and_says_so(tmp_path: Path) -> None:
+    async def leave(book: JobBook) -> None:
+        await book.submit(ORDER)
+
+    async def wait(book: JobBook) -> Any:
+        await book.find("abc").ended()
+        return book.find("abc").record
+
+    run(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), leave)
+    record = run(tmp_path, ScriptedOrchestrator(), wait)
+    assert (record.state, record.failure.reason) == (JobState.FAILED, "JOB_LOST")
+    assert "started anew" in record.failure.message
+
+
+def test_an_orchestrator_that_is_away_for_a_while_is_asked_again(tmp_path: Path) -> None:
+    away = ServiceUnreachableError("does not answer", metadata={"target": "orchestrator"})
+    client = ScriptedOrchestrator([*song("abc")[:4], away], [away], song("abc"))
+    job = run(tmp_path, client, finished)
+    assert client.attached == ["abc", "abc"]
+    assert job.record.state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServiceUnreachableError("dit does not answer", metadata={"stage": "dit"}),
+        WorkerCrashedError("the worker of dit was killed"),
+    ],
+)
+def test_a_failed_job_says_why(tmp_path: Path, error: AcestageError) -> None:
+    client = ScriptedOrchestrator([*song("abc")[:3], error])
+    record = run(tmp_path, client, finished).record
+    assert client.attached == []
+    assert record.state is JobState.FAILED
+    assert (record.failure.reason, record.failure.message) == (error.reason, error.message)
+    assert record.ended_at is not None
+
+
+def test_a_cancelled_job_ends_as_cancelled(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> Job:
+        gate = asyncio.Event()
+        client.on_cancel = gate.set
+        client.calls = [[*song("abc")[:3], gate, stopped("abc")]]
+        await book.submit(ORDER)
+        job = await book.cancel("abc")
+        assert await book.cancel("abc") is job  # it stays as it is
+        return job
+
+    client = ScriptedOrchestrator()
+    job = run(tmp_path, client, body)
+    assert client.cancelled == ["abc"]
+    assert job.record.state is JobState.CANCELLED
+
+
+def test_jobs_that_nobody_knows_are_named(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> None:
+        with pytest.raises(NotFoundError, match="no job 'nobody' is known here"):
+            await book.cancel("nobody")
+
+    run(tmp_path, ScriptedOrchestrator(), body)
+
+
+def test_a_full_disk_fails_the_job_and_stops_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(fd: int, data: bytes, offset: int) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", fail)
+    client = ScriptedOrchestrator(song("abc"))
+    job = run(tmp_path, client, finished)
+    assert client.cancelled == ["abc"]
+    assert (job.record.state, job.record.failure.reason) == (JobState.FAILED, "OUTPUT_NOT_WRITTEN")
+    assert "No space left on device" in job.record.failure.message
+
+
+def test_a_job_that_cannot_be_written_down_is_refused_and_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(area: OutputArea, record: JobRecord) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def body(book: JobBook) -> None:
+        with pytest.raises(FailedPreconditionError, match=r"output_dir: .*No space left on device"):
+            await book.submit(ORDER)
+        assert book.jobs() == []
+
+    monkeypatch.setattr(OutputArea, "write_record", fail)
+    client = ScriptedOrchestrator(song("abc"))
+    run(tmp_path, client, body)
+    assert client.cancelled == ["abc"]
+
+
+def test_an_export_that_fails_leaves_the_master_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = takes.write_export
+
+    def write(path: Path, audio: Any, audio_format: ExportFormat, **options: Any) -> None:
+        if audio_format is ExportFormat.flac:
+            raise InvalidArgumentError("no encoder")
+        real(path, audio, audio_format, **options)
+
+    monkeypatch.setattr(takes, "write_export", write)
+    job = run(tmp_path, ScriptedOrchestrator(song("abc")), finished)
+    (take,) = job.record.takes
+    assert job.record.state is JobState.SUCCEEDED
+    assert (take.file, take.warnings) == ("", ("flac: no encoder; the WAV file take-0.wav is kept",))
+    assert (job.folder / "take-0.wav").is_file()
+
+
+def test_outputs_beyond_the_bound_go_with_their_jobs(tmp_path: Path) -> None:
+    async def work() -> None:
+        client = ScriptedOrchestrator(song("abc", sample_count=48_000), song("def", sample_count=48_000))
+        async with asyncio.timeout(10), open_book(tmp_path, client, max_bytes=1 << 20) as book:
+            for _ in range(2):
+                await finished(book)
+            await book.retire()
+            assert [job.job_id for job in book.jobs()] == ["def"]
+
+    asyncio.run(work())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "def"]
+
+
+def test_progress_and_queue_are_told(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> None:
+        job = await book.submit(ORDER)
+        assert job.record.state is JobState.QUEUED
+        while job.record.progress.done_count != 1:
+            await job.changed()
+        assert (job.record.state, job.record.progress.stage) == (JobState.RUNNING, "dit")
+        assert job.record.started_at is not None
+        gate.set()
+        await job.ended()
+        assert book.counts()[JobState.SUCCEEDED] == 1
+
+    gate = asyncio.Event()
+    start = [JobQueued("abc", 2), JobQueued("abc", 0), StageProgress("dit", 1, 2), gate]
+    rest = [AudioChunk(0, 0, samples(4_800), 48_000), song("abc")[-1]]
+    run(tmp_path, ScriptedOrchestrator([*start, *rest]), body)

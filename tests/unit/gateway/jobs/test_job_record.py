@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from services.gateway.jobs.record import JobRecord, JobState
+from tests.unit.gateway.gateway_records import START, ended_record
+
+
+def test_a_record_survives_json() -> None:
+    record = ended_record("abc")
+    assert JobRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+
+
+def test_a_failed_record_survives_json() -> None:
+    record = replace(ended_record("abc"), takes=(), settings=None).failed("WORKER_CRASHED", "it died", START)
+    again = JobRecord.from_dict(json.loads(json.dumps(record.to_dict())))
+    assert again == record
+    assert again.failure is not None
+    assert again.failure.reason == "WORKER_CRASHED"
+
+
+@pytest.mark.parametrize(
+    ("state", "is_final"),
+    [
+        (JobState.QUEUED, False),
+        (JobState.RUNNING, False),
+        (JobState.SUCCEEDED, True),
+        (JobState.FAILED, True),
+        (JobState.CANCELLED, True),
+    ],
+)
+def test_three_states_are_final(state: JobState, is_final: bool) -> None:
+    assert state.is_final is is_final

@@ -1,0 +1,153 @@
+"""`/v1/jobs` over a scripted orchestrator."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acestage.errors import WorkerCrashedError
+from acestage.generation import JobQueued
+from services.gateway.exports.formats import ExportFormat
+from tests.unit.gateway.rest.rest_door import Door, through_door
+from tests.unit.gateway.scripted_orchestrator import NO_AUDIO, ScriptedOrchestrator, song, stopped
+
+ORDER = {"prompt": "piano", "seed": 7, "title": "Água", "audio_format": "flac"}
+
+
+async def made(door: Door, **fields: Any) -> dict[str, Any]:
+    """A job that has ended, as it is then."""
+    answer = await door.http.post("/v1/jobs", json=ORDER | fields)
+    assert answer.status_code == 201, answer.text
+    job_id = answer.json()["job_id"]
+    assert answer.headers["location"] == f"/v1/jobs/{job_id}"
+    await door.ended(job_id)
+    job: dict[str, Any] = (await door.http.get(f"/v1/jobs/{job_id}")).json()
+    return job
+
+
+def test_a_job_tells_all_of_itself(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        job = await made(door)
+        assert (job["state"], job["title"], job["seeds"], job["run_s"]) == ("succeeded", "Água", [7], 2.0)
+        assert job["settings"]["task"] == "text2music"
+        (take,) = job["takes"]
+        assert take["files"]["opus"] == "/v1/jobs/abc/audio?format=opus&take=0"
+        for address in (take["files"]["flac"], take["waveform"], take["spectrogram"], take["settings"]):
+            assert (await door.http.get(address)).status_code == 200
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+def test_a_job_that_waits_tells_when_it_starts(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        await made(door)  # took 2 s
+        answer = await door.http.post("/v1/jobs", json=ORDER)
+        progress = answer.json()["progress"]
+        assert (progress["queue_position"], progress["starts_in_s"]) == (3, 6.0)
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc"), [JobQueued("def", 3), asyncio.Event()]), body)
+
+
+def test_a_repeated_request_is_one_job(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        key = {"Idempotency-Key": "k"}
+        ids = [(await door.http.post("/v1/jobs", json=ORDER, headers=key)).json()["job_id"] for _ in range(2)]
+        assert ids == ["abc", "abc"]
+        other = await door.http.post("/v1/jobs", json=ORDER | {"seed": 8}, headers=key)
+        assert (other.status_code, other.json()["fields"].keys()) == (400, {"Idempotency-Key"})
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+def test_jobs_are_listed_the_newest_first_and_by_state(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        await made(door)
+        await made(door)
+        listed = (await door.http.get("/v1/jobs")).json()
+        assert ([job["job_id"] for job in listed["jobs"]], listed["total_count"]) == (["def", "abc"], 2)
+        failed = (await door.http.get("/v1/jobs", params={"state": "failed"})).json()
+        assert [job["failure"]["reason"] for job in failed["jobs"]] == ["WORKER_CRASHED"]
+        for wrong in ({"limit": 0}, {"limit": 201}, {"state": "odd"}):
+            assert (await door.http.get("/v1/jobs", params=wrong)).status_code == 422  # type: ignore[arg-type]
+
+    client = ScriptedOrchestrator(song("abc"), [*song("def")[:3], WorkerCrashedError("it died")])
+    through_door(tmp_path, client, body)
+
+
+def test_a_job_is_stopped(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        gate = asyncio.Event()
+        client.on_cancel = gate.set
+        client.calls = [[*song("abc")[:3], gate, stopped("abc")]]
+        await door.http.post("/v1/jobs", json=ORDER)
+        stopped_job = (await door.http.delete("/v1/jobs/abc")).json()
+        assert stopped_job["state"] == "cancelled"
+        assert (await door.http.delete("/v1/jobs/abc")).json() == stopped_job
+        assert (await door.http.delete("/v1/jobs/nobody")).status_code == 404
+        assert (await door.http.get("/v1/jobs/abc/audio")).status_code == 409
+
+    client = ScriptedOrchestrator()
+    through_door(tmp_path, client, body)
+
+
+def test_events_are_resumed_after_the_last_that_was_heard(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        await made(door)
+        whole = (await door.http.get("/v1/jobs/abc/events")).text
+        assert whole.startswith("id: 0\nevent: queued\ndata: {")
+        assert whole.endswith('id: 6\nevent: succeeded\ndata: {"job_id": "abc"}\n\n')
+        rest = await door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": "4"})
+        assert rest.text == whole[whole.index("id: 5") :]
+        wrong = await door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": "x"})
+        assert wrong.status_code == 400
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [({"format": "exe"}, "format"), ({"format": "opus"}, "format"), ({"take": 1}, "take")],
+)
+def test_what_there_is_no_audio_for_is_named(tmp_path: Path, query: dict[str, Any], field: str) -> None:
+    async def body(door: Door) -> None:
+        door.gateway.formats[ExportFormat.opus] = "its encoder is missing"  # type: ignore[index]
+        await made(door)
+        answer = await door.http.get("/v1/jobs/abc/audio", params=query)
+        assert (answer.status_code, list(answer.json()["fields"])) == (400, [field])
+        assert "accepted: " in answer.json()["detail"]
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+def test_listeners_beyond_the_places_are_refused(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        await door.http.post("/v1/jobs", json=ORDER)
+        with ExitStack() as places:
+            for _ in range(16):
+                places.enter_context(door.gateway.live_streams.take())
+            answer = await door.http.get("/v1/jobs/abc/audio")
+            assert answer.status_code == 429
+            assert int(answer.headers["retry-after"]) >= 1
+        head = await door.http.head("/v1/jobs/abc/audio")
+        assert (head.status_code, head.headers["accept-ranges"]) == (200, "none")
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), body)
+
+
+def test_files_come_as_bodies_or_in_forms(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        for request in ({"content": b"RIFF"}, {"files": {"file": ("a.wav", b"RIFF")}}):
+            answer = await door.http.post("/v1/uploads", **request)  # type: ignore[arg-type]
+            assert answer.status_code == 201, answer.text
+            assert answer.json()["path"] == f"/v1/uploads/{answer.json()['audio_id']}"
+        for wrong in ({"content": b""}, {"content": NO_AUDIO}, {"files": {"other": ("a.wav", b"RIFF")}}):
+            answer = await door.http.post("/v1/uploads", **wrong)  # type: ignore[arg-type]
+            assert (answer.status_code, list(answer.json()["fields"])) == (400, ["file"])
+            answer = await door.http.post("/v1/settings/restore", **wrong)  # type: ignore[arg-type]
+            assert answer.status_code == 400
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)

@@ -1,0 +1,270 @@
+"""Orders from requests, under every name and content type that clients use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from acestage.generation import JobQueued
+from services.gateway.rest.request_fields import METAS
+from services.gateway.rest.song_samples import SAMPLES
+from tests.unit.gateway.rest.rest_door import Door, through_door
+from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator
+
+UPLOADED = "a" + "0" * 32
+
+
+def order(
+    tmp_path: Path, secret: str | None = None, **request: Any
+) -> tuple[int, dict[str, Any], ScriptedOrchestrator]:
+    """The status and the body of the answer to `/release_task`, and what the orchestrator heard."""
+    client = ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()])
+
+    async def ask(door: Door) -> httpx.Response:
+        return await door.http.post("/release_task", **request)
+
+    answer = through_door(Path(tempfile.mkdtemp(dir=tmp_path)), client, ask, secret)
+    return answer.status_code, answer.json(), client
+
+
+def options(tmp_path: Path, **request: Any) -> dict[str, Any]:
+    status, body, client = order(tmp_path, **request)
+    assert status == 200, body
+    ((caption, found),) = client.started
+    return {"caption": caption} | found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "option", "expected"),
+    [
+        ("prompt", "jazz", "caption", "jazz"),
+        ("caption", "jazz", "caption", "jazz"),
+        ("description", "jazz", "caption", "jazz"),
+        ("desc", "jazz", "caption", "jazz"),
+        ("sampleQuery", "jazz", "caption", "jazz"),
+        ("model", "m", "model", "m"),
+        ("model_name", "m", "model", "m"),
+        ("ditModel", "m", "model", "m"),
+        ("keyscale", "C Major", "key_scale", "C major"),
+        ("key", "Am", "key_scale", "A minor"),
+        ("keyScale", "F# minor", "key_scale", "F# minor"),
+        ("timesignature", "4/4", "time_signature", "4"),
+        ("timeSignature", "6/8", "time_signature", "6"),
+        ("time_signature", 3, "time_signature", "3"),
+        ("duration", "30", "duration_s", 30.0),
+        ("targetDuration", 30, "duration_s", 30.0),
+        ("audioDuration", 30, "duration_s", 30.0),
+        ("language", "pt", "language", "pt"),
+        ("vocalLanguage", "pt", "language", "pt"),
+        ("inferenceSteps", "20", "step_count", 20),
+        ("guidance_scale", "5.5", "guidance_scale", 5.5),
+        ("bpm", "120.0", "bpm", 120),
+        ("taskType", "cover-nofsq", "task", "cover-nofsq"),
+        ("ref_audio_path", UPLOADED, "reference_id", UPLOADED),
+        ("ctxAudioPath", f"/v1/uploads/{UPLOADED}", "source_id", UPLOADED),
+        ("timesteps", "0.9,0.5,0", "timesteps", [0.9, 0.5, 0.0]),
+        ("timesteps", [0.9, 0.5], "timesteps", [0.9, 0.5]),
+        ("trackClasses", "drums, bass", "track_classes", ["drums", "bass"]),
+        ("seed", "5", "seed", 5),
+        ("batchSize", "2", "batch_size", 2),
+        ("audio_code_string", ["<|audio_code_1|>"], "audio_codes", "<|audio_code_1|>"),
+        ("clamp", "yes", "clamp", True),
+    ],
+)
+def test_a_field_is_found_by_each_of_its_names(
+    tmp_path: Path, name: str, value: Any, option: str, expected: Any
+) -> None:
+    body = {name: value} if option == "caption" else {"prompt": "x", name: value}
+    assert options(tmp_path, json=body)[option] == expected
+
+
+def test_what_was_not_sent_is_left_to_the_model(tmp_path: Path) -> None:
+    assert options(tmp_path, json={"prompt": "x"}).keys() == {"caption", "detached"}
+
+
+def test_defaults_that_clients_send_with_every_task_are_not_sent_on(tmp_path: Path) -> None:
+    routine = {
+        "audio_duration": -1,
+        "bpm": 0,
+        "key_scale": "",
+        "time_signature": "N/A",
+        "seed": -1,
+        "use_random_seed": True,
+        "audio_cover_strength": 1.0,
+        "cover_noise_strength": 0,
+        "repainting_start": 0,
+        "repainting_end": -1,
+        "task_type": "text2music",
+    }
+    found = options(tmp_path, json={"prompt": "x"} | routine)
+    assert found == {"caption": "x", "detached": True, "task": "text2music"}
+
+
+@pytest.mark.parametrize("metas", METAS)
+def test_values_are_looked_up_in_the_body_then_in_param_obj_then_in_metas(tmp_path: Path, metas: str) -> None:
+    body = {
+        "prompt": "x",
+        "bpm": 100,
+        "param_obj": json.dumps({"bpm": 110, "keyscale": "C major"}),
+        metas: {"bpm": 120, "key": "D minor", "duration": 20},
+    }
+    found = options(tmp_path, json=body)
+    assert (found["bpm"], found["key_scale"], found["duration_s"]) == (100, "C major", 20.0)
+
+
+def test_forms_give_numbers(tmp_path: Path) -> None:
+    sent = {"prompt": "x", "inference_steps": "4", "metas": '{"bpm": "90"}'}
+    for request in ({"data": sent}, {"data": sent, "files": {"unused": b"1"}}):
+        found = options(tmp_path, **request)
+        assert (found["step_count"], found["bpm"]) == (4, 90)
+
+
+def test_files_are_uploaded_and_named_by_their_ids(tmp_path: Path) -> None:
+    status, _, client = order(
+        tmp_path,
+        data={"prompt": "x", "task_type": "cover", "audio_duration": "30", "src_audio_path": "/etc/passwd"},
+        files={"ctx_audio": ("a.wav", b"source"), "ref_audio": ("b.wav", b"timbre")},
+    )
+    assert status == 200
+    assert client.uploaded == [b"source", b"timbre"]
+    ((_, found),) = client.started
+    assert found["source_id"] == f"a{1:032x}"
+    assert found["reference_id"] == f"a{2:032x}"
+    assert "duration_s" not in found
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../secret", "A" + "0" * 32, UPLOADED + "/x", "song.wav"])
+def test_no_path_of_the_server_is_taken_as_audio(tmp_path: Path, path: str) -> None:
+    status, body, client = order(tmp_path, json={"prompt": "x", "task_type": "cover", "src_audio_path": path})
+    assert status == 400
+    assert list(body["fields"]) == ["src_audio_path"]
+    assert not client.started
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bpm", "fast"),
+        ("inference_steps", 2.5),
+        ("inference_steps", True),
+        ("guidance_scale", "nan"),
+        ("audio_duration", 10**400),
+        ("timesteps", "0.9,x"),
+        ("adapters", [{"scale": 1}]),
+        ("audio_format", "ogg"),
+        ("use_format", "mp3"),
+        ("use_random_seed", "maybe"),
+        ("edge_fade_ms", 1000),
+        ("lyrics", ["a"]),
+        ("src_audio", "text"),
+        ("param_obj", "[1]"),
+        ("metas", "{"),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_accepted(tmp_path: Path, name: str, value: Any) -> None:
+    status, body, client = order(tmp_path, json={"prompt": "x", name: value})
+    assert status == 400
+    assert list(body["fields"]) == [name]
+    assert "accepted" in body["detail"]
+    assert not client.started
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({"json": [1]}, 400),
+        ({"content": "{", "headers": {"content-type": "application/json"}}, 400),
+        ({"content": "[" * 100_000, "headers": {"content-type": "application/json"}}, 400),
+        ({"content": "x", "headers": {"content-type": "multipart/form-data"}}, 400),
+        ({"content": "x", "headers": {"content-type": "text/plain"}}, 415),
+        ({"content": '{"prompt": "x"}', "headers": {"content-type": "application/vnd.x+json"}}, 200),
+        ({"content": b" " * (5 << 20), "headers": {"content-type": "application/json"}}, 413),
+    ],
+)
+def test_bodies_that_are_no_object_are_refused(
+    tmp_path: Path, request_: dict[str, Any], expected: int
+) -> None:
+    assert order(tmp_path, **request_)[0] == expected
+
+
+@pytest.mark.parametrize(
+    "body", [{"sample_mode": True, "thinking": True}, {"sampleMode": "true", "lyrics": ""}]
+)
+def test_a_song_to_begin_with_stands_in_for_what_a_language_model_would_write(
+    tmp_path: Path, body: dict[str, Any]
+) -> None:
+    async def ask(door: Door) -> None:
+        assert (await door.http.post("/release_task", json=body | {"audio_duration": 20})).status_code == 200
+        (job,) = door.gateway.book.jobs()
+        order = job.record.order
+        (sample,) = (sample for sample in SAMPLES if sample.caption == order.caption)
+        assert order.notes[0].startswith("sample_mode took a song to begin with")
+        assert (order.options["lyrics"], order.options["bpm"]) == (sample.lyrics, sample.bpm)
+        assert order.options["duration_s"] == 20.0
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
+
+
+def test_who_says_what_the_music_is_like_gets_no_sample(tmp_path: Path) -> None:
+    async def ask(door: Door) -> None:
+        await door.http.post("/release_task", json={"sample_mode": True, "prompt": "jazz"})
+        (job,) = door.gateway.book.jobs()
+        assert job.record.order.caption == "jazz"
+        assert "bpm" not in job.record.order.options
+        assert job.record.order.notes[0].startswith("sample_mode was left out")
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
+
+
+def test_what_no_language_model_does_is_said(tmp_path: Path) -> None:
+    body = {"sample_query": "x", "thinking": True, "lm_temperature": 0.8, "use_cot_caption": False, "odd": 1}
+
+    async def ask(door: Door) -> None:
+        await door.http.post("/release_task", json=body)
+        (job,) = door.gateway.book.jobs()
+        query, asked, unknown = job.record.order.notes
+        assert "sample_query" in query
+        assert asked.endswith("thinking, lm_temperature")
+        assert unknown.endswith(": odd")
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
+
+
+@pytest.mark.parametrize(
+    ("header", "token", "expected"),
+    [
+        (None, None, 401),
+        ("Bearer no", None, 401),
+        ("Bearer secret", None, 200),
+        ("secret", None, 200),
+        (None, "secret", 200),
+        ("Bearer secret", "no", 401),
+    ],
+)
+@pytest.mark.parametrize("kind", ["json", "data"])
+def test_the_key_comes_in_the_body_or_the_header(
+    tmp_path: Path, header: str | None, token: str | None, expected: int, kind: str
+) -> None:
+    body = {"prompt": "x"} | ({"ai_token": token} if token else {})
+    headers = {"Authorization": header} if header else {}
+    assert order(tmp_path, "secret", headers=headers, **{kind: body})[0] == expected
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"data": {"bpm": "fast"}, "files": {"src_audio": ("a.wav", b"1")}},
+        {"content": "{", "headers": {"content-type": "application/json"}},
+        {"content": "x", "headers": {"content-type": "text/plain"}},
+    ],
+)
+def test_who_has_no_key_hears_of_nothing_else(tmp_path: Path, request_: dict[str, Any]) -> None:
+    status, _, client = order(tmp_path, "secret", **request_)
+    assert status == 401
+    assert not client.uploaded

@@ -1,0 +1,75 @@
+"""Which device, which data type."""
+
+from __future__ import annotations
+
+import pytest
+
+from acestage.errors import FailedPreconditionError
+from services.runtime.devices import devices
+from services.runtime.processes import cpu_features
+
+
+def with_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
+    monkeypatch.setattr(devices, "_cuda_device_count", lambda: len(capabilities))
+    monkeypatch.setattr(devices, "_compute_capability", lambda device: capabilities[int(device[-1])])
+
+
+def with_cpu_flags(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
+    monkeypatch.setattr(cpu_features, "cpu_features", lambda: " ".join(flags))
+
+
+@pytest.mark.parametrize(
+    ("gpu_count", "choice", "device"),
+    [
+        (0, "auto", "cpu"),
+        (0, "cpu", "cpu"),
+        (2, "auto", "cuda:0"),
+        (2, "cuda:1", "cuda:1"),
+        (1, "cuda", "cuda:0"),
+    ],
+)
+def test_auto_takes_the_first_gpu_and_else_the_cpu(
+    monkeypatch: pytest.MonkeyPatch, gpu_count: int, choice: str, device: str
+) -> None:
+    with_gpus(monkeypatch, *[(8, 6)] * gpu_count)
+    assert devices.resolve_device(choice) == device
+
+
+@pytest.mark.parametrize(("gpu_count", "choice"), [(0, "cuda"), (1, "cuda:1")])
+def test_a_gpu_that_is_not_there_is_refused_with_what_is(
+    monkeypatch: pytest.MonkeyPatch, gpu_count: int, choice: str
+) -> None:
+    with_gpus(monkeypatch, *[(8, 6)] * gpu_count)
+    with pytest.raises(FailedPreconditionError, match="accepted here: cpu"):
+        devices.resolve_device(choice)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype"),
+    [((7, 5), "float16"), ((6, 1), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")],
+)
+def test_gpus_compute_in_bfloat16_where_they_have_it(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: str
+) -> None:
+    with_gpus(monkeypatch, capability)
+    assert devices.resolve_dtype("auto", "cuda:0", "bfloat16") == dtype
+
+
+@pytest.mark.parametrize(
+    ("flags", "stored", "dtype"),
+    [
+        (["amx_bf16"], "bfloat16", "bfloat16"),
+        (["avx512_bf16"], "bfloat16", "bfloat16"),
+        (["avx2"], "bfloat16", "float32"),
+        (["amx_bf16"], "float32", "float32"),
+    ],
+)
+def test_the_cpu_computes_in_the_stored_type_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], stored: str, dtype: str
+) -> None:
+    with_cpu_flags(monkeypatch, *flags)
+    assert devices.resolve_dtype("auto", "cpu", stored) == dtype
+
+
+def test_a_chosen_type_is_taken() -> None:
+    assert devices.resolve_dtype("float16", "cpu", "float32") == "float16"

@@ -1,0 +1,87 @@
+"""Events of a job on their way to who asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from acestage.protos.vae.v1 import vae_pb2 as pb
+from services.runtime.jobs.stage_event import Queued
+from services.runtime.jobs.stage_runner import StageRunner
+from services.runtime.rpc.stage_events import relay
+from services.runtime.workers.messages import Message
+from tests.unit.job_events import run, until
+
+JOB = Message("decode", {"model": "m"})
+
+
+class FakeRunner:
+    """Says where the job is in line, and then nothing any more."""
+
+    def __init__(self) -> None:
+        self.is_free = False
+
+    async def run(self, job: Message, feed: object) -> AsyncIterator[Queued]:
+        try:
+            yield Queued(1)
+            await asyncio.Event().wait()
+        finally:
+            self.is_free = True
+
+
+class SlowCall:
+    """A call whose reader takes nothing until it is told to."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.reads = asyncio.Event()
+        self.written: list[Any] = []
+        self.error = error
+
+    async def write(self, response: Any) -> None:
+        self.written.append(response)
+        await self.reads.wait()
+        if self.error is not None:
+            raise self.error
+
+
+def relayed(runner: FakeRunner, call: SlowCall) -> asyncio.Task[None]:
+    context: Any = SimpleNamespace(write=call.write)
+    return asyncio.ensure_future(
+        relay(cast(StageRunner, runner), JOB, context, pb.DecodeResponse, lambda message: [])
+    )
+
+
+def test_a_job_that_ends_early_frees_the_device_at_once_and_ends_its_call_after_the_last_message() -> None:
+    async def scenario() -> None:
+        runner, call = FakeRunner(), SlowCall()
+        working = relayed(runner, call)
+        await until(lambda: bool(call.written))
+        working.cancel()
+        await until(lambda: runner.is_free)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not working.done()  # a status would be refused now
+        call.reads.set()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+        assert [response.queued.position for response in call.written] == [1]
+
+    run(scenario())
+
+
+def test_a_caller_who_is_gone_is_no_other_error() -> None:
+    async def scenario() -> None:
+        runner, call = FakeRunner(), SlowCall(asyncio.CancelledError())
+        working = relayed(runner, call)
+        await until(lambda: bool(call.written))
+        working.cancel()
+        await until(lambda: runner.is_free)
+        call.reads.set()
+        with pytest.raises(asyncio.CancelledError):
+            await working
+
+    run(scenario())

@@ -1,0 +1,89 @@
+"""Weights on their way to a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from acestage.checkpoints import open_checkpoint
+from acestage.checkpoints.loading import (
+    load_condition_encoder,
+    load_decoder,
+    load_text_encoder,
+    load_transformer,
+)
+from acestage.planning import Quantization
+from services.runtime.weights.placement import place, placed_bytes
+from tests.storage import held_bytes
+
+CPU = torch.device("cpu")
+TINY = open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints"))
+LOADERS = [load_transformer, load_condition_encoder, load_text_encoder, load_decoder]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_all_that_the_checkpoint_holds_takes_the_data_type(
+    load: Callable[..., Any], dtype: torch.dtype
+) -> None:
+    module = load(TINY)
+    place(module, CPU, dtype)
+    assert {tensor.dtype for tensor in module.state_dict().values()} == {dtype}
+
+
+def test_rotary_frequencies_keep_their_precision() -> None:
+    before = load_text_encoder(TINY).rotary_emb.inv_freq
+    module = load_text_encoder(TINY)
+    place(module, CPU, torch.bfloat16)
+    assert torch.equal(module.rotary_emb.inv_freq, before)
+
+
+def test_placing_in_the_stored_type_copies_nothing() -> None:
+    module = load_transformer(TINY)
+    before = [parameter.data_ptr() for parameter in module.parameters()]
+    place(module, CPU, torch.float32)
+    assert [parameter.data_ptr() for parameter in module.parameters()] == before
+
+
+@torch.no_grad()
+def test_the_decoder_without_weight_norm_gives_the_same_bits() -> None:
+    latents = torch.randn(1, 8, 12, generator=torch.Generator().manual_seed(2))
+    mapped, placed = load_decoder(TINY), load_decoder(TINY)
+    place(placed, CPU, torch.float32)
+    assert torch.equal(placed(latents), mapped(latents))
+    assert not [name for name in placed.state_dict() if name.endswith(("_g", "_v"))]
+
+
+@torch.no_grad()
+def test_weight_norm_is_computed_before_the_weight_is_rounded() -> None:
+    mapped, placed = load_decoder(TINY), load_decoder(TINY)
+    mapped(torch.zeros(1, 8, 1))  # computes the weights
+    place(placed, CPU, torch.bfloat16)
+    assert torch.equal(placed.conv1.weight, mapped.conv1.weight.bfloat16())
+
+
+@torch.no_grad()
+def test_no_pass_of_a_placed_decoder_makes_weights_anew() -> None:
+    decoder = load_decoder(TINY)
+    place(decoder, CPU, torch.bfloat16)
+    before = {name: weight.data_ptr() for name, weight in decoder.named_parameters()}
+    decoder(torch.zeros(1, 8, 1, dtype=torch.bfloat16))
+    assert {name: weight.data_ptr() for name, weight in decoder.named_parameters()} == before
+
+
+@pytest.mark.parametrize("load", LOADERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("quantization", get_args(Quantization))
+def test_the_bytes_on_the_device_are_those_foretold(
+    load: Callable[..., Any], dtype: torch.dtype, quantization: Quantization
+) -> None:
+    module = load(TINY)
+    foretold = placed_bytes([module], dtype, quantization)
+    assert foretold == placed_bytes([module.to("meta")], dtype, quantization)
+    module = load(TINY)
+    place(module, CPU, dtype, quantization)
+    assert held_bytes(module) == foretold

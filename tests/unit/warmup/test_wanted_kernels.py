@@ -1,0 +1,58 @@
+"""Which kernels a warmup compiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from acestage.settings import load_settings
+from services.dit.kernels import AFTER_INTEGERS
+from services.dit.kernels import KERNELS as DIT_KERNELS
+from services.runtime.kernels.int8 import KERNELS as INTEGER_KERNELS
+from services.runtime.kernels.store import kernel_path
+from services.runtime.weights import integer_products
+from services.vae.kernels import KERNELS as VAE_KERNELS
+from services.warmup.wanted import find_wanted
+
+CPU = torch.device("cpu")
+NAMES = [kernel.name for kernel in (*DIT_KERNELS, *VAE_KERNELS)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "wanted"),
+    [("auto", ["float32"]), ("float16", ["float16", "float32"])],
+)
+def test_all_kernels_are_wanted_for_each_data_type_that_may_be_used(
+    dtype: str, wanted: list[str], tmp_path: Path
+) -> None:
+    found = find_wanted(load_settings(dtype=dtype, cache_dir=tmp_path), CPU)
+    assert sorted(map(str, found)) == sorted(f"{name} {one}" for name in NAMES for one in wanted)
+
+
+@pytest.mark.parametrize("multiplies_integers", [True, False])
+def test_kernels_for_integers_are_wanted_where_they_are_multiplied(
+    multiplies_integers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(integer_products, "has_feature", lambda *names: multiplies_integers)
+    found = find_wanted(load_settings(dtype="bfloat16", cache_dir=tmp_path), CPU)
+    for_integers = [kernel.name for kernel in (*AFTER_INTEGERS, *INTEGER_KERNELS)]
+    names = NAMES + (for_integers if multiplies_integers else [])
+    assert sorted(one.kernel.name for one in found) == sorted(names)
+
+
+def test_several_checkpoints_of_one_data_type_want_each_kernel_once(
+    checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    both = f"{checkpoints['turbo/diffusers']},{checkpoints['base/original']}"
+    settings = load_settings(checkpoint=both, variant=None, dtype="float32", cache_dir=tmp_path)
+    assert len(find_wanted(settings, CPU)) == len(NAMES)
+
+
+def test_what_is_there_is_not_wanted(tmp_path: Path) -> None:
+    path = kernel_path(DIT_KERNELS[0], tmp_path, CPU, torch.float32)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    found = find_wanted(load_settings(dtype="float32", cache_dir=tmp_path), CPU)
+    assert [one.kernel.name for one in found] == NAMES[1:]
