@@ -25,14 +25,13 @@ from services.runtime.devices.devices import resolve_device
 from services.runtime.kernels.compiling import check_compiler, compile_kernel
 from services.runtime.kernels.store import kernel_path, kernels_folder
 from services.runtime.processes import flags, logs
+from services.runtime.processes.low_priority import take_lowest_priority
 from services.runtime.processes.parent_death import die_with_parent
 from services.runtime.processes.private_folder import make_private
 from services.runtime.processes.work_folder import WorkFolder
 from services.warmup.wanted import WantedKernel, find_wanted
 
 log = logging.getLogger(__name__)
-
-_LOWEST_PRIORITY = 19
 
 
 def main() -> None:
@@ -46,7 +45,7 @@ def main() -> None:
             _warm_up(settings)
         else:
             die_with_parent(parent_pid, signal.SIGTERM)
-            os.nice(_LOWEST_PRIORITY)
+            take_lowest_priority()
             _warm_up_in_background(settings)
     except AcestageError as error:
         if parent_pid is None:

@@ -1,0 +1,25 @@
+"""Work in the background, which gets what the others leave of the CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+LOWEST_PRIORITY = 19
+"""The niceness that gives way to all others."""
+_AUTOGROUP = Path("/proc/self/autogroup")
+
+
+def take_lowest_priority() -> None:
+    """Puts this process, and those that it starts, behind all others on the CPUs.
+
+    For the leader of a session. Where the kernel groups processes by session (sched(7), "The autogroup
+    feature"), niceness counts within one alone, and sessions share the CPUs evenly whatever it is: so the
+    whole session steps back.
+    """
+    os.nice(LOWEST_PRIORITY)
+    if os.getsid(0) == os.getpid():
+        # Kernels may be without it, and change it for nobody more often than every tenth of a second.
+        with contextlib.suppress(OSError):
+            _AUTOGROUP.write_text(str(LOWEST_PRIORITY))
