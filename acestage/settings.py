@@ -305,11 +305,12 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_QUEUE_MAXSIZE", "ACESTEP_QUEUE_MAXSIZE"),
         description="Jobs that may wait at most.",
     )
-    concurrent_job_count: int = Field(
-        4,
+    concurrent_job_count: int | None = Field(
+        None,
         ge=1,
         validation_alias=_names("ACESTAGE_CONCURRENT_JOBS"),
-        description="Jobs in work at the same time; they go through a stage together.",
+        description="Jobs in work at the same time, which go through a stage together; "
+        "else 1 on a CPU, where they would wait for each other, and 4 on a GPU.",
     )
     metrics_port: int | None = Field(
         None,

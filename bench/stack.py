@@ -28,7 +28,7 @@ class Setup:
 
     Attributes:
         checkpoint: a folder, or a name.
-        concurrent_job_count: as `ACESTAGE_CONCURRENT_JOBS`.
+        concurrent_job_count: as `ACESTAGE_CONCURRENT_JOBS`; None takes the default.
         max_vram_gb: size of a simulated device; None takes the whole machine.
         max_hold_s: as `ACESTAGE_MAX_HOLD`; None takes the default.
         threads: of a worker; None takes all CPUs.
@@ -37,7 +37,7 @@ class Setup:
     """
 
     checkpoint: str = EMBEDDED_CHECKPOINT
-    concurrent_job_count: int = 1
+    concurrent_job_count: int | None = None
     max_vram_gb: float | None = None
     max_hold_s: float | None = None
     threads: int | None = None

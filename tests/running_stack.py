@@ -76,7 +76,6 @@ class RunningStack:
             "ACESTAGE_RUN_DIR": str(folder / "run"),
             "ACESTAGE_TMPDIR": str(folder / "tmp"),
             "ACESTAGE_THREADS": str(THREADS),
-            "ACESTAGE_CONCURRENT_JOBS": "1",
             "ACESTAGE_DOORS": "none",
         }
         log_path = folder / "up.log"

@@ -15,6 +15,7 @@ from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.settings import Settings
 from services.orchestrator.jobs.job_history import JobHistory
 from services.orchestrator.jobs.job_queue import JobQueue
+from services.orchestrator.jobs.jobs_at_once import jobs_at_once
 from services.orchestrator.ledger.epoch import close_epoch, next_epoch, sole_ledger
 from services.orchestrator.ledger.lease_service import LeaseService
 from services.orchestrator.ledger.lessor import Lessor
@@ -89,7 +90,10 @@ async def _serve_jobs(settings: Settings, leases: LeaseService, store: AudioStor
             settings,
             on_stage_event=metrics.count_stage_event,
         )
-        queue = JobQueue(max_count=settings.queue_max_count, slot_count=settings.concurrent_job_count)
+        queue = JobQueue(
+            max_count=settings.queue_max_count,
+            slot_count=lambda: settings.concurrent_job_count or jobs_at_once(pipeline.limits.devices()),
+        )
         generation = GenerationService(pipeline, queue, leases, JobHistory(metrics.count_job))
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(generation, server.grpc)
         lease_pb2_grpc.add_LeaseServiceServicer_to_server(leases, server.grpc)

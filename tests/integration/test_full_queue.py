@@ -1,4 +1,7 @@
-"""A queue that is full refuses the next job, says its limit, and loses none of those that it took."""
+"""A queue that is full refuses the next job, says its limit, and loses none of those that it took.
+
+On a CPU one job is in work, unless more are asked for: so the second one here waits.
+"""
 
 from __future__ import annotations
 

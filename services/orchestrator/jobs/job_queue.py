@@ -25,17 +25,19 @@ class _Waiter:
 
 
 class JobQueue:
-    """Lets `slot_count` jobs run at a time and at most `max_count` wait, in the order they came."""
+    """Lets jobs run and wait in the order they came.
 
-    def __init__(self, *, max_count: int, slot_count: int) -> None:
+    Attributes:
+        max_count: how many may wait at most.
+        running_count: how many run.
+    """
+
+    def __init__(self, *, max_count: int, slot_count: Callable[[], int]) -> None:
+        """Lets at most `max_count` jobs wait while as many run as `slot_count` then says."""
         self.max_count = max_count
-        self._free_slot_count = slot_count
+        self.running_count = 0
         self._slot_count = slot_count
         self._waiters: deque[_Waiter] = deque()
-
-    @property
-    def running_count(self) -> int:
-        return self._slot_count - self._free_slot_count
 
     @property
     def queued_count(self) -> int:
@@ -60,24 +62,24 @@ class JobQueue:
             on_position(0)
             yield
         finally:
-            self._free_slot_count += 1
+            self.running_count -= 1
             self.admit()
 
     def admit(self) -> None:
         """Gives free slots to those who may begin. Others call it where `may_begin` may have changed."""
-        while self._free_slot_count and self._waiters:
+        while self._waiters and self._has_free_slot():
             waiter = self._waiters[0]
             if not waiter.turn.done():  # a cancelled waiter may not have left the line yet
                 if not waiter.may_begin():
                     break
-                self._free_slot_count -= 1
+                self.running_count += 1
                 waiter.turn.set_result(None)
             self._waiters.popleft()
         self._tell_positions()
 
     async def _wait(self, on_position: Callable[[int], None], may_begin: Callable[[], bool]) -> None:
-        if self._free_slot_count and not self._waiters and may_begin():
-            self._free_slot_count -= 1
+        if not self._waiters and self._has_free_slot() and may_begin():
+            self.running_count += 1
             return
         if len(self._waiters) >= self.max_count:
             raise QueueFullError(
@@ -94,9 +96,12 @@ class JobQueue:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
             elif not waiter.turn.cancelled():  # cancelled just after its turn came
-                self._free_slot_count += 1
+                self.running_count -= 1
             self.admit()
             raise
+
+    def _has_free_slot(self) -> bool:
+        return self.running_count < self._slot_count()
 
     def _tell_positions(self) -> None:
         for position, waiter in enumerate(self._waiters, start=1):

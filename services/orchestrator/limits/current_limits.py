@@ -69,6 +69,10 @@ class CurrentLimits:
         infos = self._infos()
         return find_model(infos, asked) if infos else None
 
+    def devices(self) -> frozenset[str]:
+        """The devices of the stages, by what they said last."""
+        return frozenset(info.device for info in self._last.values())
+
     async def _ask_all(self) -> dict[str, AcestageError]:
         """Why stages did not answer, by stage."""
         failures = await asyncio.gather(*(self._ask(stage) for stage in self._stages))

@@ -42,7 +42,7 @@ async def settle() -> None:
 
 def test_jobs_run_in_the_order_they_came() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=10, slot_count=1)
+        queue = JobQueue(max_count=10, slot_count=lambda: 1)
         jobs = [Job(queue) for _ in range(3)]
         await settle()
         assert [job.positions for job in jobs] == [[0], [1], [2]]
@@ -58,7 +58,7 @@ def test_jobs_run_in_the_order_they_came() -> None:
 
 def test_slots_bound_how_many_run() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=10, slot_count=2)
+        queue = JobQueue(max_count=10, slot_count=lambda: 2)
         jobs = [Job(queue) for _ in range(3)]
         await settle()
         assert (queue.running_count, queue.queued_count) == (2, 1)
@@ -68,9 +68,33 @@ def test_slots_bound_how_many_run() -> None:
     run(scenario())
 
 
+def test_as_many_run_as_there_are_slots_when_their_turn_comes() -> None:
+    async def scenario() -> None:
+        slots = 1
+        queue = JobQueue(max_count=10, slot_count=lambda: slots)
+        jobs = [Job(queue) for _ in range(4)]
+        await settle()
+        assert queue.running_count == 1
+        slots = 3
+        await jobs[0].finish()
+        assert (queue.running_count, queue.queued_count) == (3, 0)
+        slots = 1
+        jobs.append(Job(queue))
+        await settle()
+        for job in jobs[1:3]:
+            await job.finish()
+            assert (queue.running_count, queue.queued_count) == (3 - jobs.index(job), 1)
+        await jobs[3].finish()
+        assert (queue.running_count, queue.queued_count) == (1, 0)
+        await jobs[4].finish()
+        assert queue.running_count == 0
+
+    run(scenario())
+
+
 def test_a_full_queue_refuses_and_says_the_limit() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=1, slot_count=1)
+        queue = JobQueue(max_count=1, slot_count=lambda: 1)
         first, second, third = Job(queue), Job(queue), Job(queue)
         await settle()
         with pytest.raises(QueueFullError, match="up to 1"):
@@ -83,7 +107,7 @@ def test_a_full_queue_refuses_and_says_the_limit() -> None:
 
 def test_a_job_cancelled_in_line_leaves_it() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=10, slot_count=1)
+        queue = JobQueue(max_count=10, slot_count=lambda: 1)
         first, second, third = Job(queue), Job(queue), Job(queue)
         await settle()
         second.task.cancel()
@@ -99,7 +123,7 @@ def test_a_job_cancelled_in_line_leaves_it() -> None:
 
 def test_a_job_cancelled_as_its_turn_comes_passes_the_slot_on() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=10, slot_count=1)
+        queue = JobQueue(max_count=10, slot_count=lambda: 1)
         first, second, third = Job(queue), Job(queue), Job(queue)
         await settle()
         first._finish.set()
@@ -115,7 +139,7 @@ def test_a_job_cancelled_as_its_turn_comes_passes_the_slot_on() -> None:
 
 def test_a_job_that_finishes_as_the_next_is_cancelled_does_not_fail() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=10, slot_count=1)
+        queue = JobQueue(max_count=10, slot_count=lambda: 1)
         first, second, third = Job(queue), Job(queue), Job(queue)
         await settle()
         second.task.cancel()
@@ -130,7 +154,7 @@ def test_a_job_that_finishes_as_the_next_is_cancelled_does_not_fail() -> None:
 
 def test_a_cancellation_just_before_the_slot_is_free_does_not_break_it() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=10, slot_count=1)
+        queue = JobQueue(max_count=10, slot_count=lambda: 1)
         first, second, third = Job(queue), Job(queue), Job(queue)
         await settle()
         first._finish.set()
@@ -147,7 +171,7 @@ def test_a_cancellation_just_before_the_slot_is_free_does_not_break_it() -> None
 
 def test_a_job_that_may_not_begin_waits_at_the_head_of_the_line_and_hears_each_place_once() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=10, slot_count=2)
+        queue = JobQueue(max_count=10, slot_count=lambda: 2)
         first, second = Job(queue), Job(queue)
         first.may_begin = False
         await settle()
@@ -165,7 +189,7 @@ def test_a_job_that_may_not_begin_waits_at_the_head_of_the_line_and_hears_each_p
 
 def test_when_a_job_that_may_not_begin_gives_up_the_next_one_begins() -> None:
     async def scenario() -> None:
-        queue = JobQueue(max_count=10, slot_count=1)
+        queue = JobQueue(max_count=10, slot_count=lambda: 1)
         first, second = Job(queue), Job(queue)
         first.may_begin = False
         await settle()

@@ -67,7 +67,7 @@ class Jobs:
         self.pipeline = FakePipeline()
         self.history = JobHistory()
         self.now = 0.0
-        self.queue = JobQueue(max_count=queue_max_count, slot_count=slot_count)
+        self.queue = JobQueue(max_count=queue_max_count, slot_count=lambda: slot_count)
         clock: Callable[[], float] = lambda: self.now  # noqa: E731
         pipeline = cast(Pipeline, self.pipeline)
         self.runner = JobRunner(
