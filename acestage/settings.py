@@ -338,7 +338,10 @@ class Settings(BaseSettings):
         description="Seconds without a step or a tile after which a worker is replaced.",
     )
     threads: int | None = Field(
-        None, ge=1, validation_alias=_names("ACESTAGE_THREADS"), description="CPU threads of a worker."
+        None,
+        ge=1,
+        validation_alias=_names("ACESTAGE_THREADS"),
+        description="CPU threads of a worker, else one for each core that it may use.",
     )
     log_level: LogLevel = Field("INFO", validation_alias=_names("ACESTAGE_LOG_LEVEL"))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from services.planner.architecture import find_architecture, transformer_dtype
 from services.runtime.devices.device_memory import read_device_memory
 from services.runtime.devices.devices import resolve_device, resolve_dtype
 from services.runtime.memory.measurements import Measurements
+from services.runtime.processes.usable_cpus import usable_core_count
 
 DEFAULT_DEVICE_BYTES = 4 * GIB
 """Where there is no card: the small one that Acestage is made for."""
@@ -59,7 +59,7 @@ def _plan(given: argparse.Namespace) -> dict[str, Any]:
     device_bytes = given.device_bytes or _present_bytes(device)
     cpu_thread_count = None
     if given.device == "cpu":
-        cpu_thread_count = given.threads or len(os.sched_getaffinity(0))
+        cpu_thread_count = given.threads or usable_core_count()
     stages = _stage_memories(checkpoint, dtype, cpu_thread_count, Measurements(given.cache_dir))
     wishes = Wishes(
         dtype=dtype,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 
 from acestage.planning import DEFAULT_TILE_FRAMES
 from acestage.setting_types import QuantizationChoice
 from acestage.settings import Settings
+from services.runtime.processes.usable_cpus import usable_core_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class StageConfig:
 
     def thread_count(self) -> int:
         """CPU threads of a worker."""
-        return self.threads or len(os.sched_getaffinity(0))
+        return self.threads or usable_core_count()
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

@@ -54,7 +54,9 @@ def main() -> None:
             log.warning("no kernels are compiled: %s", error.message.partition("\n")[0])
         sys.exit(1)
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+        _leave(signal.SIGINT)
+    except SystemExit:
+        _leave(signal.SIGTERM)  # it is from `_end`
 
 
 def _warm_up(settings: Settings) -> None:
@@ -107,6 +109,15 @@ def _compile(
                 say(f"{one}: {time.monotonic() - start:.1f} s")
     except OSError as error:
         raise FailedPreconditionError(f"cache_dir: cannot write to {cache_dir}: {error}") from error
+
+
+def _leave(number: signal.Signals) -> NoReturn:
+    """Ends this process, as `number` asked, where nothing is left to be done.
+
+    To take torch apart would need a second of a CPU, for which the lowest priority may have to wait long.
+    """
+    sys.stdout.flush()
+    os._exit(128 + number)
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

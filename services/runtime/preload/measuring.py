@@ -13,6 +13,7 @@ from acestage.planning import StageMemory
 from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.memory.measurements import Measurements
 from services.runtime.processes.parent_death import die_with_parent
+from services.runtime.processes.usable_cpus import usable_core_count
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ def measure_all(measurements: Sequence[Measurement]) -> list[StageMemory]:
     Raises:
         InternalError: one of them failed; the log says why.
     """
-    cpu_count = len(os.sched_getaffinity(0))
+    at_once = usable_core_count()
     found: list[StageMemory] = []
-    for start in range(0, len(measurements), cpu_count):
-        children = [_start(measurement) for measurement in measurements[start : start + cpu_count]]
+    for start in range(0, len(measurements), at_once):
+        children = [_start(measurement) for measurement in measurements[start : start + at_once]]
         found.extend(_result(pid, result) for pid, result in children)
     return found
 
