@@ -341,7 +341,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         validation_alias=_names("ACESTAGE_THREADS"),
-        description="CPU threads of a worker, else one for each core that it may use.",
+        description="CPU threads of a worker, else one for each physical core that it has time on.",
     )
     log_level: LogLevel = Field("INFO", validation_alias=_names("ACESTAGE_LOG_LEVEL"))
 

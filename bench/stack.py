@@ -31,7 +31,7 @@ class Setup:
         concurrent_job_count: as `ACESTAGE_CONCURRENT_JOBS`; None takes the default.
         max_vram_gb: size of a simulated device; None takes the whole machine.
         max_hold_s: as `ACESTAGE_MAX_HOLD`; None takes the default.
-        threads: of a worker; None takes all CPUs.
+        threads: of a worker; None takes the default.
         queue_max_count: as `ACESTAGE_QUEUE_MAXSIZE`; None takes the default.
         opens_rest: whether the REST interface is opened.
     """

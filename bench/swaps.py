@@ -61,7 +61,7 @@ def cases(
         setup = replace(small, concurrent_job_count=song_count, max_hold_s=hold_s)
         found.append(Case(f"together, {all_jobs}, hold {hold_s:g} s", setup, is_together=True))
     found.append(Case("resident, one by one", resident, is_together=False))
-    found.append(Case("resident, together", resident, is_together=True))
+    found.append(Case("resident, together, as by default", resident, is_together=True))
     setup = replace(resident, concurrent_job_count=song_count)
     found.append(Case(f"resident, together, {all_jobs}", setup, is_together=True))
     return found

@@ -39,7 +39,7 @@ def main() -> None:
     """Measures, and writes what was found."""
     given = _parser().parse_args()
     if not given.report_only:
-        as_workers.take_heap("bench.speed")
+        as_workers.take_environment("bench.speed")
         _measure(given)
     if given.report_only or given.write_docs:
         _write_docs(json.loads(RESULTS.read_text()), given.page)

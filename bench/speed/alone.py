@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    as_workers.take_heap("bench.speed.alone")
+    as_workers.take_environment("bench.speed.alone")
     scope = Scope(given.checkpoint, given.threads, 1, False)
     checkpoint, dtype = scope.open(), scope.dtype()
     Path("/proc/self/clear_refs").write_text("5")  # from here on the peak counts, see proc(5)

@@ -1,4 +1,4 @@
-"""Our engines, and the C library's heap, as worker processes have them."""
+"""Our engines, the environment and the C library's heap, as worker processes have them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from acestage.checkpoints.likeness import stamps_of
 from acestage.planning import Quantization
 from acestage.settings import load_settings
 from services.runtime.kernels.store import use_compiled
+from services.runtime.preload.environment import preload_environment
 from services.runtime.processes import heap
 from services.runtime.stage_worker import StageWorker
 from services.runtime.weights import kept_weights
@@ -32,9 +33,10 @@ def place(
     return "compiled" if is_compiled else "eager"
 
 
-def take_heap(module: str) -> None:
-    """Gives this process the heap of a worker; starts `python -m module` anew where it takes that."""
-    if not heap.HUGE_PAGES.items() <= os.environ.items():
+def take_environment(module: str) -> None:
+    """Gives this process the environment and the heap of a worker; starts `python -m module` anew for it."""
+    environment = preload_environment(None)
+    if environment != os.environ:
         command = [sys.executable, "-m", module, *sys.argv[1:]]
-        os.execve(command[0], command, os.environ | heap.HUGE_PAGES)
+        os.execve(command[0], command, environment)
     heap.keep_freed_blocks()

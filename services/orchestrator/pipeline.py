@@ -125,7 +125,7 @@ class Pipeline:
         infos = await self._infos()
         model = find_model(infos, request.model)
         work = self._work(infos, model, emit, deadline)
-        limits = self.limits.after(infos, requests.item_count(request), model.name)
+        limits = self.limits.known(requests.item_count(request), model.name)
         request, clamped = requests.lower(request, limits)
         requests.check(request, limits, model=model, source_sample_count=audio.source_sample_count)
         settings = requests.resolve(request, model, limits, source_sample_count=audio.source_sample_count)
@@ -162,7 +162,9 @@ class Pipeline:
         return await work.tokenize(await work.source_latents(request.source_id, audio.source, timeline))
 
     async def _infos(self) -> list[stage_pb2.GetStageInfoResponse]:
-        return await asyncio.gather(*(stage.info() for stage in self.stages))
+        infos = await asyncio.gather(*(stage.info() for stage in self.stages))
+        self.limits.note(infos)
+        return infos
 
     def _work(
         self,

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--quantization", choices=get_args(QuantizationChoice), default="auto")
     parser.add_argument("--dtype", choices=get_args(DTypeChoice), default="auto")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--threads", type=int, help="of the CPU; default all")
+    parser.add_argument("--threads", type=int, help="of the CPU; default as many as workers have here")
     parser.add_argument("--tile-frames", type=int, required=True)
     given = parser.parse_args()
     try:

@@ -1,1 +1,1 @@
-"""What every stage shares: what a stage is begins here, and the folders have the rest, each a part of it."""
+"""What every stage shares: here what a stage is and what its engine calls, in the folders what runs it."""

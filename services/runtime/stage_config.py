@@ -26,7 +26,7 @@ class StageConfig:
         run_dir: folder of the device locks.
         cache_dir: folder of what takes long to find out and can be found again.
         log_level: least severity that is logged.
-        threads: CPU threads of a worker; None takes all CPUs that the process may use.
+        threads: CPU threads of a worker; None takes `usable_core_count`.
         quantization: "auto", "none" or "int8".
         max_device_bytes: treat the device as one of this size; None takes it as it is.
         tile_frame_count: the most latent frames in a tile of the VAE.

@@ -22,9 +22,9 @@ from acestage.settings import Settings
 from services.runtime.devices.cuda_devices import driver_awake
 from services.runtime.devices.device_memory import DeviceMemory
 from services.runtime.devices.devices import resolve_device
-from services.runtime.devices.stage_device import StageDevice
 from services.runtime.jobs.job_budget import JobBudget
 from services.runtime.jobs.lease_client import LeaseClient
+from services.runtime.jobs.stage_device import StageDevice
 from services.runtime.jobs.stage_runner import StageRunner, WorkerState
 from services.runtime.preload.facts import MappedModel
 from services.runtime.processes import flags, logs

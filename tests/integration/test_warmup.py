@@ -74,10 +74,10 @@ def compilers(path: Path) -> list[psutil.Process]:
     return [process for process in found if str(path) in (process.info["cmdline"] or [])]
 
 
-def session_niceness(process: psutil.Process) -> int | None:
+def session_niceness(pid: int) -> int | None:
     """Of all processes of its session together, where the kernel groups them so."""
     try:
-        return int(Path(f"/proc/{process.pid}/autogroup").read_text().rpartition(" ")[2])
+        return int(Path(f"/proc/{pid}/autogroup").read_text().rpartition(" ")[2])
     except FileNotFoundError:
         return None
 
@@ -122,7 +122,7 @@ def test_behind_up_it_keeps_out_of_the_way_and_ends_with_it(
         wait_until(lambda: (tmp_path / "busy").exists(), "the compiler works", 120)
         (compiling,) = compilers(compiler)
         assert compiling.nice() == LOWEST_PRIORITY
-        assert session_niceness(compiling) in (LOWEST_PRIORITY, None)
+        assert session_niceness(compiling.pid) in (LOWEST_PRIORITY, None)
         with stack.client() as client:
             song = client.generate("piano", duration_s=10, seed=1, step_count=1)
         assert song.settings.kernels == "eager"
@@ -140,8 +140,10 @@ def test_behind_up_it_keeps_out_of_the_way_and_ends_with_it(
 def test_in_the_background_a_compiler_that_is_missing_is_told_last_and_in_a_line(tmp_path: Path) -> None:
     command = [*warmup_command(load_settings(device="cpu")), f"--parent-pid={os.getpid()}"]
     environment = os.environ | warmup_environment(tmp_path, NO_COMPILER)
+    before = session_niceness(os.getpid())
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ("", 1)
+    assert session_niceness(os.getpid()) == before  # the session was not the warmup's own
     line = done.stderr.splitlines()[-1]
     assert "WARNING warmup no kernels are compiled: compiling kernels needs a C++ compiler" in line
     assert "Traceback" not in done.stderr

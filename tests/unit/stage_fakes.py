@@ -16,9 +16,9 @@ from acestage.setting_types import QuantizationChoice
 from acestage.tensors import WireTensor
 from services.dit.budget import DitBudget
 from services.runtime.devices.device_memory import DeviceMemory
-from services.runtime.devices.stage_device import StageDevice
 from services.runtime.jobs.job_budget import JobBudget
 from services.runtime.jobs.lease_client import HeldLease, LeaseClient
+from services.runtime.jobs.stage_device import StageDevice
 from services.runtime.jobs.stage_event import StageEvent
 from services.runtime.jobs.stage_runner import StageRunner
 from services.runtime.preload.facts import MappedModel, PreloadFacts

@@ -28,12 +28,17 @@ class JobQueue:
     """Lets jobs run and wait in the order they came.
 
     Attributes:
-        max_count: how many may wait at most.
+        max_count: how many jobs may wait at most.
         running_count: how many run.
     """
 
     def __init__(self, *, max_count: int, slot_count: Callable[[], int]) -> None:
-        """Lets at most `max_count` jobs wait while as many run as `slot_count` then says."""
+        """Prepares.
+
+        Args:
+            max_count: how many may wait at most.
+            slot_count: how many may run; it is asked whenever one might begin, and fewer end none that runs.
+        """
         self.max_count = max_count
         self.running_count = 0
         self._slot_count = slot_count
@@ -78,6 +83,7 @@ class JobQueue:
         self._tell_positions()
 
     async def _wait(self, on_position: Callable[[int], None], may_begin: Callable[[], bool]) -> None:
+        self.admit()  # there may be more slots than when somebody came last
         if not self._waiters and self._has_free_slot() and may_begin():
             self.running_count += 1
             return

@@ -13,5 +13,5 @@ ELSEWHERE = 4
 
 
 def jobs_at_once(devices: Set[str]) -> int:
-    """For stages on `devices`; none are known before a stage has answered, and then no job gets far."""
+    """For stages on `devices`; none are known before a stage has answered."""
     return ON_A_CPU if devices <= {"cpu"} else ELSEWHERE

@@ -40,7 +40,7 @@ class CurrentLimits:
             FailedPreconditionError: the stages serve different models.
         """
         await self._ask_all()
-        return self._resolve(item_count, model)
+        return self.known(item_count, model)
 
     async def ask_known(self, model: str) -> Limits:
         """The limits of a request for one take of `model`.
@@ -52,12 +52,18 @@ class CurrentLimits:
         for stage in self._stages:
             if stage.stage not in self._last:
                 raise failures[stage.stage]
-        return self._resolve(1, model)
+        return self.known(1, model)
 
-    def after(self, infos: Iterable[stage_pb2.GetStageInfoResponse], item_count: int, model: str) -> Limits:
-        """The limits of a request for so many takes of `model`, given what the stages just said."""
+    def note(self, infos: Iterable[stage_pb2.GetStageInfoResponse]) -> None:
+        """Remembers what stages said when somebody else asked them."""
         self._last.update({info.stage: info for info in infos})
-        return self._resolve(item_count, model)
+
+    def known(self, item_count: int, asked: str) -> Limits:
+        """The limits of a request for so many takes of the model `asked`, by what the stages said last."""
+        model = self.model(asked)
+        name = model.name if model else ""
+        facts = [StageFacts.from_pb(info, name) for info in self._infos()]
+        return resolve(self._settings, facts, self._language_models, item_count, model=name)
 
     def model(self, asked: str) -> stage_pb2.Model | None:
         """The model that a request means by `asked`, by what the stages said last; None where none has.
@@ -88,12 +94,6 @@ class CurrentLimits:
         except AcestageError as error:
             return error
         return None
-
-    def _resolve(self, item_count: int, asked: str) -> Limits:
-        model = self.model(asked)
-        name = model.name if model else ""
-        facts = [StageFacts.from_pb(info, name) for info in self._infos()]
-        return resolve(self._settings, facts, self._language_models, item_count, model=name)
 
     def _infos(self) -> list[stage_pb2.GetStageInfoResponse]:
         """What stages said last, in the order of a job's way."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from acestage import errors
-from services.runtime.devices.stage_device import StageDevice
 from services.runtime.jobs.job_budget import JobBudget, Placement
 from services.runtime.jobs.ladder import Ladder
 from services.runtime.jobs.lessons import Lessons
+from services.runtime.jobs.stage_device import StageDevice
 from services.runtime.jobs.stage_job import StageJob
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.workers.worker_host import WorkerHost

@@ -15,12 +15,12 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, suppress
 
 from acestage import errors
-from services.runtime.devices.stage_device import StageDevice
 from services.runtime.jobs.feed import Feed
 from services.runtime.jobs.job_budget import JobBudget, Placement
 from services.runtime.jobs.job_line import JobLine
 from services.runtime.jobs.job_plans import JobPlans
 from services.runtime.jobs.lease_client import HeldLease, LeaseClient
+from services.runtime.jobs.stage_device import StageDevice
 from services.runtime.jobs.stage_event import StageEvent
 from services.runtime.jobs.stage_job import StageJob
 from services.runtime.jobs.stay import Stay

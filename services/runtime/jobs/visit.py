@@ -7,13 +7,13 @@ import logging
 from datetime import UTC, datetime
 
 from acestage import errors
-from services.runtime.devices.stage_device import StageDevice
 from services.runtime.jobs.job_budget import Adaptation, Attempt
 from services.runtime.jobs.job_line import JobLine
 from services.runtime.jobs.job_plans import JobPlans
 from services.runtime.jobs.ladder import Ladder
 from services.runtime.jobs.lease_client import HeldLease
 from services.runtime.jobs.lessons import LESSON_S
+from services.runtime.jobs.stage_device import StageDevice
 from services.runtime.jobs.stage_event import Report
 from services.runtime.jobs.stage_job import StageJob
 from services.runtime.jobs.stay import FREE_BYTES_SLACK, Stay, Work

@@ -1,1 +1,1 @@
-"""What every process of ours needs, whatever it does: flags, logs, folders, a look at itself and its CPU."""
+"""What any process of ours may need, whatever it does: flags, logs, waits, folders, memory, CPUs, its end."""

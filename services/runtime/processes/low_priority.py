@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import time
 from pathlib import Path
 
 LOWEST_PRIORITY = 19
 """The niceness that gives way to all others."""
 _AUTOGROUP = Path("/proc/self/autogroup")
+_RETRY_S = 0.15
+_ATTEMPT_COUNT = 10
+"""The kernel lets users change these no more often than every tenth of a second, all of them together."""
 
 
 def take_lowest_priority() -> None:
@@ -19,7 +22,14 @@ def take_lowest_priority() -> None:
     whole session steps back.
     """
     os.nice(LOWEST_PRIORITY)
-    if os.getsid(0) == os.getpid():
-        # Kernels may be without it, and change it for nobody more often than every tenth of a second.
-        with contextlib.suppress(OSError):
+    if os.getsid(0) != os.getpid():
+        return
+    for _ in range(_ATTEMPT_COUNT):
+        try:
             _AUTOGROUP.write_text(str(LOWEST_PRIORITY))
+        except BlockingIOError:
+            time.sleep(_RETRY_S)
+        except OSError:  # the kernel does not group by session
+            return
+        else:
+            return

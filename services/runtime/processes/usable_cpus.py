@@ -14,10 +14,10 @@ _CPUS = Path("/sys/devices/system/cpu")
 
 
 def usable_core_count() -> int:
-    """Physical cores that this process may use, and no more than its time limit pays for; at least 1.
+    """Physical cores that this process may use, but no more than its limit of CPU time, rounded up.
 
-    Matrix products fill a core with one thread: a second one on it would wait for the same units. Threads
-    beyond a limit of time, as `docker run --cpus` sets it, spend it sooner and then all stand still.
+    Matrix products fill a core with one thread: a second one on it would wait for the same units. Threads far
+    beyond a limit, as `docker run --cpus` sets it, spend it early in each period and then all stand still.
     """
     return math.ceil(min(core_count(os.sched_getaffinity(0)), cpu_limit()))
 
@@ -45,24 +45,28 @@ def cpu_limit(own: Path = _CGROUP, root: Path = _CGROUPS) -> float:
 
 def _limits(own: Path, root: Path) -> Iterator[float]:
     for folder in _groups(own, root):
-        # A group without a limit says "max", or -1 in version 1; others have no such file.
+        # Without a limit the file says "max", and the outermost group has none.
         with contextlib.suppress(OSError, ValueError):
             quota, period = (folder / "cpu.max").read_text().split()
             yield int(quota) / int(period)
         with contextlib.suppress(OSError, ValueError):
             quota_us = int((folder / "cpu.cfs_quota_us").read_text())
-            if quota_us > 0:
+            if quota_us > 0:  # -1 is no limit
                 yield quota_us / int((folder / "cpu.cfs_period_us").read_text())
 
 
 def _groups(own: Path, root: Path) -> Iterator[Path]:
     """Folders of our groups and of all around them: a limit on any of them holds for us."""
-    with contextlib.suppress(OSError):
-        for line in own.read_text().splitlines():
-            _, controllers, name = line.split(":", 2)
-            if controllers and "cpu" not in controllers.split(","):
-                continue
-            top = root / "cpu" if controllers else root
-            group = PurePosixPath(name)
-            for part in (group, *group.parents):
-                yield top / part.relative_to("/")
+    try:
+        lines = own.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, _, named = line.partition(":")
+        controllers, _, name = named.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "cpu" if controllers else root
+        group = PurePosixPath(name.lstrip("/"))
+        for part in (group, *group.parents):
+            yield top / part

@@ -81,10 +81,13 @@ def test_limits_follow_what_the_stages_say() -> None:
     async def scenario() -> None:
         async with grpc.aio.insecure_channel("nowhere:1") as channel:
             scene = Scene(channel)
+            assert scene.limits.devices() == set()
             assert longest_s(await scene.limits.ask(1, "")) == (120, "planner: dit")
+            assert scene.limits.devices() == {"cuda:0"}
             scene.stages["dit"].answer = info("dit", room_mib=200)
             assert longest_s(await scene.limits.ask_known("")) == (200, "planner: dit")
-            after = scene.limits.after([info(stage, room_mib=300) for stage in STAGES], 1, "")
+            scene.limits.note(info(stage, room_mib=300) for stage in STAGES)
+            after = scene.limits.known(1, "")
             assert longest_s(after) == (300, "planner: dit")
 
     asyncio.run(scenario())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -47,6 +46,9 @@ def test_where_the_kernel_tells_no_cores_every_cpu_is_one(tmp_path: Path) -> Non
         ("2:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000"}, math.inf),
         # The group has the host's name for it, which the container does not see.
         ("2:cpu:/docker/1\n", {"cpu/cpu.cfs_quota_us": "10000", "cpu/cpu.cfs_period_us": "20000"}, 0.5),
+        ("0::/../b\n", {"cpu.max": "50000 100000"}, 0.5),  # outside of what the container sees
+        ("0::\n", {"cpu.max": "50000 100000"}, 0.5),
+        ("?\n0:\n", {"cpu.max": "max 100000"}, math.inf),
         ("3:cpuset:/a\n", {"cpu/a/cpu.cfs_quota_us": "1", "cpu/a/cpu.cfs_period_us": "2"}, math.inf),
     ],
 )
@@ -72,7 +74,3 @@ def test_there_is_a_thread_for_each_core_that_can_be_kept_busy(
     monkeypatch.setattr(usable_cpus, "core_count", lambda cpus: 3)
     monkeypatch.setattr(usable_cpus, "cpu_limit", lambda: limit)
     assert usable_core_count() == count
-
-
-def test_here_it_is_at_least_one_and_at_most_all_cpus() -> None:
-    assert 1 <= usable_core_count() <= len(os.sched_getaffinity(0))
