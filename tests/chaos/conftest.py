@@ -14,10 +14,9 @@ TILE_FRAMES = 32
 
 @pytest.fixture(scope="session")
 def small_device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChaosStack]:
-    """A device for one stage at a time, and up to four jobs at once; tests leave it in working order."""
+    """A device for one stage at a time, with as many jobs in work as by default; tests leave it in order."""
     with ChaosStack.start(
         tmp_path_factory.mktemp("small-device"),
-        ACESTAGE_CONCURRENT_JOBS="4",
         ACESTAGE_PROGRESS_TIMEOUT=f"{PROGRESS_TIMEOUT_S:g}",
         ACESTAGE_VAE_TILE_FRAMES=f"{TILE_FRAMES}",
     ) as stack:

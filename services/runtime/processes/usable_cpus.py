@@ -23,7 +23,10 @@ def usable_core_count() -> int:
 
 
 def core_count(cpus: Set[int], folder: Path = _CPUS) -> int:
-    """Physical cores of these CPUs, as the kernel numbers them; where it tells none, every CPU is one."""
+    """Physical cores of these CPUs, as the kernel numbers them; where it tells none, every CPU is one.
+
+    `psutil.cpu_count` counts those of the whole machine, whatever the affinity.
+    """
     cores = set()
     for cpu in cpus:
         try:
