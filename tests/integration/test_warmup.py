@@ -75,11 +75,15 @@ def compilers(path: Path) -> list[psutil.Process]:
 
 
 def session_niceness(pid: int) -> int | None:
-    """Of all processes of its session together, where the kernel groups them so."""
+    """Of all processes of its session together, where the kernel groups them so.
+
+    It has no group for those that were never in a session of their own, init and what runs in init's.
+    """
     try:
-        return int(Path(f"/proc/{pid}/autogroup").read_text().rpartition(" ")[2])
+        _, _, niceness = Path(f"/proc/{pid}/autogroup").read_text().rpartition(" ")
     except FileNotFoundError:
         return None
+    return int(niceness) if niceness else None
 
 
 def test_where_all_kernels_are_there_it_says_so(tmp_path: Path) -> None:
