@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from services.dit import native_attention
 from services.runtime.attention import attend
 
 BLOCK_TOKENS = 256
@@ -58,20 +59,28 @@ def attend_within(
     key: torch.Tensor,
     value: torch.Tensor,
     scale: float,
-    window: Window,
+    window: Window | None = None,
     *,
     groups_heads: bool = False,
 ) -> torch.Tensor:
     """Attention in which token i sees the tokens j with abs(i - j) <= the window's width.
 
+    By `native_attention` where that is compiled, else by what torch has.
+
     Args:
         query: [items, tokens, heads, head_dim].
-        key: [items, tokens, key heads, head_dim]; the heads are a multiple of the key heads.
+        key: [items, keys, key heads, head_dim], in a window as many keys as tokens; the heads are a multiple
+            of the key heads.
         value: as `key`.
         scale: of the scores.
-        window: for so many tokens.
+        window: for so many tokens; None: every token sees all keys.
         groups_heads: see `attend`.
     """
+    if native_attention.is_ready(query):
+        width = None if window is None else window.width
+        return native_attention.attend(query, key, value, scale, width)
+    if window is None:
+        return attend(query, key, value, scale, groups_heads=groups_heads)
     token_count, mask = query.shape[1], window.mask
     if mask is None or len(mask) == token_count:
         whole = None if mask is None else mask[:, window.width : window.width + token_count]

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import torch
 
+from services.dit import native_attention
 from services.runtime.kernels import int8
-from services.runtime.kernels.kernel import Kernel, kernel
+from services.runtime.kernels.kernel import AnyKernel, kernel
 from services.runtime.weights.integer_products import is_supported
 
 NORM_EPSILON = 1e-6
@@ -116,6 +117,8 @@ AFTER_INTEGERS = (add_scaled_norm_modulate, scaled_norm_rotate, scaled_norm)
 """Those that follow a product of integers."""
 
 
-def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[Kernel, ...]:
+def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[AnyKernel, ...]:
     """Those that a pass on `device` in `dtype` takes, however the weights are held."""
-    return (*KERNELS, *AFTER_INTEGERS, *int8.KERNELS) if is_supported(device, dtype) else KERNELS
+    integers = (*AFTER_INTEGERS, *int8.KERNELS) if is_supported(device, dtype) else ()
+    attention = (native_attention.KERNEL,) if native_attention.is_supported(device, dtype) else ()
+    return (*KERNELS, *integers, *attention)

@@ -27,7 +27,6 @@ from services.dit.kernels import (
     scaled_norm_rotate,
 )
 from services.dit.tokens import CHUNK_TOKENS
-from services.runtime.attention import attend
 from services.runtime.kernels.int8 import gated_silu_in_8_bits
 from services.runtime.weights.integer_products import Quantized, products_of
 
@@ -204,12 +203,7 @@ class TransformerPass:
         query = self._turned(attention.to_q, attention.norm_q, rows, item_count, rotary)
         key = self._turned(attention.to_k, attention.norm_k, rows, item_count, rotary)
         value = _linear(attention.to_v, rows).view(item_count, -1, attention.kv_heads, attention.head_dim)
-        if window is None:
-            attended = attend(query, key, value, attention.scaling, groups_heads=self.groups_heads)
-        else:
-            attended = attend_within(
-                query, key, value, attention.scaling, window, groups_heads=self.groups_heads
-            )
+        attended = attend_within(query, key, value, attention.scaling, window, groups_heads=self.groups_heads)
         del query, key, value
         return _product(attention.to_out[0], attended.reshape(len(rows), -1))
 
@@ -218,7 +212,7 @@ class TransformerPass:
     ) -> Product:
         query = _normed_heads(attention.norm_q, *_product(attention.to_q, rows), attention.head_dim)
         query = query.view(item_count, -1, attention.heads, attention.head_dim)
-        attended = attend(query, key, value, attention.scaling, groups_heads=self.groups_heads)
+        attended = attend_within(query, key, value, attention.scaling, groups_heads=self.groups_heads)
         del query
         return _product(attention.to_out[0], attended.reshape(len(rows), -1))
 

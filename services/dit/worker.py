@@ -17,7 +17,7 @@ from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.kernels import kernels_for
 from services.dit.memory import measure
 from services.dit.parameters import AdapterUse, DenoiseParameters
-from services.runtime.kernels.kernel import Kernel
+from services.runtime.kernels.kernel import AnyKernel
 from services.runtime.weights.int8_weights import Int8Weights
 from services.runtime.workers.messages import Message
 from services.runtime.workers.received import received_tensors
@@ -43,7 +43,7 @@ class DitWorker:
     def borrowed_modules(self) -> list[torch.nn.Module]:
         return []
 
-    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[Kernel]:
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[AnyKernel]:
         return kernels_for(device, dtype)
 
     def memory(self, dtype: torch.dtype, cpu_thread_count: int | None = None) -> StageMemory:

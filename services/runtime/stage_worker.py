@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from acestage.planning import Quantization, StageMemory
-from services.runtime.kernels.kernel import Kernel
+from services.runtime.kernels.kernel import AnyKernel
 from services.runtime.workers.messages import Message
 
 LayerTensors = Mapping[str, Mapping[str, torch.Tensor]]
@@ -64,7 +64,7 @@ class StageWorker(Protocol):
         """The modules that are on the device for some jobs alone."""
         ...
 
-    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[Kernel]:
+    def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[AnyKernel]:
         """The kernels that the stage computes with on `device` in `dtype`; none where it has none."""
         ...
 

@@ -13,11 +13,11 @@ from acestage.checkpoints.stored import stored_dtype
 from acestage.settings import Settings
 from services.dit.kernels import kernels_for
 from services.runtime.devices.devices import resolve_dtype
-from services.runtime.kernels.kernel import Kernel
+from services.runtime.kernels.kernel import AnyKernel
 from services.runtime.kernels.store import missing
 from services.vae.kernels import KERNELS as VAE_KERNELS
 
-_KERNELS: dict[str, Callable[[torch.device, torch.dtype], Sequence[Kernel]]] = {
+_KERNELS: dict[str, Callable[[torch.device, torch.dtype], Sequence[AnyKernel]]] = {
     TRANSFORMER: kernels_for,
     VAE: lambda device, dtype: VAE_KERNELS,
 }
@@ -28,7 +28,7 @@ _KERNELS: dict[str, Callable[[torch.device, torch.dtype], Sequence[Kernel]]] = {
 class WantedKernel:
     """A kernel, and a data type that it would be used with."""
 
-    kernel: Kernel
+    kernel: AnyKernel
     dtype: torch.dtype
 
     def __str__(self) -> str:

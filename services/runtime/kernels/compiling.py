@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 import warnings
 from pathlib import Path
@@ -18,7 +19,8 @@ from torch._inductor import aot_compile
 from torch.utils import cpp_extension
 
 from acestage.errors import FailedPreconditionError
-from services.runtime.kernels.kernel import Argument, Kernel
+from services.runtime.kernels.kernel import AnyKernel, Argument, Kernel
+from services.runtime.kernels.native import NativeKernel
 from services.runtime.processes.private_folder import OWN_FILE, make_private
 
 _EXAMPLE_LENGTHS = {"rows": 512, "width": 2048, "heads": 16, "half": 64}
@@ -29,7 +31,7 @@ def check_compiler(device: torch.device) -> None:
     """Raises:
     FailedPreconditionError: what compiling for `device` needs is not there.
     """
-    wanted = os.environ.get("CXX", "g++")  # on a CUDA device as well, for what launches the kernels
+    wanted = _cpp_compiler()  # on a CUDA device as well, for what launches the kernels
     if shutil.which(wanted) is None:
         raise FailedPreconditionError(
             f"compiling kernels needs a C++ compiler: {wanted!r} is not on the PATH; accepted: g++, "
@@ -37,6 +39,10 @@ def check_compiler(device: torch.device) -> None:
         )
     if device.type == "cuda":
         _check_cuda_compiler(device)
+
+
+def _cpp_compiler() -> str:
+    return os.environ.get("CXX", "g++")
 
 
 def _check_cuda_compiler(device: torch.device) -> None:
@@ -53,7 +59,7 @@ def _check_cuda_compiler(device: torch.device) -> None:
 
 
 def compile_kernel(
-    kernel: Kernel, path: Path, device: torch.device, dtype: torch.dtype, work_folder: Path
+    kernel: AnyKernel, path: Path, device: torch.device, dtype: torch.dtype, work_folder: Path
 ) -> None:
     """Writes `kernel`, compiled, to `path`, which appears once it is complete; until then into `work_folder`.
 
@@ -62,19 +68,31 @@ def compile_kernel(
     Raises:
         FailedPreconditionError: the compiler failed.
     """
-    example = tuple(_example(argument, device, dtype) for argument in kernel.arguments)
     make_private(path.parent)
     with tempfile.TemporaryDirectory(dir=work_folder) as folder:
         library = Path(folder) / path.name
         try:
-            _compile(kernel, library, example)
+            if isinstance(kernel, NativeKernel):
+                _compile_native(kernel, library)
+            else:
+                assert isinstance(kernel, Kernel)
+                _compile(kernel, library, device, dtype)
         except RuntimeError as error:  # what torch raises for a compiler that is broken, or out of memory
             raise FailedPreconditionError(f"{kernel.name} cannot be compiled: {error}") from error
         library.chmod(OWN_FILE)
         library.replace(path)
 
 
-def _compile(kernel: Kernel, library: Path, example: tuple[torch.Tensor, ...]) -> None:
+def _compile_native(kernel: NativeKernel, library: Path) -> None:
+    options = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+    command = [_cpp_compiler(), *options, "-o", str(library), str(kernel.path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed with {done.returncode}: {done.stderr}")
+
+
+def _compile(kernel: Kernel, library: Path, device: torch.device, dtype: torch.dtype) -> None:
+    example = tuple(_example(argument, device, dtype) for argument in kernel.arguments)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own use of itself
         program = torch.export.export(

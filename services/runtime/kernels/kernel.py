@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +25,27 @@ class Compiled(Protocol):
     """A compiled kernel, as torch loads it."""
 
     def run(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]: ...
+
+
+class AnyKernel(Protocol):
+    """A `Kernel` or a `NativeKernel`."""
+
+    name: str
+
+    def __hash__(self) -> int: ...
+
+    def source(self) -> str:
+        """What it is compiled from."""
+
+    def load(self, path: Path, device: torch.device) -> Any:
+        """What `use` takes, from a file that was compiled for `device`.
+
+        Raises:
+            RuntimeError: the file is no library, or not one for it.
+        """
+
+    def use(self, compiled: Any, device_type: str, dtype: torch.dtype) -> None:
+        """From now on takes `compiled` for tensors on such a device, of this type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +95,22 @@ class Kernel:
             return self._by_chunks(tensors)
         results = compiled.run([tensor.contiguous() for tensor in tensors])
         return results[0] if len(results) == 1 else tuple(results)
+
+    def source(self) -> str:
+        """What it takes, and the whole module that it is in: it may call other functions there."""
+        module = inspect.getmodule(self.function)
+        assert module is not None
+        return f"{self.arguments} {inspect.getsource(module)}"
+
+    def load(self, path: Path, device: torch.device) -> Compiled:
+        compiled: Compiled
+        if device.type == "cpu":
+            compiled = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+        else:
+            compiled = torch._C._aoti.AOTIModelContainerRunnerCuda(
+                str(path), 1, str(device), str(path.parent)
+            )
+        return compiled
 
     def use(self, compiled: Compiled, device_type: str, dtype: torch.dtype) -> None:
         """From now on takes `compiled` for tensors on such a device, of this type."""

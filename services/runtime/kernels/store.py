@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import inspect
 import logging
 import platform
 from collections.abc import Iterable, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from services.runtime.kernels.kernel import Kernel
+from services.runtime.kernels.kernel import AnyKernel
 from services.runtime.processes.cpu_features import cpu_digest
 from services.runtime.processes.private_folder import is_private
 
@@ -22,7 +21,7 @@ _COMPILING = Path(__file__).with_name("compiling.py")
 """Says how kernels are compiled."""
 
 
-def kernel_path(kernel: Kernel, cache_dir: Path, device: torch.device, dtype: torch.dtype) -> Path:
+def kernel_path(kernel: AnyKernel, cache_dir: Path, device: torch.device, dtype: torch.dtype) -> Path:
     """The file of `kernel`, compiled for `dtype` and for such a device as `device`."""
     name = f"{kernel.name}-{_dtype_name(dtype)}-{_source_digest(kernel)}.so"
     return kernels_folder(cache_dir, device) / name
@@ -34,14 +33,14 @@ def kernels_folder(cache_dir: Path, device: torch.device) -> Path:
 
 
 def missing(
-    kernels: Iterable[Kernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
-) -> list[Kernel]:
+    kernels: Iterable[AnyKernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
+) -> list[AnyKernel]:
     """Those of `kernels` that were not compiled yet."""
     return [kernel for kernel in kernels if not kernel_path(kernel, cache_dir, device, dtype).is_file()]
 
 
 def use_compiled(
-    kernels: Sequence[Kernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
+    kernels: Sequence[AnyKernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
 ) -> bool:
     """Makes `kernels` run compiled, if all of them are there; returns whether they do. Takes milliseconds.
 
@@ -54,10 +53,10 @@ def use_compiled(
         if not all(map(is_private, (paths[0].parent, *paths))):
             log.warning("compiled kernels are not used, because others can write to %s", paths[0].parent)
             return False
-        loaded = [_load(path, device) for path in paths]
+        loaded = [kernel.load(path, device) for kernel, path in zip(kernels, paths, strict=True)]
     except FileNotFoundError:  # deleted just now
         return False
-    except RuntimeError as error:  # what torch raises for a file that is no library, or not one for it
+    except RuntimeError as error:
         log.warning(
             "compiled kernels are not used: one cannot be loaded; delete it, and run acestage warmup: %s",
             error,
@@ -72,7 +71,7 @@ class CompiledKernels:
     """Compiled kernels for a process that computes with `kernels`, as soon as all of them are there."""
 
     def __init__(
-        self, kernels: Sequence[Kernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
+        self, kernels: Sequence[AnyKernel], cache_dir: Path, device: torch.device, dtype: torch.dtype
     ) -> None:
         self._kernels = kernels
         self._where = (cache_dir, device, dtype)
@@ -91,12 +90,6 @@ class CompiledKernels:
         return self._are_used
 
 
-def _load(path: Path, device: torch.device):  # type: ignore[no-untyped-def]  # of torch._C
-    if device.type == "cpu":
-        return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-    return torch._C._aoti.AOTIModelContainerRunnerCuda(str(path), 1, str(device), str(path.parent))
-
-
 def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
@@ -111,12 +104,6 @@ def _capability(device: torch.device) -> str:
 
 
 @functools.cache
-def _source_digest(kernel: Kernel) -> str:
-    """Of what `kernel` takes, and of the whole module that it is in: it may call other functions there."""
-    module = inspect.getmodule(kernel.function)
-    assert module is not None
-    return _digest(f"{kernel.arguments} {inspect.getsource(module)} {_COMPILING.read_text()}")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _source_digest(kernel: AnyKernel) -> str:
+    made_from = f"{kernel.source()} {_COMPILING.read_text()}"
+    return hashlib.sha256(made_from.encode()).hexdigest()[:16]

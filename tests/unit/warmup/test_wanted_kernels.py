@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from acestage.settings import load_settings
+from services.dit import native_attention
 from services.dit.kernels import AFTER_INTEGERS
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime.kernels.int8 import KERNELS as INTEGER_KERNELS
@@ -36,10 +37,24 @@ def test_kernels_for_integers_are_wanted_where_they_are_multiplied(
     multiplies_integers: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(integer_products, "has_feature", lambda *names: multiplies_integers)
+    monkeypatch.setattr(native_attention, "has_feature", lambda *names: False)
     found = find_wanted(load_settings(dtype="bfloat16", cache_dir=tmp_path), CPU)
     for_integers = [kernel.name for kernel in (*AFTER_INTEGERS, *INTEGER_KERNELS)]
     names = NAMES + (for_integers if multiplies_integers else [])
     assert sorted(one.kernel.name for one in found) == sorted(names)
+
+
+@pytest.mark.parametrize(
+    ("features", "is_wanted"),
+    [((), False), (("avx512_bf16",), True), (("avx512_bf16", "amx_bf16"), False), (("amx_bf16",), False)],
+)
+def test_attention_is_wanted_where_vectors_multiply_bfloat16_and_no_tiles_do(
+    features: tuple[str, ...], is_wanted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_attention, "has_feature", lambda name: name in features)
+    for dtype, expected in (("bfloat16", is_wanted), ("float32", False)):
+        found = find_wanted(load_settings(dtype=dtype, cache_dir=tmp_path), CPU)
+        assert (native_attention.KERNEL in [one.kernel for one in found]) is expected
 
 
 def test_several_checkpoints_of_one_data_type_want_each_kernel_once(

@@ -15,7 +15,6 @@ from services.dit import kernels as dit_kernels
 from services.dit.kernels import AFTER_INTEGERS
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime.kernels import kernel as kernel_module
-from services.runtime.kernels import store
 from services.runtime.kernels.int8 import KERNELS as INT8_KERNELS
 from services.runtime.kernels.kernel import Argument, Kernel
 from services.runtime.kernels.store import CompiledKernels, kernel_path, missing, use_compiled
@@ -173,7 +172,7 @@ def test_a_damaged_file_is_told_and_the_kernel_runs_as_it_is_written(
 def test_kernels_are_taken_as_soon_as_all_are_there(
     add: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "_load", lambda path, device: Doubling())
+    monkeypatch.setattr(add, "load", lambda path, device: Doubling())
     later = CompiledKernels((add,), tmp_path, CPU, torch.float32)
     assert (later.look(), later.word) == (False, "eager")
     path = kernel_path(add, tmp_path, CPU, torch.float32)

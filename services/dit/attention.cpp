@@ -1,0 +1,265 @@
+// Attention in bfloat16 on a CPU that multiplies pairs of them (AVX-512 BF16), for heads of 128.
+//
+// Block by block, with a running maximum and sum of each row, so that no more than a tile's scores are ever
+// there. torch's kernel does the same through a library's products, which cost it more than half of the time
+// where there is no AMX. Results do not depend on the number of threads: blocks of keys begin at multiples of
+// their size.
+
+#include <immintrin.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+namespace {
+
+using Bfloat16 = uint16_t;
+using Pair = uint32_t;  // two that one instruction multiplies and adds
+
+constexpr int kLanes = 16;  // 32-bit numbers of a vector
+constexpr int kHead = 128;  // numbers of a head
+constexpr int kKeys = 128;  // keys of a block: with their values 64 KiB, which stay in the cache
+constexpr int kRows = 6;  // queries of a tile: with kVectors the sums that fill the registers
+constexpr int kVectors = 4;
+constexpr int kMostTokens = 192;  // queries that share a packed block, before heads; a multiple of kRows
+constexpr int kLeastTokens = 24;
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
+using Sums = __m512[kRows][kVectors];
+
+// Adds products of rows [kRows][pairs] with columns [pairs][kVectors * kLanes], which are `column_stride` apart.
+inline void multiply(const Pair* rows, int pairs, const Pair* columns, int column_stride, Sums& sums) {
+    for (int pair = 0; pair < pairs; ++pair) {
+        __m512bh vectors[kVectors];
+        for (int v = 0; v < kVectors; ++v)
+            vectors[v] = (__m512bh)_mm512_loadu_si512(columns + pair * column_stride + v * kLanes);
+        for (int r = 0; r < kRows; ++r) {
+            const __m512bh number = (__m512bh)_mm512_set1_epi32(rows[r * pairs + pair]);
+            for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_dpbf16_ps(sums[r][v], number, vectors[v]);
+        }
+    }
+}
+
+// 2^x for x <= 0, to 4e-5 of it: what is made of it has 8 bits.
+inline __m512 power_of_two(__m512 x) {
+    const __m512 whole = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const __m512 rest = _mm512_sub_ps(x, whole);
+    __m512 power = _mm512_set1_ps(0.00961813f);  // ln(2)^4 / 4!, and so on
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(0.05550411f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(0.24022651f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(0.69314718f));
+    power = _mm512_fmadd_ps(power, rest, _mm512_set1_ps(1.0f));
+    return _mm512_scalef_ps(power, whole);
+}
+
+// Swaps rows and columns of 16 x 16.
+inline void transpose(__m512i (&rows)[kLanes]) {
+    __m512i half[kLanes];
+    for (int i = 0; i < 16; i += 2) {
+        half[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        half[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        rows[i] = _mm512_unpacklo_epi64(half[i], half[i + 2]);
+        rows[i + 1] = _mm512_unpackhi_epi64(half[i], half[i + 2]);
+        rows[i + 2] = _mm512_unpacklo_epi64(half[i + 1], half[i + 3]);
+        rows[i + 3] = _mm512_unpackhi_epi64(half[i + 1], half[i + 3]);
+    }
+    for (int i = 0; i < 4; ++i) {
+        half[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+        half[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+        half[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+        half[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 8; ++i) {
+        rows[i] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0x88);
+        rows[i + 8] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0xdd);
+    }
+}
+
+// Keys [count][kHead], `stride` apart, to [kHead / 2 pairs][kKeys]; zeros where there are none.
+void pack_keys(const Bfloat16* keys, long stride, int count, Pair* packed) {
+    for (int key = 0; key < kKeys; key += kLanes)
+        for (int pair = 0; pair < kHead / 2; pair += kLanes) {
+            __m512i rows[kLanes];
+            for (int i = 0; i < kLanes; ++i)
+                rows[i] = key + i < count ? _mm512_loadu_si512(keys + (key + i) * stride + 2 * pair)
+                                          : _mm512_setzero_si512();
+            transpose(rows);
+            for (int i = 0; i < kLanes; ++i) _mm512_storeu_si512(packed + (pair + i) * kKeys + key, rows[i]);
+        }
+}
+
+// Values [count][kHead], `stride` apart, to [kKeys / 2 pairs][kHead]; zeros where there are none.
+void pack_values(const Bfloat16* values, long stride, int count, Pair* packed) {
+    const auto load = [=](int key, int at) {
+        if (key >= count) return _mm512_setzero_si512();
+        return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)(values + key * stride + at)));
+    };
+    for (int key = 0; key < kKeys; key += 2)
+        for (int at = 0; at < kHead; at += kLanes) {
+            const __m512i pairs = _mm512_or_si512(load(key, at), _mm512_slli_epi32(load(key + 1, at), 16));
+            _mm512_storeu_si512(packed + key / 2 * kHead + at, pairs);
+        }
+}
+
+// What is known of a block's queries so far, one row after the other.
+struct Rows {
+    std::vector<float> sums;  // [rows][kHead], of values weighted by 2^(score - highest)
+    std::vector<float> highest, total;  // of scores, and of those weights
+
+    explicit Rows(long count) : sums(count * kHead), highest(count), total(count) {}
+
+    void clear() {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+        std::fill(highest.begin(), highest.end(), kLowest);
+        std::fill(total.begin(), total.end(), 0.0f);
+    }
+};
+
+// The keys of a block that a row sees: from `first` to before `last`.
+struct Seen {
+    int first, last;
+
+    __mmask16 of(int key) const {
+        const __m512i at = _mm512_add_epi32(
+            _mm512_set1_epi32(key), _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0));
+        return _mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(first)) &
+               _mm512_cmplt_epi32_mask(at, _mm512_set1_epi32(last));
+    }
+};
+
+// Makes weights of the scores of one row, and fits what is known of it to their maximum.
+void weigh(const float* scores, float factor, Seen seen, Rows& rows, long row, Bfloat16* weights) {
+    __m512 most = _mm512_set1_ps(kLowest);
+    for (int key = 0; key < kKeys; key += kLanes)
+        most = _mm512_mask_max_ps(most, seen.of(key), most, _mm512_load_ps(scores + key));
+    const float before = rows.highest[row];
+    const float highest = std::max(before, _mm512_reduce_max_ps(most) * factor);
+    const auto weight = [=](int key) {
+        const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(scores + key), _mm512_set1_ps(factor), _mm512_set1_ps(highest));
+        return _mm512_maskz_mov_ps(seen.of(key), power_of_two(x));
+    };
+    __m512 total = _mm512_setzero_ps();
+    for (int key = 0; key < kKeys; key += 2 * kLanes) {
+        const __m512 low = weight(key), high = weight(key + kLanes);
+        total = _mm512_add_ps(total, _mm512_add_ps(low, high));
+        _mm512_store_si512(weights + key, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+    const float shrunk = std::exp2(before - highest);
+    rows.highest[row] = highest;
+    rows.total[row] = rows.total[row] * shrunk + _mm512_reduce_add_ps(total);
+    if (shrunk == 1.0f) return;
+    float* sums = &rows.sums[row * kHead];
+    for (int at = 0; at < kHead; at += kLanes)
+        _mm512_storeu_ps(sums + at, _mm512_mul_ps(_mm512_set1_ps(shrunk), _mm512_loadu_ps(sums + at)));
+}
+
+// A tile of queries, those of `rows` from `row` on, against a block of keys and values.
+void attend_tile(
+    const Bfloat16* const (&queries)[kRows], const Pair* keys, const Pair* values, float factor,
+    const Seen (&seen)[kRows], Rows& rows, long row) {
+    alignas(64) Pair gathered[kRows][kHead / 2];
+    alignas(64) float scores[kRows][kKeys];
+    alignas(64) Bfloat16 weights[kRows][kKeys];
+    for (int r = 0; r < kRows; ++r) std::memcpy(gathered[r], queries[r], sizeof gathered[r]);
+    for (int key = 0; key < kKeys; key += kVectors * kLanes) {
+        Sums sums;
+        for (auto& of_row : sums) std::fill(std::begin(of_row), std::end(of_row), _mm512_setzero_ps());
+        multiply(gathered[0], kHead / 2, keys + key, kKeys, sums);
+        for (int r = 0; r < kRows; ++r)
+            for (int v = 0; v < kVectors; ++v) _mm512_store_ps(&scores[r][key + v * kLanes], sums[r][v]);
+    }
+    for (int r = 0; r < kRows; ++r) {
+        if (seen[r].first < seen[r].last)
+            weigh(scores[r], factor, seen[r], rows, row + r, weights[r]);
+        else
+            std::memset(weights[r], 0, sizeof weights[r]);
+    }
+    for (int at = 0; at < kHead; at += kVectors * kLanes) {
+        float* const first = &rows.sums[row * kHead + at];
+        Sums sums;
+        for (int r = 0; r < kRows; ++r)
+            for (int v = 0; v < kVectors; ++v) sums[r][v] = _mm512_loadu_ps(first + r * kHead + v * kLanes);
+        multiply((const Pair*)weights[0], kKeys / 2, values + at, kHead, sums);
+        for (int r = 0; r < kRows; ++r)
+            for (int v = 0; v < kVectors; ++v) _mm512_storeu_ps(first + r * kHead + v * kLanes, sums[r][v]);
+    }
+}
+
+void store_head(const float* sums, float total, Bfloat16* result) {
+    const __m512 by = _mm512_set1_ps(1.0f / total);
+    for (int at = 0; at < kHead; at += 2 * kLanes) {
+        const __m512 low = _mm512_mul_ps(by, _mm512_loadu_ps(sums + at));
+        const __m512 high = _mm512_mul_ps(by, _mm512_loadu_ps(sums + at + kLanes));
+        _mm512_storeu_si512(result + at, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+    }
+}
+
+}  // namespace
+
+// All tensors are dense: [items][tokens][heads][kHead], with `key_heads` heads for keys and values, of which
+// each serves `heads / key_heads` of the queries' in a row. A query sees the keys that are at most `width`
+// tokens away, or all where `width` is negative.
+extern "C" void attend(
+    const Bfloat16* queries, const Bfloat16* keys, const Bfloat16* values, Bfloat16* result, long items,
+    long query_count, long key_count, long heads, long key_heads, float scale, long width) {
+    const long group = heads / key_heads;
+    const float factor = scale * 1.44269504f;  // log2(e)
+    long tokens = kMostTokens;
+    const auto blocks = [&] { return (query_count + tokens - 1) / tokens; };
+    while (tokens > kLeastTokens && items * key_heads * blocks() < 4L * omp_get_max_threads()) tokens /= 2;
+    const long block_count = blocks();
+#pragma omp parallel
+    {
+        std::vector<Pair> packed_keys(kHead / 2 * kKeys), packed_values(kKeys / 2 * kHead);
+        Rows rows(tokens * group);
+#pragma omp for schedule(dynamic) collapse(3)
+        for (long item = 0; item < items; ++item)
+            for (long key_head = 0; key_head < key_heads; ++key_head)
+                for (long block = 0; block < block_count; ++block) {
+                    // A row is one token's query of one of the heads that share keys.
+                    const long start = block * tokens, stop = std::min(query_count, start + tokens);
+                    const long row_count = (stop - start) * group;
+                    const auto token_of = [=](long row) { return start + row / group; };
+                    const auto head_at = [=](long row) {
+                        const long head = key_head * group + row % group;
+                        return ((item * query_count + token_of(row)) * heads + head) * kHead;
+                    };
+                    rows.clear();
+                    const long from = width < 0 ? 0 : std::max(0L, start - width) / kKeys * kKeys;
+                    const long to = width < 0 ? key_count : std::min(key_count, stop + width);
+                    for (long key = from; key < to; key += kKeys) {
+                        const int count = (int)std::min<long>(kKeys, key_count - key);
+                        const long at = ((item * key_count + key) * key_heads + key_head) * kHead;
+                        pack_keys(keys + at, key_heads * kHead, count, packed_keys.data());
+                        pack_values(values + at, key_heads * kHead, count, packed_values.data());
+                        for (long row = 0; row < row_count; row += kRows) {
+                            const Bfloat16* of_tile[kRows];
+                            Seen seen[kRows];
+                            bool is_seen = false;
+                            for (int r = 0; r < kRows; ++r) {
+                                const long whose = std::min(row + r, row_count - 1);
+                                const long token = token_of(whose);
+                                of_tile[r] = queries + head_at(whose);
+                                seen[r] = {0, count};
+                                if (width >= 0)
+                                    seen[r] = {
+                                        (int)std::max(0L, token - width - key),
+                                        (int)std::min<long>(count, token + width + 1 - key)};
+                                is_seen |= seen[r].first < seen[r].last;
+                            }
+                            if (is_seen)
+                                attend_tile(
+                                    of_tile, packed_keys.data(), packed_values.data(), factor, seen, rows, row);
+                        }
+                    }
+                    for (long row = 0; row < row_count; ++row)
+                        store_head(&rows.sums[row * kHead], rows.total[row], result + head_at(row));
+                }
+    }
+}

@@ -1,0 +1,57 @@
+"""A function in C++ that works on the memory of tensors on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Native = Callable[..., None]
+
+
+class NativeKernel:
+    """Is compiled, kept and loaded as a `Kernel` is, but has nothing to run in its place: see `compiled`.
+
+    Attributes:
+        name: of the function, which C++ exports as in C.
+        path: the file with its source.
+    """
+
+    def __init__(self, path: Path, name: str, argument_types: Sequence[Any]) -> None:
+        """Args:
+        path: compiled by itself.
+        name: of the function.
+        argument_types: of `ctypes`.
+        """
+        self.path = path
+        self.name = name
+        self._argument_types = argument_types
+        self._compiled: Native | None = None
+
+    @property
+    def compiled(self) -> Native | None:
+        """The function, once there is one."""
+        return self._compiled
+
+    def source(self) -> str:
+        return self.path.read_text()
+
+    def load(self, path: Path, device: torch.device) -> Native:
+        try:
+            function = getattr(ctypes.CDLL(str(path)), self.name)
+        except (OSError, AttributeError) as error:
+            raise RuntimeError(str(error)) from error
+        function.argtypes = self._argument_types
+        function.restype = None
+        native: Native = function
+        return native
+
+    def use(self, compiled: Native, device_type: str, dtype: torch.dtype) -> None:
+        self._compiled = compiled
+
+    def forget_compiled(self) -> None:
+        """From now on has nothing."""
+        self._compiled = None

@@ -1,0 +1,157 @@
+"""Attention in C++ is the attention of torch, and sees what it should see."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import scaled_dot_product_attention
+
+from services.dit import native_attention
+from services.dit.attention import Window, attend_within
+from services.dit.native_attention import HEAD_DIM, KERNEL, is_ready
+from services.runtime.kernels.compiling import compile_kernel
+from services.runtime.kernels.store import kernel_path, use_compiled
+from services.runtime.processes.cpu_features import has_feature
+
+CPU = torch.device("cpu")
+BFLOAT16 = torch.bfloat16
+SCALE = HEAD_DIM**-0.5
+TOLERANCE = 4e-3
+"""Of the L2 norm of a result: bfloat16 rounds to 2e-3, and the weights of the values are rounded, too."""
+
+pytestmark = pytest.mark.skipif(
+    not has_feature("avx512_bf16") or shutil.which("g++") is None, reason="needs AVX-512 BF16 and g++"
+)
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a cache that has it compiled."""
+    cache_dir = tmp_path_factory.mktemp("cache")
+    path = kernel_path(KERNEL, cache_dir, CPU, BFLOAT16)
+    compile_kernel(KERNEL, path, CPU, BFLOAT16, cache_dir)
+    assert list(path.parent.iterdir()) == [path]
+    return cache_dir
+
+
+@pytest.fixture(autouse=True)
+def compiled(library: Path) -> Iterator[None]:
+    assert use_compiled((KERNEL,), library, CPU, BFLOAT16)
+    yield
+    KERNEL.forget_compiled()
+
+
+def states(*shape: int, seed: int, spread: float = 1.0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (spread * torch.randn(*shape, HEAD_DIM, generator=generator)).to(BFLOAT16)
+
+
+def expected(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, width: int | None) -> torch.Tensor:
+    """In float32, with the whole mask."""
+    groups = query.shape[2] // key.shape[2]
+    key, value = key.repeat_interleave(groups, dim=2), value.repeat_interleave(groups, dim=2)
+    mask = None
+    if width is not None:
+        index = torch.arange(query.shape[1])
+        mask = (index[:, None] - index[None, :]).abs() <= width
+    turned = (state.float().transpose(1, 2) for state in (query, key, value))
+    return scaled_dot_product_attention(*turned, attn_mask=mask, scale=SCALE).transpose(1, 2)
+
+
+def distance(found: torch.Tensor, other: torch.Tensor) -> float:
+    return float((found.float() - other.float()).norm() / other.float().norm())
+
+
+@pytest.mark.parametrize("heads", [(4, 2), (2, 2), (6, 1)])
+@pytest.mark.parametrize(
+    ("items", "tokens", "width"),
+    [(1, 1, None), (2, 5, None), (1, 127, None), (1, 128, None), (2, 129, None), (1, 400, None),
+     (1, 1, 3), (1, 40, 0), (2, 40, 1), (1, 129, 128), (1, 130, 128), (2, 400, 128), (1, 900, 128),
+     (1, 300, 1000)],
+)  # fmt: skip
+def test_it_gives_what_torch_gives(
+    items: int, tokens: int, width: int | None, heads: tuple[int, int]
+) -> None:
+    query, key = states(items, tokens, heads[0], seed=1), states(items, tokens, heads[1], seed=2)
+    value = states(items, tokens, heads[1], seed=3)
+    found = native_attention.attend(query, key, value, SCALE, width)
+    error = distance(found, expected(query, key, value, width))
+    assert error <= TOLERANCE
+    if width is not None and width + 1 < tokens:
+        assert distance(found, expected(query, key, value, width + 1)) > 2 * error
+
+
+@pytest.mark.parametrize(("tokens", "keys"), [(1, 256), (300, 1), (300, 45), (45, 300)])
+def test_keys_may_be_more_or_fewer_than_queries(tokens: int, keys: int) -> None:
+    query, key, value = states(2, tokens, 4, seed=1), states(2, keys, 2, seed=2), states(2, keys, 2, seed=3)
+    found = native_attention.attend(query, key, value, SCALE, None)
+    assert distance(found, expected(query, key, value, None)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("spread", [1e-3, 30.0])
+def test_small_and_large_scores_keep_their_places(spread: float) -> None:
+    """Of large ones a single key takes all: the maximum moves from block to block."""
+    query, key = states(1, 500, 2, seed=1, spread=spread), states(1, 500, 2, seed=2, spread=spread)
+    value = states(1, 500, 2, seed=3)
+    found = native_attention.attend(query, key, value, SCALE, None)
+    assert distance(found, expected(query, key, value, None)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("width", [None, 128])
+def test_the_number_of_threads_changes_no_bit(width: int | None) -> None:
+    query, key, value = states(1, 777, 4, seed=1), states(1, 777, 2, seed=2), states(1, 777, 2, seed=3)
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for thread_count in (1, 2, 7):
+            torch.set_num_threads(thread_count)
+            found.append(native_attention.attend(query, key, value, SCALE, width))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_what_is_not_finite_shows_where_it_is_seen_and_nowhere_else() -> None:
+    query, key, value = states(1, 400, 2, seed=1), states(1, 400, 2, seed=2), states(1, 400, 2, seed=3)
+    key[0, 300] = float("nan")
+    found = native_attention.attend(query, key, value, SCALE, 64)
+    is_lost = found.isnan().any(dim=-1).any(dim=-1)[0]
+    index = torch.arange(400)
+    assert torch.equal(is_lost, (index - 300).abs() <= 64)
+
+
+def test_tensors_need_not_be_dense() -> None:
+    query, key, value = states(3, 50, 4, seed=1), states(3, 50, 2, seed=2), states(3, 50, 2, seed=3)
+    turned = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
+    found = native_attention.attend(*(state[:3] for state in turned), SCALE, None)
+    dense = native_attention.attend(*(state[:3].contiguous() for state in turned), SCALE, None)
+    assert torch.equal(found, dense)
+
+
+@pytest.mark.parametrize("width", [None, 16])
+def test_the_transformer_takes_it_where_it_is_compiled(
+    width: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query, key, value = states(1, 60, 4, seed=1), states(1, 60, 2, seed=2), states(1, 60, 2, seed=3)
+    window = None if width is None else Window.of(width, 60, BFLOAT16, CPU)
+    attend = functools.partial(attend_within, query, key, value, SCALE, window)
+    assert torch.equal(attend(), native_attention.attend(query, key, value, SCALE, width))
+    KERNEL.forget_compiled()
+    assert not is_ready(query)
+    assert distance(attend(), expected(query, key, value, width)) <= TOLERANCE
+
+
+def test_it_is_for_heads_of_its_size_in_its_type_and_for_numbers_that_are_there() -> None:
+    query = states(1, 5, 2, seed=1)
+    assert is_ready(query)
+    assert not is_ready(query[..., :64])
+    assert not is_ready(query.float())
+    assert not is_ready(query.to("meta"))
+    with FakeTensorMode():
+        assert not is_ready(torch.empty(1, 5, 2, HEAD_DIM, dtype=BFLOAT16))
