@@ -6,7 +6,6 @@
 // their size.
 
 #include <immintrin.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
@@ -31,7 +30,7 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 using Sums = __m512[kRows][kVectors];
 
-// Adds products of rows [kRows][pairs] with columns [pairs][kVectors * kLanes], which are `column_stride` apart.
+// Adds products of [kRows][pairs] with [pairs][kVectors * kLanes], whose pairs are `column_stride` apart.
 inline void multiply(const Pair* rows, int pairs, const Pair* columns, int column_stride, Sums& sums) {
     for (int pair = 0; pair < pairs; ++pair) {
         __m512bh vectors[kVectors];
@@ -119,11 +118,21 @@ struct Rows {
         std::fill(highest.begin(), highest.end(), kLowest);
         std::fill(total.begin(), total.end(), 0.0f);
     }
+
+    // The mean of the values, as the weights have it.
+    void store(long row, Bfloat16* result) const {
+        const __m512 by = _mm512_set1_ps(1.0f / total[row]);
+        const auto mean = [&](int at) { return _mm512_mul_ps(by, _mm512_loadu_ps(&sums[row * kHead + at])); };
+        for (int at = 0; at < kHead; at += 2 * kLanes)
+            _mm512_storeu_si512(result + at, (__m512i)_mm512_cvtne2ps_pbh(mean(at + kLanes), mean(at)));
+    }
 };
 
 // The keys of a block that a row sees: from `first` to before `last`.
 struct Seen {
     int first, last;
+
+    bool is_any() const { return first < last; }
 
     __mmask16 of(int key) const {
         const __m512i at = _mm512_add_epi32(
@@ -141,8 +150,9 @@ void weigh(const float* scores, float factor, Seen seen, Rows& rows, long row, B
     const float before = rows.highest[row];
     const float highest = std::max(before, _mm512_reduce_max_ps(most) * factor);
     const auto weight = [=](int key) {
-        const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(scores + key), _mm512_set1_ps(factor), _mm512_set1_ps(highest));
-        return _mm512_maskz_mov_ps(seen.of(key), power_of_two(x));
+        const __m512 score = _mm512_load_ps(scores + key);
+        const __m512 power = _mm512_fmsub_ps(score, _mm512_set1_ps(factor), _mm512_set1_ps(highest));
+        return _mm512_maskz_mov_ps(seen.of(key), power_of_two(power));
     };
     __m512 total = _mm512_setzero_ps();
     for (int key = 0; key < kKeys; key += 2 * kLanes) {
@@ -175,7 +185,7 @@ void attend_tile(
             for (int v = 0; v < kVectors; ++v) _mm512_store_ps(&scores[r][key + v * kLanes], sums[r][v]);
     }
     for (int r = 0; r < kRows; ++r) {
-        if (seen[r].first < seen[r].last)
+        if (seen[r].is_any())
             weigh(scores[r], factor, seen[r], rows, row + r, weights[r]);
         else
             std::memset(weights[r], 0, sizeof weights[r]);
@@ -191,13 +201,68 @@ void attend_tile(
     }
 }
 
-void store_head(const float* sums, float total, Bfloat16* result) {
-    const __m512 by = _mm512_set1_ps(1.0f / total);
-    for (int at = 0; at < kHead; at += 2 * kLanes) {
-        const __m512 low = _mm512_mul_ps(by, _mm512_loadu_ps(sums + at));
-        const __m512 high = _mm512_mul_ps(by, _mm512_loadu_ps(sums + at + kLanes));
-        _mm512_storeu_si512(result + at, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+// The tensors of a call, as `attend` has them.
+struct Call {
+    const Bfloat16 *queries, *keys, *values;
+    Bfloat16* result;
+    long query_count, key_count, heads, key_heads;
+    float factor;  // from scores to powers of two
+    long width;
+
+    long group() const { return heads / key_heads; }
+
+    // The keys of the block at `key`, of `count`, that a token sees.
+    Seen seen_by(long token, long key, int count) const {
+        if (width < 0) return {0, count};
+        return {(int)std::max(0L, token - width - key), (int)std::min<long>(count, token + width + 1 - key)};
     }
+};
+
+// What a thread needs for its work.
+struct Scratch {
+    std::vector<Pair> keys, values;
+    Rows rows;
+
+    explicit Scratch(long row_count)
+        : keys(kHead / 2 * kKeys), values(kKeys / 2 * kHead), rows((row_count + kRows - 1) / kRows * kRows) {}
+};
+
+// The queries of the tokens from `start` to before `stop`, of all heads that share the keys of `key_head`.
+void attend_block(const Call& call, long item, long key_head, long start, long stop, Scratch& scratch) {
+    // A row is a token's query of one head.
+    const long group = call.group(), row_count = (stop - start) * group;
+    const auto token_of = [=](long row) { return start + row / group; };
+    const auto head_at = [&](long row) {
+        const long head = key_head * group + row % group;
+        return ((item * call.query_count + token_of(row)) * call.heads + head) * kHead;
+    };
+    Rows& rows = scratch.rows;
+    rows.clear();
+    const bool sees_all = call.width < 0;
+    const long first_key = sees_all ? 0 : std::max(0L, start - call.width) / kKeys * kKeys;
+    const long last_key = sees_all ? call.key_count : std::min(call.key_count, stop + call.width);
+    const long stride = call.key_heads * kHead;
+    for (long key = first_key; key < last_key; key += kKeys) {
+        const int count = (int)std::min<long>(kKeys, call.key_count - key);
+        const long at = (item * call.key_count + key) * stride + key_head * kHead;
+        pack_keys(call.keys + at, stride, count, scratch.keys.data());
+        pack_values(call.values + at, stride, count, scratch.values.data());
+        for (long row = 0; row < row_count; row += kRows) {
+            const Bfloat16* queries[kRows];
+            Seen seen[kRows];
+            bool is_any_seen = false;
+            for (int r = 0; r < kRows; ++r) {
+                const long whose = std::min(row + r, row_count - 1);  // the last tile repeats the last row
+                queries[r] = call.queries + head_at(whose);
+                seen[r] = call.seen_by(token_of(whose), key, count);
+                is_any_seen |= seen[r].is_any();
+            }
+            if (is_any_seen)
+                attend_tile(
+                    queries, scratch.keys.data(), scratch.values.data(), call.factor, seen, rows, row);
+        }
+    }
+    for (long row = 0; row < row_count; ++row) rows.store(row, call.result + head_at(row));
 }
 
 }  // namespace
@@ -207,59 +272,23 @@ void store_head(const float* sums, float total, Bfloat16* result) {
 // tokens away, or all where `width` is negative.
 extern "C" void attend(
     const Bfloat16* queries, const Bfloat16* keys, const Bfloat16* values, Bfloat16* result, long items,
-    long query_count, long key_count, long heads, long key_heads, float scale, long width) {
-    const long group = heads / key_heads;
+    long query_count, long key_count, long heads, long key_heads, float scale, long width, int threads) {
     const float factor = scale * 1.44269504f;  // log2(e)
+    const Call call{
+        queries, keys, values, result, query_count, key_count, heads, key_heads, factor, width};
     long tokens = kMostTokens;
     const auto blocks = [&] { return (query_count + tokens - 1) / tokens; };
-    while (tokens > kLeastTokens && items * key_heads * blocks() < 4L * omp_get_max_threads()) tokens /= 2;
+    while (tokens > kLeastTokens && items * key_heads * blocks() < 4L * threads) tokens /= 2;
     const long block_count = blocks();
-#pragma omp parallel
+#pragma omp parallel num_threads(threads)
     {
-        std::vector<Pair> packed_keys(kHead / 2 * kKeys), packed_values(kKeys / 2 * kHead);
-        Rows rows(tokens * group);
+        Scratch scratch(tokens * call.group());
 #pragma omp for schedule(dynamic) collapse(3)
         for (long item = 0; item < items; ++item)
             for (long key_head = 0; key_head < key_heads; ++key_head)
                 for (long block = 0; block < block_count; ++block) {
-                    // A row is one token's query of one of the heads that share keys.
-                    const long start = block * tokens, stop = std::min(query_count, start + tokens);
-                    const long row_count = (stop - start) * group;
-                    const auto token_of = [=](long row) { return start + row / group; };
-                    const auto head_at = [=](long row) {
-                        const long head = key_head * group + row % group;
-                        return ((item * query_count + token_of(row)) * heads + head) * kHead;
-                    };
-                    rows.clear();
-                    const long from = width < 0 ? 0 : std::max(0L, start - width) / kKeys * kKeys;
-                    const long to = width < 0 ? key_count : std::min(key_count, stop + width);
-                    for (long key = from; key < to; key += kKeys) {
-                        const int count = (int)std::min<long>(kKeys, key_count - key);
-                        const long at = ((item * key_count + key) * key_heads + key_head) * kHead;
-                        pack_keys(keys + at, key_heads * kHead, count, packed_keys.data());
-                        pack_values(values + at, key_heads * kHead, count, packed_values.data());
-                        for (long row = 0; row < row_count; row += kRows) {
-                            const Bfloat16* of_tile[kRows];
-                            Seen seen[kRows];
-                            bool is_seen = false;
-                            for (int r = 0; r < kRows; ++r) {
-                                const long whose = std::min(row + r, row_count - 1);
-                                const long token = token_of(whose);
-                                of_tile[r] = queries + head_at(whose);
-                                seen[r] = {0, count};
-                                if (width >= 0)
-                                    seen[r] = {
-                                        (int)std::max(0L, token - width - key),
-                                        (int)std::min<long>(count, token + width + 1 - key)};
-                                is_seen |= seen[r].first < seen[r].last;
-                            }
-                            if (is_seen)
-                                attend_tile(
-                                    of_tile, packed_keys.data(), packed_values.data(), factor, seen, rows, row);
-                        }
-                    }
-                    for (long row = 0; row < row_count; ++row)
-                        store_head(&rows.sums[row * kHead], rows.total[row], result + head_at(row));
+                    const long start = block * tokens;
+                    attend_block(call, item, key_head, start, std::min(query_count, start + tokens), scratch);
                 }
     }
 }

@@ -21,7 +21,7 @@ _DTYPE = torch.bfloat16
 KERNEL = NativeKernel(
     Path(__file__).with_name("attention.cpp"),
     "attend",
-    [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5 + [ctypes.c_float, ctypes.c_long],
+    [ctypes.c_void_p] * 4 + [ctypes.c_long] * 5 + [ctypes.c_float, ctypes.c_long, ctypes.c_int],
 )
 
 
@@ -64,5 +64,6 @@ def attend(
         *(item_count, token_count, key.shape[1], head_count, key.shape[2]),
         scale,
         -1 if width is None else width,
+        torch.get_num_threads(),
     )
     return attended
