@@ -118,7 +118,7 @@ AFTER_INTEGERS = (add_scaled_norm_modulate, scaled_norm_rotate, scaled_norm)
 
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[AnyKernel, ...]:
-    """Those that a pass on `device` in `dtype` takes, however the weights are held."""
+    """Those that a pass on `device` in `dtype` takes, however the weights are held: all, or none of them."""
     integers = (*AFTER_INTEGERS, *int8.KERNELS) if is_supported(device, dtype) else ()
     attention = (native_attention.KERNEL,) if native_attention.is_supported(device, dtype) else ()
     return (*KERNELS, *integers, *attention)

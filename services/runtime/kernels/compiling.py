@@ -1,7 +1,7 @@
-"""Compiles kernels ahead of time, for any number of rows and any width.
+"""Compiles kernels ahead of time: functions of torch for any number of rows and any width, and C++.
 
-Takes some seconds each and a C++ compiler for a CPU, Triton for a CUDA device. Imports torch's compiler,
-which nothing else needs.
+Takes up to some seconds each and a C++ compiler for a CPU, Triton for a CUDA device. Imports torch's
+compiler, which nothing else needs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ from services.runtime.processes.private_folder import OWN_FILE, make_private
 
 _EXAMPLE_LENGTHS = {"rows": 512, "width": 2048, "heads": 16, "half": 64}
 """What the compiler takes for usual where it has to choose; all other lengths run as well."""
+
+
+_NATIVE_TIMEOUT_S = 300.0
+"""It takes one second, and longer behind all others on busy CPUs."""
 
 
 def check_compiler(device: torch.device) -> None:
@@ -75,9 +79,8 @@ def compile_kernel(
             if isinstance(kernel, NativeKernel):
                 _compile_native(kernel, library)
             else:
-                assert isinstance(kernel, Kernel)
                 _compile(kernel, library, device, dtype)
-        except RuntimeError as error:  # what torch raises for a compiler that is broken, or out of memory
+        except RuntimeError as error:  # the compiler is broken, or out of memory
             raise FailedPreconditionError(f"{kernel.name} cannot be compiled: {error}") from error
         library.chmod(OWN_FILE)
         library.replace(path)
@@ -86,7 +89,17 @@ def compile_kernel(
 def _compile_native(kernel: NativeKernel, library: Path) -> None:
     options = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
     command = [_cpp_compiler(), *options, "-o", str(library), str(kernel.path)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=_NATIVE_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise RuntimeError(str(error)) from error
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed with {done.returncode}: {done.stderr}")
 

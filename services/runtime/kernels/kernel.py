@@ -1,4 +1,4 @@
-"""A function of tensors that runs as it is written or compiled."""
+"""Functions of tensors that run as they are written or compiled."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+
+from services.runtime.kernels.native import NativeKernel
 
 ROWS = "rows"
 """The dimension along which a kernel's work is independent."""
@@ -25,27 +27,6 @@ class Compiled(Protocol):
     """A compiled kernel, as torch loads it."""
 
     def run(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]: ...
-
-
-class AnyKernel(Protocol):
-    """A `Kernel` or a `NativeKernel`."""
-
-    name: str
-
-    def __hash__(self) -> int: ...
-
-    def source(self) -> str:
-        """What it is compiled from."""
-
-    def load(self, path: Path, device: torch.device) -> Any:
-        """What `use` takes, from a file that was compiled for `device`.
-
-        Raises:
-            RuntimeError: the file is no library, or not one for it.
-        """
-
-    def use(self, compiled: Any, device_type: str, dtype: torch.dtype) -> None:
-        """From now on takes `compiled` for tensors on such a device, of this type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +83,15 @@ class Kernel:
         assert module is not None
         return f"{self.arguments} {inspect.getsource(module)}"
 
-    def load(self, path: Path, device: torch.device) -> Compiled:
-        compiled: Compiled
+    def load(self, path: Path, device: torch.device) -> Any:
+        """What `use` takes.
+
+        Raises:
+            RuntimeError: the file is no library, or not one for `device`.
+        """
         if device.type == "cpu":
-            compiled = torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-        else:
-            compiled = torch._C._aoti.AOTIModelContainerRunnerCuda(
-                str(path), 1, str(device), str(path.parent)
-            )
-        return compiled
+            return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
+        return torch._C._aoti.AOTIModelContainerRunnerCuda(str(path), 1, str(device), str(path.parent))
 
     def use(self, compiled: Compiled, device_type: str, dtype: torch.dtype) -> None:
         """From now on takes `compiled` for tensors on such a device, of this type."""
@@ -147,6 +128,9 @@ class Kernel:
     def _rows_of(self, tensors: tuple[torch.Tensor, ...], part: slice) -> list[torch.Tensor]:
         pairs = zip(self.arguments, tensors, strict=True)
         return [tensor[part] if argument.dimensions[0] == ROWS else tensor for argument, tensor in pairs]
+
+
+AnyKernel = Kernel | NativeKernel
 
 
 def kernel(arguments: str) -> Callable[[Callable[..., Any]], Kernel]:

@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-Native = Callable[..., None]
+Native = Callable[..., bool]
 
 
 class NativeKernel:
-    """Is compiled, kept and loaded as a `Kernel` is, but has nothing to run in its place: see `compiled`.
+    """Is compiled, kept and loaded as a `Kernel` is, but has nothing that runs in its place: see `compiled`.
 
     Attributes:
-        name: of the function, which C++ exports as in C.
+        name: of the function, which C++ exports as in C, and which returns whether it did its work.
         path: the file with its source.
     """
 
@@ -39,15 +39,19 @@ class NativeKernel:
     def source(self) -> str:
         return self.path.read_text()
 
-    def load(self, path: Path, device: torch.device) -> Native:
+    def load(self, path: Path, device: torch.device) -> Any:
+        """What `use` takes.
+
+        Raises:
+            RuntimeError: the file is no library, or not one of this.
+        """
         try:
             function = getattr(ctypes.CDLL(str(path)), self.name)
         except (OSError, AttributeError) as error:
             raise RuntimeError(str(error)) from error
         function.argtypes = self._argument_types
-        function.restype = None
-        native: Native = function
-        return native
+        function.restype = ctypes.c_bool
+        return function
 
     def use(self, compiled: Native, device_type: str, dtype: torch.dtype) -> None:
         self._compiled = compiled

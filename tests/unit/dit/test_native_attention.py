@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import math
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusers import AceStepTransformer1DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
+from acestage.checkpoints import open_checkpoint
+from acestage.checkpoints.component_names import TRANSFORMER
 from services.dit import native_attention
 from services.dit.attention import Window, attend_within
 from services.dit.native_attention import HEAD_DIM, KERNEL, is_ready
+from services.dit.transformer_pass import TransformerPass
 from services.runtime.kernels.compiling import compile_kernel
 from services.runtime.kernels.store import kernel_path, use_compiled
 from services.runtime.processes.cpu_features import has_feature
@@ -109,7 +117,7 @@ def test_the_number_of_threads_changes_no_bit(width: int | None) -> None:
     before = torch.get_num_threads()
     found = []
     try:
-        for thread_count in (1, 2, 7):
+        for thread_count in (1, 2, 7, 64):
             torch.set_num_threads(thread_count)
             found.append(native_attention.attend(query, key, value, SCALE, width))
     finally:
@@ -117,13 +125,43 @@ def test_the_number_of_threads_changes_no_bit(width: int | None) -> None:
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
-def test_what_is_not_finite_shows_where_it_is_seen_and_nowhere_else() -> None:
-    query, key, value = states(1, 400, 2, seed=1), states(1, 400, 2, seed=2), states(1, 400, 2, seed=3)
-    key[0, 300] = float("nan")
-    found = native_attention.attend(query, key, value, SCALE, 64)
-    is_lost = found.isnan().any(dim=-1).any(dim=-1)[0]
-    index = torch.arange(400)
-    assert torch.equal(is_lost, (index - 300).abs() <= 64)
+def test_another_thread_gets_the_same() -> None:
+    query, key, value = states(1, 200, 4, seed=1), states(1, 200, 2, seed=2), states(1, 200, 2, seed=3)
+    attend = functools.partial(native_attention.attend, query, key, value, SCALE, 16)
+    with ThreadPoolExecutor(1) as pool:
+        assert torch.equal(pool.submit(attend).result(), attend())
+
+
+@pytest.mark.parametrize("place", ["query", "key", "value"])
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_what_is_not_finite_is_not_lost(place: str, number: float) -> None:
+    given = {name: states(1, 400, 2, seed=seed) for seed, name in enumerate(("query", "key", "value"))}
+    given[place][0, 300] = number
+    found = native_attention.attend(**given, scale=SCALE, width=64)
+    is_finite = found.isfinite().all(dim=-1).all(dim=-1)[0]
+    away = (torch.arange(400) - 300).abs()
+    assert not is_finite[away <= (0 if place == "query" else 64)].any()
+    assert is_finite[away > 64 + (128 if place == "value" else 0)].all()  # 0 x nan, within a block of keys
+
+
+def test_without_memory_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KERNEL, "_compiled", lambda *arguments: False)
+    with pytest.raises(MemoryError, match="attention"):
+        native_attention.attend(*(states(1, 2, 2, seed=1) for _ in range(3)), SCALE, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "width"),
+    [((1, 5, 2), (1, 4, 2), None), ((2, 5, 2), (2, 5, 2), None), ((1, 5, 3), (1, 5, 3), None),
+     ((1, 4, 2), (1, 4, 2), 3)],
+)  # fmt: skip
+def test_shapes_that_do_not_fit_are_refused(
+    key: tuple[int, ...], value: tuple[int, ...], width: int | None
+) -> None:
+    with pytest.raises(AssertionError):
+        native_attention.attend(
+            states(1, 5, 4, seed=1), states(*key, seed=2), states(*value, seed=3), SCALE, width
+        )
 
 
 def test_tensors_need_not_be_dense() -> None:
@@ -145,6 +183,26 @@ def test_the_transformer_takes_it_where_it_is_compiled(
     KERNEL.forget_compiled()
     assert not is_ready(query)
     assert distance(attend(), expected(query, key, value, width)) <= TOLERANCE
+
+
+@torch.no_grad()
+def test_a_pass_of_the_transformer_is_as_near_to_that_of_diffusers_as_with_torch() -> None:
+    torch.manual_seed(1)
+    tiny = open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints"))
+    config = {**tiny.component(TRANSFORMER).config.values, "head_dim": HEAD_DIM}
+    reference: Any = AceStepTransformer1DModel.from_config(config).eval()
+    latents, context, prompt = torch.randn(2, 301, 8), torch.randn(2, 301, 16), torch.randn(2, 45, 64)
+    times = torch.full((2,), 0.5)
+    expected_velocity = reference(latents, times, times, prompt, context, return_dict=False)[0]
+    passes = TransformerPass(copy.deepcopy(reference).to(BFLOAT16))
+    passes.groups_heads = True
+    latents, context, prompt = (states.to(BFLOAT16) for states in (latents, context, prompt))
+    prepared = passes.prepare(prompt, context, positions=passes.positions(context), keeps_prompt=True)
+    error = distance(passes.velocity(latents, 0.5, prepared), expected_velocity)
+    KERNEL.forget_compiled()
+    error_of_torch = distance(passes.velocity(latents, 0.5, prepared), expected_velocity)
+    assert 0 < error <= 1.2 * error_of_torch
+    assert error != error_of_torch
 
 
 def test_it_is_for_heads_of_its_size_in_its_type_and_for_numbers_that_are_there() -> None:
