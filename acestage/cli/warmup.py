@@ -25,7 +25,7 @@ def warmup(
         Path | None, typer.Option(help="Read in the place of .env.", exists=True, dir_okay=False)
     ] = None,
 ) -> None:
-    """Compile for this machine what the services compute between matrix products and convolutions.
+    """Compile for this machine what the services compute beside matrix products and convolutions.
 
     Takes minutes and needs g++, once: the result is kept in ACESTAGE_CACHE_DIR. Without it the same is
     computed by torch, step by step, which takes longer. Ctrl-C keeps what is complete.

@@ -2,7 +2,8 @@
 
 Half of the transformer's layers look no further than a window. The classes of diffusers express this by a
 dense mask of tokens x tokens, which takes most of the memory of a long song; here queries are cut into
-blocks, and each block sees only the keys that some query of it may see.
+blocks, and each block sees only the keys that some query of it may see. `native_attention` does the same in
+C++, on the processors that it is for.
 """
 
 from __future__ import annotations
