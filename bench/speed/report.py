@@ -13,14 +13,14 @@ Found = Mapping[str, Any]
 INTRODUCTION = """\
 # Benchmarks
 
-Written by `python -m bench.speed` from its results; `make bench-quick` measures the core figures alone.
-A figure is the median of all rounds, with the smallest and the largest in brackets. Ratios are seconds of
+Written by `python -m bench.speed` from its results; `make bench-quick` measures the core figures alone. A
+figure is the median of all rounds, with the smallest and the largest in brackets. Ratios are seconds of
 `diffusers` by seconds of ours, taken within a round: above 1, ours is faster. Both compute in the same
-process, on the same weights and with the same number of threads, in turns, in the environment and with the C
-library's heap that a worker has; by itself, with that heap's defaults, `diffusers` is slower. Ours has compiled
-kernels where there is g++; they are compiled beforehand. Our data type is the one that services take on such a
-processor, and `diffusers` has the same. Other work on the machine makes seconds noisy, and ratios less so.
-"load" is the load average before and after each part, the benchmark's own work included."""
+process, on the same weights and with the same number of threads, in turns, in the environment and with the
+C library's heap that a worker has; by itself, with that heap's defaults, `diffusers` is slower. Ours has
+compiled kernels where there is g++; they are compiled beforehand. Our data type is the one that services
+take on such a processor, and `diffusers` has the same. Other work on the machine makes seconds noisy, and
+ratios less so. "load" is the load average before and after each part, the benchmark's own work included."""
 
 
 DASHES = "Dashed lines of time go on from 60 s in proportion."
