@@ -212,7 +212,7 @@ void attend_tile(
     }
 }
 
-// The tensors of a call, as `attend` has them.
+// The tensors of a call, as `attention` has them.
 struct Call {
     const Bfloat16 *queries, *keys, *values;
     Bfloat16* result;
