@@ -126,6 +126,7 @@ def test_behind_up_it_keeps_out_of_the_way_and_ends_with_it(
         wait_until(lambda: (tmp_path / "busy").exists(), "the compiler works", 120)
         (compiling,) = compilers(compiler)
         assert compiling.nice() == LOWEST_PRIORITY
+        assert os.sched_getscheduler(compiling.pid) == os.SCHED_IDLE
         assert session_niceness(compiling.pid) in (LOWEST_PRIORITY, None)
         with stack.client() as client:
             song = client.generate("piano", duration_s=10, seed=1, step_count=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -20,8 +21,13 @@ def take_lowest_priority() -> None:
     For the leader of a session. Where the kernel groups processes by session (sched(7), "The autogroup
     feature"), niceness counts within one alone, and sessions share the CPUs evenly whatever it is: so the
     whole session steps back.
+
+    `SCHED_IDLE` tells the kernel besides that a CPU with nothing else on it is as good as free: a thread that
+    wakes would otherwise rather wait for one on which another thread of its own process computes.
     """
     os.nice(LOWEST_PRIORITY)
+    with contextlib.suppress(OSError):  # a sandbox that forbids it
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     if os.getsid(0) != os.getpid():
         return
     for _ in range(_ATTEMPT_COUNT):

@@ -28,6 +28,7 @@ def niceness(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """What this process was told to add to its own, instead of doing so: it could not go back."""
     added: list[int] = []
     monkeypatch.setattr(os, "nice", added.append)
+    monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, param: None)
     monkeypatch.setattr(os, "getsid", lambda pid: os.getpid())
     monkeypatch.setattr(low_priority, "_RETRY_S", 0.0)
     return added
@@ -63,6 +64,18 @@ def test_a_kernel_that_never_has_time_is_given_up(monkeypatch: pytest.MonkeyPatc
     take_lowest_priority()
     assert autogroup.written == []
     assert autogroup.refusals
+
+
+def test_a_sandbox_that_forbids_the_policy_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, niceness: list[int]
+) -> None:
+    def refuse(pid: int, policy: int, param: os.sched_param) -> None:
+        raise PermissionError
+
+    autogroup = with_autogroup(monkeypatch)
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    take_lowest_priority()
+    assert (niceness, autogroup.written) == ([LOWEST_PRIORITY], [str(LOWEST_PRIORITY)])
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError()])
