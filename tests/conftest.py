@@ -22,7 +22,7 @@ def _threads() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _ctrl_c() -> None:
-    """A shell that runs the tests in the background has them ignore Ctrl-C, and so would all that they start."""
+    """A shell that runs tests in the background has them ignore Ctrl-C, and so would all that they start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
