@@ -12,9 +12,9 @@ from acestage.planning import Quantization
 from bench.speed import as_workers
 from bench.speed.denoising import TOKEN_COUNT, Denoised, diffusers_denoise, in_turn, random_conditioning
 from bench.speed.scope import Scope, name_of
-from services.dit import native_attention, transformer_pass
+from services.dit import transformer_pass
 from services.dit.engine import Conditioning, DitEngine
-from services.dit.kernels import KERNELS
+from services.dit.kernels import kernels_for
 from services.dit.parameters import DenoiseParameters
 from services.dit.transformer_pass import add_update
 from services.dit.worker import load
@@ -65,7 +65,7 @@ class Contest:
 
     def eager_latents(self) -> torch.Tensor:
         """What `denoise` makes of the short song, with kernels that are eager from then on."""
-        for kernel in (*KERNELS, native_attention.KERNEL):
+        for kernel in kernels_for(torch.device("cpu"), self._dtype):
             kernel.forget_compiled()
         conditioning, parameters = self._conditioning(SHORT_S), self._parameters(STEP_COUNT)
         *_, latents = self._ours[self.precise].denoise(conditioning, parameters)

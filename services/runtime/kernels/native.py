@@ -13,11 +13,12 @@ Native = Callable[..., bool]
 
 
 class NativeKernel:
-    """Is compiled, kept and loaded as a `Kernel` is, but has nothing that runs in its place: see `compiled`.
+    """Is compiled, kept and loaded as a `Kernel` is, but has nothing that runs in its place.
 
     Attributes:
         name: of the function, which C++ exports as in C, and which returns whether it did its work.
         path: the file with its source.
+        compiled: the function, once there is one.
     """
 
     def __init__(self, path: Path, name: str, argument_types: Sequence[Any]) -> None:
@@ -29,12 +30,7 @@ class NativeKernel:
         self.path = path
         self.name = name
         self._argument_types = argument_types
-        self._compiled: Native | None = None
-
-    @property
-    def compiled(self) -> Native | None:
-        """The function, once there is one."""
-        return self._compiled
+        self.compiled: Native | None = None
 
     def source(self) -> str:
         return self.path.read_text()
@@ -54,8 +50,8 @@ class NativeKernel:
         return function
 
     def use(self, compiled: Native, device_type: str, dtype: torch.dtype) -> None:
-        self._compiled = compiled
+        self.compiled = compiled
 
     def forget_compiled(self) -> None:
         """From now on has nothing."""
-        self._compiled = None
+        self.compiled = None

@@ -22,8 +22,8 @@ def take_lowest_priority() -> None:
     feature"), niceness counts within one alone, and sessions share the CPUs evenly whatever it is: so the
     whole session steps back.
 
-    `SCHED_IDLE` tells the kernel besides that a CPU with nothing else on it is as good as free: a thread that
-    wakes would otherwise rather wait for one on which another thread of its own process computes.
+    `SCHED_IDLE` besides: with niceness alone a song, whose threads wake each other all the time, took half as
+    long again as with nothing beside it, and a quarter with both.
     """
     os.nice(LOWEST_PRIORITY)
     with contextlib.suppress(OSError):  # a sandbox that forbids it

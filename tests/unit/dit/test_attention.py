@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AceStepTransformer1DModel
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,18 +19,9 @@ from services.dit import transformer_pass
 from services.dit.attention import Window, attend_within
 from services.dit.engine import DitEngine
 from services.runtime.kernels import kernel
+from tests.dense_attention import dense_attention
 
 HEAD_DIM = 8
-
-
-def dense(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int) -> torch.Tensor:
-    """The whole mask at once, as diffusers builds it."""
-    index = torch.arange(query.shape[1])
-    mask = (index[:, None] - index[None, :]).abs() <= window
-    groups = query.shape[2] // key.shape[2]
-    key, value = key.repeat_interleave(groups, dim=2), value.repeat_interleave(groups, dim=2)
-    states = (states.transpose(1, 2) for states in (query, key, value))
-    return scaled_dot_product_attention(*states, attn_mask=mask).transpose(1, 2)
 
 
 def states(items: int, tokens: int, heads: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
@@ -61,9 +51,9 @@ def test_blocks_give_what_the_dense_mask_gives(
     key, value = states(items, tokens, heads[1], dtype, 2), states(items, tokens, heads[1], dtype, 3)
     within = Window.of(window, tokens, dtype, query.device, block)
     ours = attend_within(query, key, value, HEAD_DIM**-0.5, within)
-    assert (ours - dense(query, key, value, window)).abs().max() <= tolerance
+    assert (ours - dense_attention(query, key, value, window)).abs().max() <= tolerance
     if window + 1 < tokens:
-        assert (ours - dense(query, key, value, window + 1)).abs().max() > 1e-4
+        assert (ours - dense_attention(query, key, value, window + 1)).abs().max() > 1e-4
 
 
 @functools.cache

@@ -15,7 +15,6 @@ import pytest
 import torch
 from diffusers import AceStepTransformer1DModel
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.functional import scaled_dot_product_attention
 
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.component_names import TRANSFORMER
@@ -26,6 +25,8 @@ from services.dit.transformer_pass import TransformerPass
 from services.runtime.kernels.compiling import compile_kernel
 from services.runtime.kernels.store import kernel_path, use_compiled
 from services.runtime.processes.cpu_features import has_feature
+from tests.dense_attention import dense_attention
+from tests.relative_error import relative_error
 
 CPU = torch.device("cpu")
 BFLOAT16 = torch.bfloat16
@@ -61,19 +62,7 @@ def states(*shape: int, seed: int, spread: float = 1.0) -> torch.Tensor:
 
 
 def expected(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, width: int | None) -> torch.Tensor:
-    """In float32, with the whole mask."""
-    groups = query.shape[2] // key.shape[2]
-    key, value = key.repeat_interleave(groups, dim=2), value.repeat_interleave(groups, dim=2)
-    mask = None
-    if width is not None:
-        index = torch.arange(query.shape[1])
-        mask = (index[:, None] - index[None, :]).abs() <= width
-    turned = (state.float().transpose(1, 2) for state in (query, key, value))
-    return scaled_dot_product_attention(*turned, attn_mask=mask, scale=SCALE).transpose(1, 2)
-
-
-def distance(found: torch.Tensor, other: torch.Tensor) -> float:
-    return float((found.float() - other.float()).norm() / other.float().norm())
+    return dense_attention(query.float(), key.float(), value.float(), width)
 
 
 @pytest.mark.parametrize("heads", [(4, 2), (2, 2), (6, 1)])
@@ -89,17 +78,17 @@ def test_it_gives_what_torch_gives(
     query, key = states(items, tokens, heads[0], seed=1), states(items, tokens, heads[1], seed=2)
     value = states(items, tokens, heads[1], seed=3)
     found = native_attention.attend(query, key, value, SCALE, width)
-    error = distance(found, expected(query, key, value, width))
+    error = relative_error(found, expected(query, key, value, width))
     assert error <= TOLERANCE
     if width is not None and width + 1 < tokens:
-        assert distance(found, expected(query, key, value, width + 1)) > 2 * error
+        assert relative_error(found, expected(query, key, value, width + 1)) > 2 * error
 
 
 @pytest.mark.parametrize(("tokens", "keys"), [(1, 256), (300, 1), (300, 45), (45, 300)])
 def test_keys_may_be_more_or_fewer_than_queries(tokens: int, keys: int) -> None:
     query, key, value = states(2, tokens, 4, seed=1), states(2, keys, 2, seed=2), states(2, keys, 2, seed=3)
     found = native_attention.attend(query, key, value, SCALE, None)
-    assert distance(found, expected(query, key, value, None)) <= TOLERANCE
+    assert relative_error(found, expected(query, key, value, None)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("spread", [1e-3, 30.0])
@@ -108,7 +97,7 @@ def test_small_and_large_scores_keep_their_places(spread: float) -> None:
     query, key = states(1, 500, 2, seed=1, spread=spread), states(1, 500, 2, seed=2, spread=spread)
     value = states(1, 500, 2, seed=3)
     found = native_attention.attend(query, key, value, SCALE, None)
-    assert distance(found, expected(query, key, value, None)) <= TOLERANCE
+    assert relative_error(found, expected(query, key, value, None)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("width", [None, 128])
@@ -145,7 +134,7 @@ def test_what_is_not_finite_is_not_lost(place: str, number: float) -> None:
 
 
 def test_without_memory_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KERNEL, "_compiled", lambda *arguments: False)
+    monkeypatch.setattr(KERNEL, "compiled", lambda *arguments: False)
     with pytest.raises(MemoryError, match="attention"):
         native_attention.attend(*(states(1, 2, 2, seed=1) for _ in range(3)), SCALE, None)
 
@@ -164,6 +153,15 @@ def test_shapes_that_do_not_fit_are_refused(
         )
 
 
+@pytest.mark.parametrize("place", ["query", "key", "value"])
+@pytest.mark.parametrize("other", [torch.float32, torch.float16, "meta"])
+def test_numbers_of_another_kind_are_refused(place: str, other: torch.dtype | str) -> None:
+    given = {name: states(1, 5, 2, seed=1) for name in ("query", "key", "value")}
+    given[place] = given[place].to(other)
+    with pytest.raises(AssertionError):
+        native_attention.attend(**given, scale=SCALE, width=None)
+
+
 def test_tensors_need_not_be_dense() -> None:
     query, key, value = states(3, 50, 4, seed=1), states(3, 50, 2, seed=2), states(3, 50, 2, seed=3)
     turned = query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1)
@@ -173,16 +171,14 @@ def test_tensors_need_not_be_dense() -> None:
 
 
 @pytest.mark.parametrize("width", [None, 16])
-def test_the_transformer_takes_it_where_it_is_compiled(
-    width: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_transformer_takes_it_where_it_is_compiled(width: int | None) -> None:
     query, key, value = states(1, 60, 4, seed=1), states(1, 60, 2, seed=2), states(1, 60, 2, seed=3)
     window = None if width is None else Window.of(width, 60, BFLOAT16, CPU)
     attend = functools.partial(attend_within, query, key, value, SCALE, window)
     assert torch.equal(attend(), native_attention.attend(query, key, value, SCALE, width))
     KERNEL.forget_compiled()
     assert not is_ready(query)
-    assert distance(attend(), expected(query, key, value, width)) <= TOLERANCE
+    assert relative_error(attend(), expected(query, key, value, width)) <= TOLERANCE
 
 
 @torch.no_grad()
@@ -198,9 +194,9 @@ def test_a_pass_of_the_transformer_is_as_near_to_that_of_diffusers_as_with_torch
     passes.groups_heads = True
     latents, context, prompt = (states.to(BFLOAT16) for states in (latents, context, prompt))
     prepared = passes.prepare(prompt, context, positions=passes.positions(context), keeps_prompt=True)
-    error = distance(passes.velocity(latents, 0.5, prepared), expected_velocity)
+    error = relative_error(passes.velocity(latents, 0.5, prepared), expected_velocity)
     KERNEL.forget_compiled()
-    error_of_torch = distance(passes.velocity(latents, 0.5, prepared), expected_velocity)
+    error_of_torch = relative_error(passes.velocity(latents, 0.5, prepared), expected_velocity)
     assert 0 < error <= 1.2 * error_of_torch
     assert error != error_of_torch
 

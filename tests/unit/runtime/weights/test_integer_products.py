@@ -23,6 +23,7 @@ from services.runtime.weights.integer_products import (
     quantize_dynamically,
 )
 from services.runtime.weights.packed_weights import kept_tensors, pack, restore
+from tests.relative_error import relative_error
 
 CPU = torch.device("cpu")
 
@@ -52,17 +53,13 @@ def layers(*, bias: bool = False) -> tuple[torch.nn.Linear, torch.nn.Linear]:
     return exact, integer
 
 
-def error(found: torch.Tensor, exact: torch.Tensor) -> float:
-    return float((found.float() - exact.float()).norm() / exact.float().norm())
-
-
 @pytest.mark.parametrize("row_count", [1, 2, 300])
 def test_a_product_is_off_by_the_rounding_of_both_factors(row_count: int) -> None:
     exact, integer = layers()
     # Each row has a scale of its own, so a large one costs the others nothing.
     rows = noise(row_count, 256) * torch.logspace(-3, 3, row_count)[:, None].bfloat16()
     for found, expected in zip(integer(rows), exact(rows), strict=True):
-        assert 0.001 < error(found, expected) < 0.02
+        assert 0.001 < relative_error(found, expected) < 0.02
 
 
 def test_no_product_is_a_loop_over_single_numbers(capfd: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +108,7 @@ def test_a_feed_forward_layer_is_off_by_the_rounding_of_its_products(row_count: 
     exact, integer = feed_forward_layers()
     rows = noise(row_count, 64) * torch.logspace(-2, 0, row_count)[:, None].bfloat16()
     for found, expected in zip(feed_forward(integer, rows), exact(rows), strict=True):
-        assert 0.001 < error(found, expected) < 0.04
+        assert 0.001 < relative_error(found, expected) < 0.04
 
 
 def test_an_adapter_on_one_of_its_layers_leaves_the_others_in_integers() -> None:
@@ -121,14 +118,14 @@ def test_an_adapter_on_one_of_its_layers_leaves_the_others_in_integers() -> None
     integer.up_proj = wrapped  # type: ignore[assignment]
     assert products_of(integer.gate_proj, integer.up_proj) is None
     rows = noise(30, 64)
-    assert 0.001 < error(feed_forward(integer, rows), exact(rows)) < 0.03
+    assert 0.001 < relative_error(feed_forward(integer, rows), exact(rows)) < 0.03
 
 
 def test_a_bias_is_added() -> None:
     exact, integer = layers(bias=True)
     assert torch.equal(integer(torch.zeros(2, 256, dtype=torch.bfloat16))[1], exact.bias)
     rows = noise(20, 256)
-    assert error(integer(rows), exact(rows)) < 0.02
+    assert relative_error(integer(rows), exact(rows)) < 0.02
 
 
 def test_scales_are_left_to_what_takes_a_product_but_not_where_a_bias_was_added() -> None:

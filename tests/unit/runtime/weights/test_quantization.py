@@ -21,6 +21,7 @@ from services.dit.engine import Conditioning, DitEngine
 from services.dit.parameters import DenoiseParameters
 from services.runtime.weights.placement import place, placed_bytes
 from services.runtime.weights.quantization import is_quantized, quantize
+from tests.relative_error import relative_error
 
 CPU = torch.device("cpu")
 TINY = open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints"))
@@ -28,10 +29,6 @@ TINY = open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints"))
 ROUNDING = 0.01
 """Of a matrix of normal numbers. The largest of a row is about 3.5 times their spread, so a step is 3.5 / 127
 of it, and rounding to a step makes an error of 1 / sqrt(12) of it: 0.8 %."""
-
-
-def relative_error(ours: torch.Tensor, reference: torch.Tensor) -> float:
-    return float((ours.double() - reference.double()).norm() / reference.double().norm())
 
 
 def noise(*shape: int, seed: int = 1) -> torch.Tensor:
