@@ -94,10 +94,10 @@ def with_random_weights(
     What a job borrows is in float16, so that it is copied.
     """
     worker: StageWorker = without_weights(stage, checkpoint)
-    for module in worker.modules():
-        _randomize(module, dtype)
     for module in worker.borrowed_modules():
         _randomize(module, torch.float16)
+    for module in worker.modules():
+        _randomize(module, dtype)
     if device is not None:
         worker.place(torch.device(device), dtype, quantization)
     left = chain.from_iterable(chain(m.parameters(), m.buffers()) for m in worker.modules())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 from unittest import mock
 
@@ -16,6 +17,7 @@ from services.dit import transformer_pass
 from services.dit.engine import Conditioning, DitEngine
 from services.dit.kernels import kernels_for
 from services.dit.parameters import DenoiseParameters
+from services.dit.time_embeddings import EMBEDDERS
 from services.dit.transformer_pass import add_update
 from services.dit.worker import load
 from services.runtime.weights.placement import placed_bytes
@@ -73,11 +75,13 @@ class Contest:
         return latents
 
     def weights_bytes(self) -> dict[str, int]:
-        """Bytes of the weights by the way that they are held."""
+        """Bytes of the weights on the device."""
         modules = load(self._checkpoint).modules()
+        placed = functools.partial(placed_bytes, modules, self._dtype, left_out=EMBEDDERS)
         return {
-            self.precise: placed_bytes(modules, self._dtype, "none"),
-            INT8: placed_bytes(modules, self._dtype, "int8"),
+            DIFFUSERS: placed_bytes(modules, self._dtype),
+            self.precise: placed("none"),
+            INT8: placed("int8"),
         }
 
     def _conditioning(self, duration_s: int) -> Conditioning:

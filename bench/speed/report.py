@@ -101,8 +101,10 @@ After all {apart["step_count"]} steps for {apart["duration_s"]} s from the same 
 {apart["int8_from_precise"]:.1e} from ours in {dtype}: the L2 norm of the difference, in parts of that of
 the latents. With eager kernels ours in {dtype} are {apart["eager_from_compiled"]:.1e} from those with
 compiled ones. In one pass the tokens with int8 weights are {errors[0]:.1e} from those in {dtype} after
-the first of {len(errors)} blocks, {max(errors):.1e} after the worst, and {errors[-1]:.1e} after the last. The
-weights take {mib(weights["int8"])} MiB, {weights["int8"] / weights[dtype]:.0%} of those in {dtype}."""
+the first of {len(errors)} blocks, {max(errors):.1e} after the worst, and {errors[-1]:.1e} after the last.
+On the device the weights take {mib(weights["diffusers"])} MiB as diffusers has them, {mib(weights[dtype])} in
+{dtype}, and {mib(weights["int8"])} as int8: {weights["int8"] / weights["diffusers"]:.1%} of the first,
+{weights["int8"] / weights[dtype]:.1%} of the second."""
 
 
 def _vae(found: Found) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from services.dit.kernels import NORM_EPSILON
 from services.dit.noise import ItemNoise
 from services.dit.parameters import DenoiseParameters
 from services.dit.schedule import make_scheduler, noised_source, sde_step
+from services.dit.time_embeddings import EMBEDDERS, TimeEmbedding, embed_timesteps
 from services.dit.transformer_pass import Prepared, TransformerPass
 from services.runtime.finite import check_finite
 from services.runtime.weights import integer_products
@@ -65,12 +66,14 @@ class Prompts:
     """What a job's passes look at, prepared once.
 
     Attributes:
+        times: the embeddings of the job's timesteps.
         conditional: the prompt.
         unconditional: nothing, where guidance takes a pass of its own for it.
         both: the prompt and nothing, where one pass computes both.
         plain: the caption alone, where a cover's strength is below 1.
     """
 
+    times: Mapping[float, TimeEmbedding]
     conditional: Prepared
     unconditional: Prepared | None = None
     both: Prepared | None = None
@@ -116,7 +119,7 @@ class DitEngine:
         ways_of = ways_of or device
         is_integer = integer_products.is_supported(ways_of, dtype)
         quantizer = integer_products.quantize_dynamically if is_integer else quantize
-        place(self.transformer, device, dtype, quantization, quantizer)
+        place(self.transformer, device, dtype, quantization, quantizer, left_out=EMBEDDERS)
         self.transformer_pass.groups_heads = ways_of.type == "cpu"
 
     def denoise(
@@ -153,7 +156,7 @@ class DitEngine:
         latents = latents.to(device, dtype)
         step_count = len(scheduler.timesteps)
         momentum = [MomentumBuffer(APG_MOMENTUM) for _ in parameters.seeds]
-        prompts = self.prepare(conditioning, parameters)
+        prompts = self.prepare(conditioning, parameters, levels[:-1])
         for index, timestep in enumerate(scheduler.timesteps):
             velocities = [
                 self.step_velocity(item, levels[index], prompts, parameters, buffer)
@@ -170,8 +173,11 @@ class DitEngine:
             yield StepDone(index + 1, step_count)
         yield latents
 
-    def prepare(self, conditioning: Conditioning, parameters: DenoiseParameters) -> Prompts:
-        """What all steps have in common, from what is on the device."""
+    def prepare(
+        self, conditioning: Conditioning, parameters: DenoiseParameters, timesteps: Sequence[float]
+    ) -> Prompts:
+        """What does not depend on the latents, from what is on the device."""
+        times = embed_timesteps(self.transformer, timesteps)
         prepare = functools.partial(
             self.transformer_pass.prepare,
             positions=self.transformer_pass.positions(conditioning.context_latents),
@@ -184,12 +190,13 @@ class DitEngine:
             assert conditioning.plain_hidden_states is not None
             plain = prepare(conditioning.plain_hidden_states, context)
         if not self._is_guided(parameters):
-            return Prompts(prepare(states, context), plain=plain)
+            return Prompts(times, prepare(states, context), plain=plain)
         if parameters.split_guidance:
             # All its tokens are alike, and attention over them gives what attention over one gives.
-            return Prompts(prepare(states, context), unconditional=prepare(null, context), plain=plain)
+            unconditional = prepare(null, context)
+            return Prompts(times, prepare(states, context), unconditional, plain=plain)
         both = prepare(torch.cat([states, null.expand_as(states)]), context.expand(2, -1, -1))
-        return Prompts(both.first(), both=both, plain=plain)
+        return Prompts(times, both.first(), both=both, plain=plain)
 
     def step_velocity(
         self,
@@ -206,21 +213,21 @@ class DitEngine:
 
         Args:
             latents: [1, frames, channels].
-            t: the timestep.
+            t: the timestep, one of those that `prepare` was given.
             prompts: what `prepare` gave for these parameters.
             parameters: of the job.
             momentum: of the item's guidance.
         """
-        velocity_of = self.transformer_pass.velocity
+        velocity_of, time = self.transformer_pass.velocity, prompts.times[t]
         first, last = parameters.cfg_interval
         if self._is_guided(parameters) and first <= 1.0 - t <= last:
-            velocity = self._guided_velocity(latents, t, prompts, parameters, momentum)
+            velocity = self._guided_velocity(latents, time, prompts, parameters, momentum)
         else:
-            velocity = velocity_of(latents, t, prompts.conditional)
+            velocity = velocity_of(latents, time, prompts.conditional)
         strength = parameters.audio_cover_strength
         if strength < 1.0:
             assert prompts.plain is not None
-            velocity = strength * velocity + (1.0 - strength) * velocity_of(latents, t, prompts.plain)
+            velocity = strength * velocity + (1.0 - strength) * velocity_of(latents, time, prompts.plain)
         return velocity
 
     def _is_guided(self, parameters: DenoiseParameters) -> bool:
@@ -229,7 +236,7 @@ class DitEngine:
     def _guided_velocity(
         self,
         latents: torch.Tensor,
-        t: float,
+        time: TimeEmbedding,
         prompts: Prompts,
         parameters: DenoiseParameters,
         momentum: MomentumBuffer,
@@ -237,12 +244,12 @@ class DitEngine:
         """Adaptive projected guidance from the conditional and the unconditional velocity."""
         velocity_of = self.transformer_pass.velocity
         if prompts.both is not None:
-            both = velocity_of(latents.expand(2, -1, -1), t, prompts.both)
+            both = velocity_of(latents.expand(2, -1, -1), time, prompts.both)
             conditional, unconditional = both.chunk(2)
         else:
             assert prompts.unconditional is not None
-            conditional = velocity_of(latents, t, prompts.conditional)
-            unconditional = velocity_of(latents, t, prompts.unconditional)
+            conditional = velocity_of(latents, time, prompts.conditional)
+            unconditional = velocity_of(latents, time, prompts.unconditional)
         guided: torch.Tensor = normalized_guidance(
             pred_cond=conditional,
             pred_uncond=unconditional,

@@ -11,8 +11,9 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
 from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, StageMemory, context_bytes
 from services.dit.engine import APG_MOMENTUM, Conditioning, DitEngine
 from services.dit.parameters import DenoiseParameters
+from services.dit.time_embeddings import EMBEDDERS
 from services.dit.tokens import CHUNK_TOKENS, PATCH_FRAMES
-from services.runtime.memory.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
+from services.runtime.memory.memory_probe import Stack, count_as_copied, fake_tensors, peak_bytes, placed_copy
 from services.runtime.rpc.request_limits import MAX_FRAME_COUNT, MAX_TOKEN_COUNT
 from services.runtime.weights.placement import placed_bytes
 
@@ -55,7 +56,9 @@ def measure(worker: DitWorker, dtype: torch.dtype, cpu_thread_count: int | None)
     return StageMemory(
         context_bytes=context_bytes(cpu_thread_count),
         reserve_bytes=RESERVE_BYTES,
-        weights_bytes={key: placed_bytes(worker.modules(), dtype, key) for key in _QUANTIZATIONS},
+        weights_bytes={
+            key: placed_bytes(worker.modules(), dtype, key, left_out=EMBEDDERS) for key in _QUANTIZATIONS
+        },
         activations=activations,
     )
 
@@ -75,6 +78,7 @@ def _points(
         engine = placed_copy(
             worker, dtype, quantization, [stack], lambda copy, *how: copy.engine.place(*how, planned)
         ).engine
+        count_as_copied(engine.transformer.get_submodule(name) for name in EMBEDDERS)
         return [(frames, _peak_bytes(engine, mode, frames, cpu_thread_count)) for frames in frame_counts]
 
 
@@ -92,7 +96,7 @@ def _peak_bytes(engine: DitEngine, mode: str, frame_count: int, cpu_thread_count
         parameters = DenoiseParameters(seeds=(0,), split_guidance=mode == "single")
         momentum = MomentumBuffer(APG_MOMENTUM)
         momentum.running_average = torch.zeros_like(latents)  # as the step before leaves it
-        prompts = engine.prepare(conditioning, parameters)
+        prompts = engine.prepare(conditioning, parameters, [0.5])
         engine.step_velocity(latents, 0.5, prompts, parameters, momentum)
 
     return peak_bytes(step, cpu_thread_count=cpu_thread_count)

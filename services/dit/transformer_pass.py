@@ -26,6 +26,7 @@ from services.dit.kernels import (
     scaled_norm,
     scaled_norm_rotate,
 )
+from services.dit.time_embeddings import TimeEmbedding
 from services.dit.tokens import CHUNK_TOKENS
 from services.runtime.kernels.int8 import gated_silu_in_8_bits
 from services.runtime.weights.integer_products import Quantized, products_of
@@ -60,15 +61,12 @@ class Prepared:
         keys_values: of each layer, from these; [items, tokens of the prompt, heads, head_dim]. None where
             every pass is to compute them again.
         positions: of the song.
-        reference: embedding and modulation of how far the reference timestep is from t, which is never far:
-            [1, width] and [1, 6, width].
     """
 
     context_latents: torch.Tensor
     encoder_hidden_states: torch.Tensor
     keys_values: tuple[_KeyValue, ...] | None
     positions: Positions
-    reference: tuple[torch.Tensor, torch.Tensor]
 
     def first(self) -> Prepared:
         """The first item alone."""
@@ -78,7 +76,6 @@ class Prepared:
             self.encoder_hidden_states[:1],
             None if kept is None else tuple((key[:1], value[:1]) for key, value in kept),
             self.positions,
-            self.reference,
         )
 
 
@@ -130,8 +127,7 @@ class TransformerPass:
             states = self._transformer.condition_embedder(encoder_hidden_states)
             layers = self._transformer.layers
             keys_values = tuple(self._key_value(layer.cross_attn, states) for layer in layers)
-        reference = self._transformer.time_embed_r(context_latents.new_zeros(1))
-        return Prepared(context_latents, encoder_hidden_states, keys_values, positions, reference)
+        return Prepared(context_latents, encoder_hidden_states, keys_values, positions)
 
     def prompt_token_bytes(self, dtype: torch.dtype) -> int:
         """What the keys and values of a token of a prompt take, of all layers together."""
@@ -139,14 +135,10 @@ class TransformerPass:
         width: int = layers[0].cross_attn.kv_heads * layers[0].cross_attn.head_dim
         return 2 * len(layers) * width * dtype.itemsize
 
-    def velocity(self, latents: torch.Tensor, t: float, prepared: Prepared) -> torch.Tensor:
-        """The velocity of `latents` [items, frames, channels] at `t`, of the same shape."""
+    def velocity(self, latents: torch.Tensor, time: TimeEmbedding, prepared: Prepared) -> torch.Tensor:
+        """The velocity of `latents` [items, frames, channels] at `time`, of the same shape."""
         model = self._transformer
-        timestep = torch.full((1,), t, device=latents.device, dtype=latents.dtype)
-        embedding, modulation = model.time_embed(timestep)
-        embedding_r, modulation_r = prepared.reference
-        embedding, modulation = embedding + embedding_r, modulation + modulation_r
-
+        time = time.to(latents.device)
         rows = self._patches(latents, prepared.context_latents)
         item_count, token_count, width = rows.shape
         rows = rows.reshape(-1, width)
@@ -158,7 +150,7 @@ class TransformerPass:
             states = model.condition_embedder(prepared.encoder_hidden_states)
 
         first, *others = model.layers
-        shift, scale, *table = (first.scale_shift_table + modulation)[0].unbind()
+        shift, scale, *table = (first.scale_shift_table + time.modulation)[0].unbind()
         normed = norm_modulate(rows, first.self_attn_norm.weight, scale, shift)
         for index, (layer, after) in enumerate(zip(model.layers, [*others, None], strict=True)):
             gate, feed_shift, feed_scale, feed_gate = table
@@ -175,10 +167,10 @@ class TransformerPass:
             update = feed_forward(layer.mlp, normed)
             if after is None:
                 norm = model.norm_out.weight
-                shift, scale = (model.scale_shift_table[0] + embedding).unbind()
+                shift, scale = (model.scale_shift_table[0] + time.embedding).unbind()
             else:
                 norm = after.self_attn_norm.weight
-                shift, scale, *table = (after.scale_shift_table + modulation)[0].unbind()
+                shift, scale, *table = (after.scale_shift_table + time.modulation)[0].unbind()
             rows, normed = add_update(rows, update, feed_gate, norm, scale, shift)
         tokens = normed.view(item_count, token_count, width)
         velocity: torch.Tensor = model.proj_out_conv(tokens.transpose(1, 2)).transpose(1, 2)

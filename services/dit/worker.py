@@ -17,6 +17,7 @@ from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.kernels import kernels_for
 from services.dit.memory import measure
 from services.dit.parameters import AdapterUse, DenoiseParameters
+from services.dit.time_embeddings import EMBEDDERS
 from services.runtime.kernels.kernel import AnyKernel
 from services.runtime.weights.int8_weights import Int8Weights
 from services.runtime.workers.messages import Message
@@ -41,7 +42,7 @@ class DitWorker:
         return [self.engine.transformer]
 
     def borrowed_modules(self) -> list[torch.nn.Module]:
-        return []
+        return [self.engine.transformer.get_submodule(name) for name in EMBEDDERS]
 
     def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[AnyKernel]:
         return kernels_for(device, dtype)

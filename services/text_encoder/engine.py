@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
@@ -11,10 +12,15 @@ from transformers import PreTrainedTokenizerFast, Qwen3Model
 
 from acestage.errors import FailedPreconditionError
 from services.runtime.finite import check_finite
+from services.runtime.weights.borrowed import borrowed_by_layers
 from services.text_encoder.audio_codec import AudioCodec
 from services.text_encoder.encode_job import EncodeJob, timbre_frame_count
 from services.text_encoder.prompt import MAX_LYRICS_TOKENS, MAX_TEXT_TOKENS, TEXT_TO_MUSIC_INSTRUCTION, Prompt
 from services.text_encoder.silent_timbre import SilentTimbre
+
+LEFT_OUT = ("embed_tokens", "timbre_encoder")
+"""The parts of Qwen3 and of the condition encoder that are not placed, 30 % of all weights: a prompt needs
+the rows of its own tokens, and a timbre is computed for a reference, or once for all songs without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +129,10 @@ class TextEncoderEngine:
         """Lyrics, timbre and text, packed: [1, tokens, width]; the same with the plain text, if asked for."""
         encoder = self.condition_encoder
         text = self._text(job.prompt)
-        lyric_ids, lyric_mask = self._tokens(job.prompt.lyrics_text(), MAX_LYRICS_TOKENS)
+        lyric_rows, lyric_mask = self._tokens(job.prompt.lyrics_text(), MAX_LYRICS_TOKENS)
         lyrics = encoder.lyric_encoder(
             # It does its own context: it reads token embeddings.
-            inputs_embeds=self.text_encoder.get_input_embeddings()(lyric_ids),
+            inputs_embeds=lyric_rows,
             attention_mask=lyric_mask,
         )
         timbre = self._timbre(reference)
@@ -145,10 +151,12 @@ class TextEncoderEngine:
         silence, kept = self.condition_encoder.silence_latent, self.silent_timbre
         if reference is None and kept is not None and (found := kept.get(silence.device)) is not None:
             return found
-        timbre, _ = self.condition_encoder.timbre_encoder(
-            silence[:, : self._timbre_frame_count] if reference is None else reference.to(silence),
-            torch.zeros(1, device=silence.device, dtype=torch.long),
-        )
+        parts: Any = self.condition_encoder
+        with borrowed_by_layers(parts.timbre_encoder, silence.device, silence.dtype) as timbre_encoder:
+            timbre, _ = timbre_encoder(
+                silence[:, : self._timbre_frame_count] if reference is None else reference.to(silence),
+                torch.zeros(1, device=silence.device, dtype=torch.long),
+            )
         assert isinstance(timbre, torch.Tensor)
         if reference is None and kept is not None:
             check_finite(timbre, "text_encoder", "the timbre of silence")
@@ -157,15 +165,17 @@ class TextEncoderEngine:
 
     def _text(self, prompt: Prompt) -> torch.Tensor:
         """The text [1, tokens, width] as the transformer gets it."""
-        ids, _ = self._tokens(prompt.text(), MAX_TEXT_TOKENS)
-        states = self.text_encoder(input_ids=ids, use_cache=False).last_hidden_state
+        rows, _ = self._tokens(prompt.text(), MAX_TEXT_TOKENS)
+        states = self.text_encoder(inputs_embeds=rows, use_cache=False).last_hidden_state
         projected: torch.Tensor = self.condition_encoder.text_projector(states)
         return projected
 
     def _tokens(self, text: str, max_tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The embeddings of the tokens [1, tokens, width], and which of them are no padding [1, tokens]."""
         encoded = self.tokenizer([text], truncation=True, max_length=max_tokens, return_tensors="pt")
-        device = self.text_encoder.device
-        return encoded.input_ids.to(device), encoded.attention_mask.to(device).bool()
+        rows = self.text_encoder.get_input_embeddings()(encoded.input_ids)
+        silence = self.condition_encoder.silence_latent
+        return rows.to(silence), encoded.attention_mask.to(silence.device).bool()
 
     def _required_codec(self) -> AudioCodec:
         if self.audio_codec is None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from acestage.planning import RESERVE_BYTES, ActivationCurve, Quantization, StageMemory, context_bytes
-from services.runtime.memory.memory_probe import Stack, fake_tensors, peak_bytes, placed_copy
+from services.runtime.memory.memory_probe import Stack, count_as_copied, fake_tensors, peak_bytes, placed_copy
 from services.runtime.rpc.request_limits import MAX_FRAME_COUNT
-from services.runtime.weights.placement import place, placed_bytes
+from services.runtime.weights.placement import placed_bytes
 from services.text_encoder.attention import repeat_keys
 from services.text_encoder.audio_codec import CODES_AT_ONCE, AudioCodec
 from services.text_encoder.encode_job import EncodeJob
-from services.text_encoder.engine import TextEncoderEngine
+from services.text_encoder.engine import LEFT_OUT, TextEncoderEngine
 from services.text_encoder.prompt import Prompt
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def measure(worker: TextEncoderWorker, dtype: torch.dtype, cpu_thread_count: int
     """Runs the encoders on fake tensors, for the longest prompt.
 
     Modes are "encode" and, where the checkpoint has an audio codec, "codes": before the prompt, the source
-    goes through the codec. The weights that it borrows count.
+    goes through the codec. The weights that they borrow count.
     """
     engine = copy.copy(worker.engine)
     engine.tokenizer = LongestPrompt()
@@ -47,13 +47,15 @@ def measure(worker: TextEncoderWorker, dtype: torch.dtype, cpu_thread_count: int
     activations: dict[tuple[str, Quantization], ActivationCurve] = {}
     quantizations: tuple[Quantization, ...] = ("none", "int8")
     for quantization in quantizations:
-        weights[quantization] = placed_bytes(worker.modules(), dtype, quantization)
+        weights[quantization] = placed_bytes(worker.modules(), dtype, quantization, left_out=LEFT_OUT)
         with fake_tensors():
             fake = placed_copy(tokenless, dtype, quantization, _stacks(engine)).engine
             if cpu_thread_count is None:
                 repeat_keys(fake)
+            timbre_encoder = fake.condition_encoder.timbre_encoder
+            count_as_copied([timbre_encoder])
             # It reads the values of a mask, which fake tensors do not have, and takes a few kB.
-            fake.condition_encoder.timbre_encoder.unpack_timbre_embeddings = _one_item
+            timbre_encoder.unpack_timbre_embeddings = _one_item
             points = tuple((frames, _peak_bytes(fake, frames, cpu_thread_count)) for frames in FRAME_COUNTS)
             if quantization == "none" and fake.audio_codec is not None:  # the codec is never quantized
                 codec_points = _codec_points(fake, fake.audio_codec, cpu_thread_count)
@@ -78,9 +80,7 @@ def _codec_points(
 
     After the second time that it takes so many codes as it takes at once, every further one adds the same.
     """
-    for module in (codec.tokenizer, codec.detokenizer):
-        # No stage computes in this type, so each of these weights is copied, and counts.
-        place(module, torch.device("cpu"), torch.float64)
+    count_as_copied([codec.tokenizer, codec.detokenizer])
     silence = engine.condition_encoder.silence_latent
     at_once = CODES_AT_ONCE * codec.tokenizer.pool_window_size
 
@@ -94,10 +94,9 @@ def _codec_points(
 
 
 def _stacks(engine: TextEncoderEngine) -> list[Stack]:
-    lyric, timbre = engine.condition_encoder.lyric_encoder, engine.condition_encoder.timbre_encoder
+    lyric = engine.condition_encoder.lyric_encoder
     return [
         Stack(lyric, lyric._layer_types),
-        Stack(timbre, timbre._layer_types[: len(timbre.layers)]),
         Stack(engine.text_encoder, engine.text_encoder.config.layer_types),
     ]
 

@@ -6,10 +6,7 @@ import mmap
 
 import torch
 
-from acestage.planning import Quantization
-
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-_QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8")
 
 
 class SilentTimbres:
@@ -22,14 +19,14 @@ class SilentTimbres:
     """
 
     def __init__(self, width: int) -> None:
-        shape = (len(_DTYPES), len(_QUANTIZATIONS), 1 + width)
+        shape = (len(_DTYPES), 1 + width)
         # float32 has all values of the other types.
         memory = mmap.mmap(-1, torch.Size(shape).numel() * torch.float32.itemsize)
         self._slots = torch.frombuffer(memory, dtype=torch.float32).view(shape)
 
-    def slot(self, dtype: torch.dtype, quantization: Quantization) -> SilentTimbre:
-        """The place for what weights that are held so compute."""
-        return SilentTimbre(self._slots[_DTYPES.index(dtype), _QUANTIZATIONS.index(quantization)], dtype)
+    def slot(self, dtype: torch.dtype) -> SilentTimbre:
+        """The place for the timbre in `dtype`."""
+        return SilentTimbre(self._slots[_DTYPES.index(dtype)], dtype)
 
 
 class SilentTimbre:

@@ -32,7 +32,7 @@ from services.runtime.workers.received import received_tensors
 from services.text_encoder.attention import repeat_keys
 from services.text_encoder.audio_codec import AudioCodec
 from services.text_encoder.encode_job import EncodeJob
-from services.text_encoder.engine import TextEncoderEngine
+from services.text_encoder.engine import LEFT_OUT, TextEncoderEngine
 from services.text_encoder.memory import LongestPrompt, measure
 from services.text_encoder.silent_timbre import SilentTimbres
 
@@ -77,7 +77,8 @@ class TextEncoderWorker:
 
     def borrowed_modules(self) -> list[torch.nn.Module]:
         codec = self.engine.audio_codec
-        return [] if codec is None else [codec.tokenizer, codec.detokenizer]
+        timbre_encoder = self.engine.condition_encoder.timbre_encoder
+        return [timbre_encoder, *(() if codec is None else (codec.tokenizer, codec.detokenizer))]
 
     def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[Kernel]:
         return ()
@@ -88,14 +89,14 @@ class TextEncoderWorker:
     def place(self, device: torch.device, dtype: torch.dtype, quantization: Quantization) -> None:
         # The audio codec is there for the jobs that need it alone.
         for module in self.modules():
-            place(module, device, dtype, quantization)
+            place(module, device, dtype, quantization, left_out=LEFT_OUT)
         if device.type == "cuda":
             repeat_keys(self.engine)
         if self._silent_timbres is not None:
-            self.engine.silent_timbre = self._silent_timbres.slot(dtype, quantization)
+            self.engine.silent_timbre = self._silent_timbres.slot(dtype)
 
     def prepared_weights(self, quantization: Quantization) -> Int8Weights | None:
-        return Int8Weights(self.modules()) if quantization == "int8" else None
+        return Int8Weights(self.modules(), LEFT_OUT) if quantization == "int8" else None
 
     def run(self, request: Message) -> Iterator[Message]:
         latents = received_tensors(request)

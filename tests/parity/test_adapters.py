@@ -43,7 +43,7 @@ def folder(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
     path, base = tmp_path_factory.mktemp("adapters"), checkpoints["base/diffusers"]
     write_adapter(path / "original", base, seed=1)
     write_adapter(path / "diffusers.safetensors", base, file_format="diffusers", seed=2, rank=4)
-    mlp = (*ATTENTION, "gate_proj", "up_proj", "down_proj", "condition_embedder")
+    mlp = (*ATTENTION, "gate_proj", "up_proj", "down_proj", "condition_embedder", "linear_1", "time_proj")
     write_adapter(path / "wide.safetensors", base, file_format="diffusers", seed=3, targets=mlp)
     write_adapter(path / "strong", base, seed=1, alpha=16)
     return path

@@ -14,6 +14,7 @@ from acestage.checkpoints.loading import load_transformer
 from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.parameters import DenoiseParameters
 from services.dit.schedule import nearest
+from services.dit.time_embeddings import embed_timesteps
 from tests.parity.reference import TOLERANCE, load_reference, reference_latents
 
 FRAMES, CHANNELS = 101, 8
@@ -70,8 +71,9 @@ def by_formula(
     prepared = passes.prepare(
         given.encoder_hidden_states, context, positions=passes.positions(context), keeps_prompt=False
     )
+    times = embed_timesteps(engine.transformer, timesteps)
     for t, t_next in zip(timesteps, [*timesteps[1:], 0.0], strict=True):
-        v = passes.velocity(x, t, prepared)
+        v = passes.velocity(x, times[t], prepared)
         if not is_sde:
             x = x + (t_next - t) * v
             continue

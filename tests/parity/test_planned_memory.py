@@ -17,11 +17,14 @@ from services.dit import memory as dit_memory
 from services.dit.budget import DitBudget
 from services.dit.engine import Conditioning
 from services.dit.parameters import AdapterUse, DenoiseParameters
+from services.dit.time_embeddings import EMBEDDERS
 from services.runtime.devices.devices import resolve_dtype
 from services.runtime.jobs.job_budget import Resources
 from services.runtime.memory.memory_probe import LiveBytes, fake_tensors, placed_copy
 from services.runtime.weights import integer_products
+from services.runtime.weights.placement import parts_of
 from services.runtime.workers.messages import Message
+from services.text_encoder.engine import LEFT_OUT
 from tests.allocations import peak_allocated_bytes
 from tests.published_workers import (
     adapter_for,
@@ -174,7 +177,8 @@ def test_what_a_job_keeps_of_its_prompts_is_planned(mode: str, with_plain: bool)
         for keeps_prompt in (False, True):
             counter = LiveBytes(None)
             with counter:
-                prompts = engine.prepare(given, dataclasses.replace(parameters, keeps_prompt=keeps_prompt))
+                kept = dataclasses.replace(parameters, keeps_prompt=keeps_prompt)
+                prompts = engine.prepare(given, kept, [0.5])
                 found.append(counter.live_bytes)
             del prompts
     # One token more where nothing, as a prompt, is a pass of its own.
@@ -260,10 +264,12 @@ def test_the_embedded_model() -> None:
     for stage in ("dit", "vae", "text_encoder"):
         memory = measured(stage, checkpoint, dtype, THREADS)
         worker = with_random_weights(stage, checkpoint, dtype)
+        left_out = {"dit": EMBEDDERS, "vae": (), "text_encoder": LEFT_OUT}[stage]
         assert memory.weights_bytes["none"] == sum(
             tensor.numel() * tensor.element_size()
             for module in worker.modules()
-            for tensor in (*module.parameters(), *module.buffers())
+            for _, part in parts_of(module, left_out)
+            for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))
         )
         if stage == "dit":
             allocated = peak_allocated_bytes(denoise(worker, 750, dtype))

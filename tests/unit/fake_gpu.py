@@ -17,6 +17,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from acestage.planning import Quantization
 from services.dit import engine as dit
 from services.dit.parameters import DenoiseParameters
+from services.dit.time_embeddings import EMBEDDERS
 from services.runtime.memory.memory_probe import fake_tensors, placed_copy
 from services.runtime.weights import placement
 from services.text_encoder import audio_codec
@@ -30,6 +31,7 @@ from tests.published_workers import architecture, without_weights
 
 _setup_privateuseone_for_python_backend("gpu")
 GPU = torch.device("gpu:0")
+LEFT_OUT = (*EMBEDDERS, *text_encoder.LEFT_OUT)
 FRAME_COUNT = 800
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8")
@@ -67,7 +69,13 @@ def _move(part: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> No
 
 
 def _tensors(worker: Any) -> list[torch.Tensor]:
-    return [part for module in worker.modules() for part in (*module.parameters(), *module.buffers())]
+    return [
+        tensor
+        for module in worker.modules()
+        for name, part in module.named_modules()
+        if name.split(".")[0] not in LEFT_OUT
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))
+    ]
 
 
 def encode(engine: Any, dtype: torch.dtype) -> None:
@@ -91,7 +99,7 @@ def denoise(engine: Any, dtype: torch.dtype) -> None:
     latents = torch.zeros(1, FRAME_COUNT, engine.channel_count, dtype=dtype, device=GPU)
     for split in (False, True):
         parameters = DenoiseParameters(seeds=(0,), split_guidance=split)
-        prompts = engine.prepare(conditioning, parameters)
+        prompts = engine.prepare(conditioning, parameters, [0.5])
         momentum = MomentumBuffer(dit.APG_MOMENTUM)
         velocity = engine.step_velocity(latents, 0.5, prompts, parameters, momentum)
         assert (velocity.device, velocity.shape) == (GPU, latents.shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from acestage.planning import Quantization
 from services.runtime.memory.kernel_scratch import Scratch, scratch_of
 from services.runtime.stage_worker import StageWorker
 from services.runtime.weights.borrowed import replacements
+from services.runtime.weights.placement import place as place_weights
 
 Worker = TypeVar("Worker", bound=StageWorker)
 
@@ -78,6 +79,15 @@ def placed_copy(
     placed = copy.deepcopy(worker, memo)
     (place or type(placed).place)(placed, torch.device("cpu"), dtype, quantization)
     return placed
+
+
+def count_as_copied(modules: Iterable[torch.nn.Module]) -> None:
+    """Has what is borrowed of `modules`, which are fake, take memory whatever the type that is computed in.
+
+    On a device with memory of its own it does.
+    """
+    for module in modules:
+        place_weights(module, torch.device("cpu"), torch.float64)  # which no stage computes in
 
 
 def peak_bytes(work: Callable[[], object], *, cpu_thread_count: int | None) -> int:

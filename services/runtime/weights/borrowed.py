@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
@@ -31,10 +32,32 @@ def borrowed(
     try:
         yield copied
     finally:
-        # Whoever still holds the copy holds no memory with it.
-        for part in copied.modules():
-            part._parameters.clear()
-            part._buffers.clear()
+        _empty(copied)  # whoever still holds the copy holds no memory with it
+
+
+@contextmanager
+def borrowed_by_layers(
+    module: torch.nn.Module, device: torch.device, dtype: torch.dtype
+) -> Iterator[torch.nn.Module]:
+    """As `borrowed`, but each of the `layers` of `module` is on `device` for one pass, and empty after it."""
+
+    def place_layer(layer: torch.nn.Module, arguments: object) -> None:
+        place(layer, device, dtype)
+
+    def empty_layer(layer: torch.nn.Module, arguments: object, result: object) -> None:
+        _empty(layer)
+
+    with borrowed(module, device, dtype, functools.partial(place, left_out=("layers",))) as copied:
+        for layer in copied.get_submodule("layers").children():
+            layer.register_forward_pre_hook(place_layer)
+            layer.register_forward_hook(empty_layer)
+        yield copied
+
+
+def _empty(module: torch.nn.Module) -> None:
+    for part in module.modules():
+        part._parameters.clear()
+        part._buffers.clear()
 
 
 def replacements(

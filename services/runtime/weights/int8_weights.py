@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence, Set
+from collections.abc import Collection, Sequence, Set
 from types import ModuleType
 
 import torch
@@ -11,20 +11,26 @@ import torch
 from services.runtime.kernels import int8
 from services.runtime.stage_worker import LayerTensors
 from services.runtime.weights import integer_products, packed_weights, quantization
+from services.runtime.weights.placement import parts_of
 from services.runtime.weights.quantization import is_quantized
 
 
 class Int8Weights:
-    """`PreparedWeights` of `modules`: products of integers, or INT8 that is weight-only."""
+    """`PreparedWeights` of `modules`: products of integers, or INT8 that is weight-only.
+
+    Args:
+        modules: of a stage.
+        left_out: names of parts of them that `place` leaves as they are.
+    """
 
     libraries: Sequence[str] = ("torch", "torchao")
     code: Sequence[ModuleType] = (int8, integer_products, packed_weights, quantization, sys.modules[__name__])
 
-    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+    def __init__(self, modules: Sequence[torch.nn.Module], left_out: Collection[str] = ()) -> None:
         self._layers = {
             f"{index}.{name}": layer
             for index, module in enumerate(modules)
-            for name, layer in module.named_modules()
+            for name, layer in parts_of(module, left_out)
             if is_quantized(name, layer)
         }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch.nn.utils.weight_norm import WeightNorm
@@ -20,6 +21,8 @@ def place(
     dtype: torch.dtype,
     quantization: Quantization = "none",
     quantize: Callable[[torch.nn.Linear], None] = quantize,
+    *,
+    left_out: Collection[str] = (),
 ) -> None:
     """Moves `module` to `device`, and what its checkpoint holds to `dtype`.
 
@@ -36,8 +39,9 @@ def place(
         dtype: of what its checkpoint holds.
         quantization: of the matrices of its repeated layers.
         quantize: does so for a layer, which is on the device, and leaves one as it is where it was done.
+        left_out: names of parts of `module` that stay where and what they are.
     """
-    for name, part in module.named_modules():
+    for name, part in parts_of(module, left_out):
         for hook_id, norm in weight_norms(part):
             _fold(part, norm, device, dtype)
             del part._forward_pre_hooks[hook_id]
@@ -47,14 +51,25 @@ def place(
 
 
 def placed_bytes(
-    modules: Iterable[torch.nn.Module], dtype: torch.dtype, quantization: Quantization = "none"
+    modules: Iterable[torch.nn.Module],
+    dtype: torch.dtype,
+    quantization: Quantization = "none",
+    *,
+    left_out: Collection[str] = (),
 ) -> int:
     """The bytes that `place` makes `modules` take on a device; they may be mapped or on the meta device."""
     return sum(
         _part_bytes(name, part, dtype, quantization)
         for module in modules
-        for name, part in module.named_modules()
+        for name, part in parts_of(module, left_out)
     )
+
+
+def parts_of(module: torch.nn.Module, left_out: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """The parts of `module` and their names, all but those named in `left_out` and what is in these."""
+    for name, part in module.named_modules():
+        if name.split(".", 1)[0] not in left_out:
+            yield name, part
 
 
 def _move(part: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:

@@ -18,6 +18,7 @@ from acestage.checkpoints.loading import load_transformer
 from services.dit import transformer_pass
 from services.dit.attention import Window, attend_within
 from services.dit.engine import DitEngine
+from services.dit.time_embeddings import embed_timesteps
 from services.runtime.kernels import kernel
 from tests.dense_attention import dense_attention
 
@@ -87,7 +88,8 @@ def velocity(engine: DitEngine, arguments: dict[str, Any], keeps_prompt: bool = 
         keeps_prompt=keeps_prompt,
     )
     t = float(arguments["timestep"][0])
-    return passes.velocity(arguments["hidden_states"], t, prepared)
+    times = embed_timesteps(engine.transformer, [t])
+    return passes.velocity(arguments["hidden_states"], times[t], prepared)
 
 
 @pytest.mark.parametrize("keeps_prompt", [True, False])

@@ -21,6 +21,7 @@ from acestage.checkpoints.component_names import TRANSFORMER
 from services.dit import native_attention
 from services.dit.attention import Window, attend_within
 from services.dit.native_attention import HEAD_DIM, KERNEL, is_ready
+from services.dit.time_embeddings import embed_timesteps
 from services.dit.transformer_pass import TransformerPass
 from services.runtime.kernels.compiling import compile_kernel
 from services.runtime.kernels.store import kernel_path, use_compiled
@@ -190,13 +191,15 @@ def test_a_pass_of_the_transformer_is_as_near_to_that_of_diffusers_as_with_torch
     latents, context, prompt = torch.randn(2, 301, 8), torch.randn(2, 301, 16), torch.randn(2, 45, 64)
     times = torch.full((2,), 0.5)
     expected_velocity = reference(latents, times, times, prompt, context, return_dict=False)[0]
-    passes = TransformerPass(copy.deepcopy(reference).to(BFLOAT16))
+    transformer = copy.deepcopy(reference).to(BFLOAT16)
+    time = embed_timesteps(transformer, [0.5])[0.5]
+    passes = TransformerPass(transformer)
     passes.groups_heads = True
     latents, context, prompt = (states.to(BFLOAT16) for states in (latents, context, prompt))
     prepared = passes.prepare(prompt, context, positions=passes.positions(context), keeps_prompt=True)
-    error = relative_error(passes.velocity(latents, 0.5, prepared), expected_velocity)
+    error = relative_error(passes.velocity(latents, time, prepared), expected_velocity)
     KERNEL.forget_compiled()
-    error_of_torch = relative_error(passes.velocity(latents, 0.5, prepared), expected_velocity)
+    error_of_torch = relative_error(passes.velocity(latents, time, prepared), expected_velocity)
     assert 0 < error <= 1.2 * error_of_torch
     assert error != error_of_torch
 

@@ -16,7 +16,7 @@ from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.component_names import OPTIONAL
 from acestage.checkpoints.modules import build_module
 from acestage.errors import FailedPreconditionError, InvalidArgumentError
-from acestage.planning import ActivationCurve
+from acestage.planning import ActivationCurve, Quantization
 from acestage.tensors import WireTensor
 from services.runtime.jobs.job_budget import Resources
 from services.runtime.weights.placement import placed_bytes
@@ -24,6 +24,7 @@ from services.runtime.workers.messages import Message
 from services.text_encoder import audio_codec
 from services.text_encoder.budget import TextEncoderBudget
 from services.text_encoder.encode_job import EncodeJob
+from services.text_encoder.engine import LEFT_OUT
 from services.text_encoder.prompt import Prompt
 from services.text_encoder.worker import TextEncoderWorker, load, without_weights
 from tests.published_workers import architecture
@@ -113,6 +114,28 @@ def test_the_codec_is_borrowed_by_jobs_with_codes_alone(monkeypatch: pytest.Monk
     run(worker, encode(25, audio_codes=(1, 2, 3, 4, 5)))
     assert names[3:] == ["_AceStepResidualFSQ", "AceStepAudioTokenDetokenizer"]
     assert {parameter.dtype for parameter in codec.tokenizer.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_what_few_prompts_need_is_not_placed(quantization: Quantization) -> None:
+    """The table of all tokens, and the timbre encoder."""
+    worker = load(TINY)
+    before = {name: part.data_ptr() for name, part in left_out(worker)}
+    assert {name.split(".")[0] for name in before} == set(LEFT_OUT)
+    worker.place(CPU, torch.bfloat16, quantization)
+    run(worker, encode(FRAMES, source()))
+    assert {name: part.data_ptr() for name, part in left_out(worker)} == before
+    assert {part.dtype for _, part in left_out(worker)} == {torch.float32}
+    assert worker.engine.text_encoder.layers[0].input_layernorm.weight.dtype == torch.bfloat16
+
+
+def left_out(worker: TextEncoderWorker) -> list[tuple[str, torch.Tensor]]:
+    return [
+        (name, parameter)
+        for module in worker.modules()
+        for name, parameter in module.named_parameters()
+        if name.split(".")[0] in LEFT_OUT
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

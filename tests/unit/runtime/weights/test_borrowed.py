@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import load_audio_tokenizer, load_decoder
-from services.runtime.weights.borrowed import borrowed
+from acestage.checkpoints.loading import load_audio_tokenizer, load_condition_encoder, load_decoder
+from services.runtime.weights.borrowed import borrowed, borrowed_by_layers
 from services.runtime.weights.placement import place
 
 CPU = torch.device("cpu")
@@ -78,3 +78,32 @@ def test_what_it_took_is_free_afterwards_however_the_job_ends() -> None:
     gc.collect()
     assert list(kept[0].parameters()) == []
     assert not any(storage() for storage in storages)
+
+
+@torch.no_grad()
+def test_layers_are_placed_for_their_own_pass_alone() -> None:
+    module = load_condition_encoder(TINY).timbre_encoder
+    before, layer_count = contents(module), len(module.layers)
+    arguments = torch.ones(1, 20, 8, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.long)
+    with borrowed(module, CPU, torch.bfloat16) as whole:
+        expected = whole(*arguments)[0]
+    placed: list[list[bool]] = []
+
+    def note(*_: object) -> None:
+        placed.append([_dtypes(layer) == {torch.bfloat16} for layer in layers])
+
+    with borrowed_by_layers(module, CPU, torch.bfloat16) as copied:
+        layers = list(copied.get_submodule("layers").children())
+        assert copied.get_parameter("norm.weight").dtype == torch.bfloat16
+        for layer in layers:
+            layer.register_forward_pre_hook(note)
+        found = copied(*arguments)[0]
+        assert not any(_dtypes(layer) for layer in layers)
+    assert torch.equal(found, expected)
+    assert layer_count > 1
+    assert placed == [[index == other for other in range(layer_count)] for index in range(layer_count)]
+    assert contents(module) == before
+
+
+def _dtypes(module: torch.nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in module.parameters()}
