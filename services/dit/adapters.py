@@ -95,7 +95,10 @@ class Adapters:
                 )
 
     def _placed(self, layers: Iterable[Matrices], name: str) -> dict[str, torch.Tensor]:
-        """The matrices as PEFT names them, on the device in the type of the model."""
+        """The matrices as PEFT names them, on the device in the type of the model.
+
+        PEFT moves those of a layer that is not placed to where that is, in its type.
+        """
         device, dtype = self._transformer.device, self._transformer.dtype
         state = {}
         for layer in layers:

@@ -218,7 +218,8 @@ class DitEngine:
             parameters: of the job.
             momentum: of the item's guidance.
         """
-        velocity_of, time = self.transformer_pass.velocity, prompts.times[t]
+        velocity_of = self.transformer_pass.velocity
+        time = prompts.times[t].to(latents.device)
         first, last = parameters.cfg_interval
         if self._is_guided(parameters) and first <= 1.0 - t <= last:
             velocity = self._guided_velocity(latents, time, prompts, parameters, momentum)

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 _CHUNKED_FRAMES = PATCH_FRAMES * (CHUNK_TOKENS + 1)
 FRAME_COUNTS = {
-    "single": (250, 350, 800, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
+    "single": (250, 1250, _CHUNKED_FRAMES - 2, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
     # Chunks are of the tokens of both halves.
     "guided": (250, _CHUNKED_FRAMES // 2 + 1, _CHUNKED_FRAMES, MAX_FRAME_COUNT),
 }
 """Where the curves are measured. Between the points a line is never below the peaks and at most 8 % above:
-with INT8 the largest weight outweighs short songs, and from the first chunk of tokens on there is a buffer
-for the results of all."""
+the embedders of timesteps outweigh a step of short songs, and from the first chunk of tokens on there is a
+buffer for the results of all."""
 
 _QUANTIZATIONS: tuple[Quantization, ...] = ("none", "int8")
 

@@ -34,7 +34,7 @@ class TimeEmbedding:
 def embed_timesteps(
     transformer: AceStepTransformer1DModel, timesteps: Sequence[float]
 ) -> Mapping[float, TimeEmbedding]:
-    """The embeddings of `timesteps` in the data type of `transformer`, on the CPU."""
+    """The embeddings of `timesteps` in the type of `transformer`, on the host: a step needs one of them."""
     device, dtype = transformer.device, transformer.dtype
     parts: Any = transformer
     with borrowed(parts.time_embed, device, dtype) as embed:

@@ -138,7 +138,6 @@ class TransformerPass:
     def velocity(self, latents: torch.Tensor, time: TimeEmbedding, prepared: Prepared) -> torch.Tensor:
         """The velocity of `latents` [items, frames, channels] at `time`, of the same shape."""
         model = self._transformer
-        time = time.to(latents.device)
         rows = self._patches(latents, prepared.context_latents)
         item_count, token_count, width = rows.shape
         rows = rows.reshape(-1, width)

@@ -57,11 +57,11 @@ class StageWorker(Protocol):
     """
 
     def modules(self) -> list[torch.nn.Module]:
-        """The modules whose weights the device must hold."""
+        """The modules whose weights the device holds, but for what is looked up on the host or borrowed."""
         ...
 
     def borrowed_modules(self) -> list[torch.nn.Module]:
-        """The modules that are on the device for some jobs alone."""
+        """The modules, or parts of `modules`, that are on the device for a part of a job alone."""
         ...
 
     def kernels(self, device: torch.device, dtype: torch.dtype) -> Sequence[AnyKernel]:

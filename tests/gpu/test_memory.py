@@ -154,7 +154,7 @@ def half_type() -> torch.dtype:
 
 @dataclass(frozen=True)
 class Jobs:
-    """Two jobs of a stage: one that makes do with what is placed, and one that takes more for its time.
+    """Two jobs of a stage: one that borrows no more than all do, and one that takes more for its time.
 
     Attributes:
         more_bytes: that the second one has on the device beside what it computes.

@@ -31,8 +31,8 @@ def test_a_ten_minute_song_of_turbo_fits_on_4_gb(tmp_path: Path) -> None:
     assert plan["language_models"] == ["0.6B"]
     dit = plan["stages"]["dit"]
     assert (dit["dtype"], dit["quantization"], dit["mode"]) == ("bfloat16", "none", "single")
-    # 1575 million parameters, and activations that grow with the length, not with its square.
-    assert dit["weights_bytes"] == pytest.approx(3005 * MIB, rel=0.01)
+    # 1516 of 1575 million parameters, and activations that grow with the length, not with its square.
+    assert dit["weights_bytes"] == pytest.approx(2891 * MIB, rel=0.01)
     assert dit["activation_bytes"] < 300 * MIB
     # The folded decoder alone.
     assert plan["stages"]["vae"]["weights_bytes"] == pytest.approx(161 * MIB, rel=0.01)

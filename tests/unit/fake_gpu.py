@@ -50,7 +50,8 @@ def main() -> None:
         for quantization in QUANTIZATIONS:
             with fake_tensors():
                 placed = placed_copy(worker, dtype, quantization, place=_place)
-                assert {part.device for part in _tensors(placed)} == {GPU}
+                assert {part.device for part in _tensors(placed, left_out=False)} == {GPU}
+                assert {part.device for part in _tensors(placed, left_out=True)} <= {torch.device("cpu")}
                 STAGES[stage](placed.engine, dtype)
             print(stage, dtype, quantization)
 
@@ -68,12 +69,12 @@ def _move(part: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> No
         setattr(part, name, buffer.to(device, placement._buffer_dtype(part, name, buffer, dtype)))
 
 
-def _tensors(worker: Any) -> list[torch.Tensor]:
+def _tensors(worker: Any, *, left_out: bool) -> list[torch.Tensor]:
     return [
         tensor
         for module in worker.modules()
         for name, part in module.named_modules()
-        if name.split(".")[0] not in LEFT_OUT
+        if (name.split(".")[0] in LEFT_OUT) is left_out
         for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False))
     ]
 

@@ -1,4 +1,4 @@
-"""Has a module on the device for a while: one that only some jobs need."""
+"""Has a module on the device for a while: one that only some jobs need, or that a job needs once."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ class Int8Weights:
 
     Args:
         modules: of a stage.
-        left_out: names of parts of them that `place` leaves as they are.
+        left_out: names of children of them that `place` leaves as they are.
     """
 
     libraries: Sequence[str] = ("torch", "torchao")

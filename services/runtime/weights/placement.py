@@ -39,7 +39,7 @@ def place(
         dtype: of what its checkpoint holds.
         quantization: of the matrices of its repeated layers.
         quantize: does so for a layer, which is on the device, and leaves one as it is where it was done.
-        left_out: names of parts of `module` that stay where and what they are.
+        left_out: names of children of `module` that stay where and what they are.
     """
     for name, part in parts_of(module, left_out):
         for hook_id, norm in weight_norms(part):
@@ -66,7 +66,7 @@ def placed_bytes(
 
 
 def parts_of(module: torch.nn.Module, left_out: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The parts of `module` and their names, all but those named in `left_out` and what is in these."""
+    """The parts of `module` and their names, without its children named in `left_out` and theirs."""
     for name, part in module.named_modules():
         if name.split(".", 1)[0] not in left_out:
             yield name, part

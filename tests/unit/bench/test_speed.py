@@ -93,7 +93,7 @@ def test_the_page_has_sections_for_what_was_measured() -> None:
                 ],
             }
         ],
-        "weights_bytes": {"bfloat16": 100 << 20, "int8": 52 << 20},
+        "weights_bytes": {"diffusers": 104 << 20, "bfloat16": 100 << 20, "int8": 52 << 20},
         "block_errors": [0.01, 0.03, 0.02],
         "distances": {
             "duration_s": 30,
@@ -105,6 +105,7 @@ def test_the_page_has_sections_for_what_was_measured() -> None:
     }
     text = page({"machine": MACHINE, "parts": {"dit": found}}, "chart.png")
     assert "| 30 s, bfloat16 | 2.000 | 2.50 (2.00-3.00) | 3.000 |" in text
+    assert "52 as int8: 50.0% of the first,\n52.0% of the second." in text
     assert "| dit | 2026-01-02T03:04:05+00:00 | tiny-turbo | 2 | 2 | 12 | 0.5, 1.5 |" in text
     assert [line for line in text.splitlines() if line.startswith("#")] == [
         "# Benchmarks",
