@@ -54,7 +54,8 @@ def _measure(given: argparse.Namespace) -> None:
         is_quick=given.quick,
     )
     _compile(scope)
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if given.add else {"parts": {}}
+    adds = given.add and RESULTS.exists()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if adds else {"parts": {}}
     results["machine"] = machine.describe()
     for name in given.parts or (QUICK_PARTS if given.quick else PARTS):
         results["parts"][name] = _part(name, scope)
@@ -109,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, help=f"default {ROUNDS}, or {QUICK_ROUNDS} with --quick")
     parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), help="default all")
     parser.add_argument("--quick", action="store_true", help="the core figures alone")
-    parser.add_argument("--add", action="store_true", help=f"keep the other parts of {RESULTS}")
+    parser.add_argument("--add", action="store_true", help=f"keep the other parts that {RESULTS} has")
     parser.add_argument("--write-docs", action="store_true", help="write the page, too")
     parser.add_argument("--report-only", action="store_true", help=f"write the page from {RESULTS}, no more")
     parser.add_argument("--page", type=Path, default=PAGE, help=f"where the page is written; default {PAGE}")
