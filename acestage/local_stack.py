@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import SystemRandom
 from typing import IO, Any, Self
 
 import grpc
@@ -53,6 +54,10 @@ _STAGE_SETTINGS = (
     *("checkpoint", "checkpoints_dir", "adapters_dir", "variant", "device", "dtype", "threads"),
     *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu", "cache_dir"),
 )
+
+
+_FREE_PORTS = range(20_000, 32_768)
+"""Systems give higher ones to connections, and to who asks for any."""
 
 
 @dataclass(slots=True)
@@ -299,11 +304,25 @@ async def _end(service: _Service) -> None:
 
 
 def free_ports(host: str = "127.0.0.1") -> dict[str, int]:
-    """A free port for each service."""
-    with contextlib.ExitStack() as sockets:
-        ports = {}
-        for service in SERVICES:
-            listener = sockets.enter_context(socket.socket())
-            listener.bind((host, 0))
-            ports[service] = listener.getsockname()[1]
-        return ports
+    """A free port for each service, which nobody else gets while the service is started again.
+
+    Raises:
+        UnavailableError: too few are free.
+    """
+    ports: list[int] = []
+    with contextlib.ExitStack() as listeners:
+        for port in SystemRandom().sample(_FREE_PORTS, len(_FREE_PORTS)):
+            listener = socket.socket()
+            try:
+                listener.bind((host, port))
+            except OSError:
+                listener.close()
+                continue
+            listeners.enter_context(listener)
+            ports.append(port)
+            if len(ports) == len(SERVICES):
+                return dict(zip(SERVICES, ports, strict=True))
+    raise UnavailableError(
+        f"services need {len(SERVICES)} free ports of {host} between {min(_FREE_PORTS)} and"
+        f" {max(_FREE_PORTS)}; free are {len(ports)}"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,9 +99,10 @@ class Made:
         events: all of them, in order.
     """
 
-    raw: Samples
+    # Megabytes, and `asyncio.run` has what it returns written out when it ends.
+    raw: Samples = field(repr=False)
     result: Result
-    events: list[pb.GenerateResponse]
+    events: list[pb.GenerateResponse] = field(repr=False)
 
     @property
     def audio(self) -> Samples:

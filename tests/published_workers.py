@@ -110,10 +110,16 @@ def _randomize(module: torch.nn.Module, dtype: torch.dtype) -> None:
         for tensors in (part._parameters, part._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.is_meta:
-                    values = torch.empty(tensor.shape, dtype=dtype).normal_(0, 0.02)
+                    values = _random(tensor.shape, dtype)
                     if isinstance(tensor, torch.nn.Parameter):  # torch chooses kernels by this flag
                         values = torch.nn.Parameter(values, tensor.requires_grad)
                     tensors[name] = values  # type: ignore[assignment]
+
+
+def _random(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """Some that are random, over and over: to draw all of them takes most of a test's time."""
+    drawn = torch.empty(min(shape.numel(), 1 << 16)).normal_(0, 0.02).to(dtype)
+    return drawn.repeat(-(-shape.numel() // max(1, len(drawn))))[: shape.numel()].reshape(shape)
 
 
 def adapter_for(worker: Any, folder: Path, rank: int) -> AdapterUse:

@@ -38,12 +38,14 @@ class Codec:
             bits of int32.
         sample_format: libavutil's name for these; a "p" at the end is one plane a channel.
         bit_rate_bps: None where the codec loses nothing.
+        options: of the encoder.
     """
 
     encoder: str
     sample_kind: Literal["float", "clipped", "int16", "int24"]
     sample_format: Literal["flt", "fltp", "s16", "s32"]
     bit_rate_bps: int | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,11 @@ class CodecWriter:
         self._output = av.open(file, "w", format=container.muxer, options=options)
         try:
             stream: Any = self._output.add_stream(
-                codec.encoder, rate=sample_rate_hz, layout=self._layout, format=codec.sample_format
+                codec.encoder,
+                rate=sample_rate_hz,
+                layout=self._layout,
+                format=codec.sample_format,
+                options=dict(codec.options),
             )
             if codec.bit_rate_bps is not None:
                 stream.bit_rate = codec.bit_rate_bps

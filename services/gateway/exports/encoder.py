@@ -49,7 +49,7 @@ class StreamEncoder:
         try:
             self._writer = CodecWriter(
                 self._outlet,
-                audio_format.codec,
+                audio_format.stream_codec,
                 # Else libavformat gathers 32 KiB: 0.8 s of mp3.
                 type(container)(container.muxer, {"flush_packets": "1", **container.options}),
                 sample_rate_hz=sample_rate_hz,

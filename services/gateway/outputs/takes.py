@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.sidecar import write_sidecar
 from services.gateway.exports.tags import Tags
 from services.gateway.jobs.record import JobRecord, Take
+from services.runtime.processes.usable_cpus import usable_core_count
 
 log = logging.getLogger(__name__)
 
@@ -26,14 +28,15 @@ MASTER_FORMAT = ExportFormat.wav32
 
 
 def write_takes(folder: Path, record: JobRecord, tracks: Sequence[Track]) -> tuple[Take, ...]:
-    """Writes the files of all `tracks` into `folder`. Takes seconds; call it off the event loop.
+    """Writes the files of all `tracks` into `folder`, side by side. It takes seconds: call it in a thread.
 
     A take whose ordered format cannot be written keeps its master, and says so in its warnings.
 
     Raises:
         ExportError: not even a master can be written.
     """
-    return tuple(_write_take(folder, record, track, len(tracks)) for track in tracks)
+    with ThreadPoolExecutor(min(len(tracks), usable_core_count())) as threads:
+        return tuple(threads.map(lambda track: _write_take(folder, record, track, len(tracks)), tracks))
 
 
 def export_name(record: JobRecord, index: int, audio_format: ExportFormat) -> str:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
-from acestage.errors import FailedPreconditionError
+from acestage import local_stack
+from acestage.errors import FailedPreconditionError, UnavailableError
 from acestage.generation import STAGES
 from acestage.local_stack import RESTART_DELAYS_S, STEADY_S, LocalStack, Restarts, free_ports
 from acestage.settings import SERVICES, Settings
@@ -123,3 +125,20 @@ def test_doors_that_cannot_be_opened_so_are_named_before_anything_starts(
     with pytest.raises(FailedPreconditionError) as caught:
         asyncio.run(start())
     assert what in caught.value.message
+
+
+def test_free_ports_are_none_that_the_system_gives_to_connections() -> None:
+    given = range(*(int(end) for end in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()))
+    found = free_ports()
+    assert tuple(found) == SERVICES
+    assert len(set(found.values())) == len(SERVICES)
+    assert not set(found.values()) & set(given)
+
+
+def test_ports_in_use_are_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = list(free_ports().values())
+    monkeypatch.setattr(local_stack, "_FREE_PORTS", ports)
+    assert set(free_ports().values()) == set(ports)
+    with socket.create_server(("127.0.0.1", ports[0])), pytest.raises(UnavailableError) as caught:
+        free_ports()
+    assert "4 free ports" in caught.value.message

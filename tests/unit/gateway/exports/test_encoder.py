@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from acestage.errors import InvalidArgumentError
-from services.gateway.exports.codec import Codec, Container
+from services.gateway.exports.codec import Codec, CodecWriter, Container
 from services.gateway.exports.encoder import StreamEncoder
 from services.gateway.exports.formats import ExportFormat, encode_a_tone, parse_format, usable_formats
 from tests.unit.gateway.exports.exported_audio import RATE_HZ, heard, loudest_hz, two_tones
@@ -55,6 +56,22 @@ def test_what_has_come_out_can_be_played_before_the_end(audio_format: ExportForm
     with StreamEncoder(audio_format) as encoder:
         grown = encoder.encode(two_tones(RATE_HZ // 2))
         assert len(heard(grown)) >= RATE_HZ // 4
+
+
+def test_of_the_same_samples_a_stream_of_mp3_has_other_frames_than_a_file(tmp_path: Path) -> None:
+    """It is searched less."""
+    audio_format = ExportFormat.mp3
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, (RATE_HZ, 2)).astype(np.float32)
+    made = []
+    for codec in (audio_format.stream_codec, audio_format.codec):
+        path = tmp_path / f"{len(made)}.mp3"
+        writer = CodecWriter(path, codec, audio_format.stream_container)
+        writer.write(noise)
+        writer.close()
+        made.append(path.read_bytes())
+    assert len(made[0]) == len(made[1])
+    assert made[0] != made[1]
+    assert encoded(audio_format, noise) == made[0]
 
 
 def test_lossless_streams_are_the_source() -> None:
