@@ -51,7 +51,7 @@ def main() -> None:
         if parent_pid is None:
             print_label(open_console(stderr=True), error.reason, error.message, "red")
         else:
-            log.warning("no kernels are compiled: %s", error.message.partition("\n")[0])
+            log.warning("kernels are not compiled: %s", error.message.partition("\n")[0])
         sys.exit(1)
     except KeyboardInterrupt:
         _leave(signal.SIGINT)
@@ -95,8 +95,14 @@ def _compile(
     device: torch.device,
     say: Callable[[str], object],
 ) -> None:
+    """Compiles all of `wanted` that can be.
+
+    Raises:
+        FailedPreconditionError: nothing can be compiled, or not all of it.
+    """
     check_compiler(device)
     cache_dir = settings.cache_dir
+    faults: list[str] = []
     try:
         make_private(cache_dir)
         # 300 MB of precompiled headers, of use for these kernels alone.
@@ -105,10 +111,16 @@ def _compile(
             for one in wanted:
                 start = time.monotonic()
                 path = kernel_path(one.kernel, cache_dir, device, one.dtype)
-                compile_kernel(one.kernel, path, device, one.dtype, folder.path)
+                try:
+                    compile_kernel(one.kernel, path, device, one.dtype, folder.path)
+                except FailedPreconditionError as fault:  # those of other stages may do
+                    faults.append(fault.message)
+                    continue
                 say(f"{one}: {time.monotonic() - start:.1f} s")
     except OSError as error:
         raise FailedPreconditionError(f"cache_dir: cannot write to {cache_dir}: {error}") from error
+    if faults:
+        raise FailedPreconditionError(f"{len(faults)} of {len(wanted)}: {faults[0]}")
 
 
 def _leave(number: signal.Signals) -> NoReturn:

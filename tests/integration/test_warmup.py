@@ -159,5 +159,5 @@ def test_in_the_background_a_compiler_that_is_missing_is_told_last_and_in_a_line
     before = done.stdout[: len(done.stdout) // 2]  # nothing where the kernel does not group by session
     assert done.stdout == 2 * before  # the warmup printed nothing, and the session was not its own
     line = done.stderr.splitlines()[-1]
-    assert "WARNING warmup no kernels are compiled: compiling kernels needs a C++ compiler" in line
+    assert "WARNING warmup kernels are not compiled: compiling kernels needs a C++ compiler" in line
     assert "Traceback" not in done.stderr
