@@ -15,8 +15,8 @@ demo: $(READY)
 	$(BIN)/acestage generate "warm lo-fi piano, rain" --duration 10 --seed 7 --checkpoint tiny-turbo --device cpu -o out/demo.wav
 
 # For two cores: a sixth of the tests' time is waiting, so three processes keep them busy, with a thread each. Those
-# that test two threads must not spin, which would take the cores from the others. Files are handed out in the order of
-# the folders in pyproject.toml, so that the last ones are short.
+# that test two threads must not spin, which would take the cores from the others. Files are handed out in the order that
+# pyproject.toml and tests/conftest.py give them, so that the last ones are short and one process waits at a time.
 test: $(READY)
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,20 @@ import torch
 
 from scripts.random_checkpoint import write_checkpoint
 from tests.running_stack import THREADS, RunningStack
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts a file of `tests/chaos`, where much is waited for, before every second other one.
+
+    So one of three processes waits at a time, and the others have the CPUs.
+    """
+    files = {path: list(found) for path, found in groupby(items, key=lambda item: item.path)}
+    waiting = [path for path in files if path.parent.name == "chaos"]
+    computing = [path for path in files if path not in waiting]
+    order = []
+    for first in range(0, max(len(computing), 2 * len(waiting)), 2):
+        order += [*waiting[first // 2 : first // 2 + 1], *computing[first : first + 2]]
+    items[:] = [item for path in order for item in files[path]]
 
 
 @pytest.fixture(scope="session", autouse=True)
