@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     So one of three processes waits at a time, and the others have the CPUs.
     """
-    files = {path: list(found) for path, found in groupby(items, key=lambda item: item.path)}
+    files: defaultdict[Path, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
     waiting = [path for path in files if path.parent.name == "chaos"]
     computing = [path for path in files if path not in waiting]
     order = []
