@@ -304,7 +304,7 @@ async def _end(service: _Service) -> None:
 
 
 def free_ports(host: str = "127.0.0.1") -> dict[str, int]:
-    """A free port for each service, which nobody else gets while the service is started again.
+    """A free port for each service, which no connection is given while the service is started again.
 
     Raises:
         UnavailableError: too few are free.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import math
 import os
 from collections.abc import Callable
 from itertools import chain
@@ -117,9 +118,10 @@ def _randomize(module: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def _random(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-    """Some that are random, over and over: to draw all of them takes most of a test's time."""
-    drawn = torch.empty(min(shape.numel(), 1 << 16)).normal_(0, 0.02).to(dtype)
-    return drawn.repeat(-(-shape.numel() // max(1, len(drawn))))[: shape.numel()].reshape(shape)
+    """The same random numbers over and over: to draw hundreds of millions takes seconds."""
+    count = shape.numel()
+    drawn = torch.empty(min(count, 1 << 16)).normal_(0, 0.02).to(dtype)
+    return drawn.repeat(math.ceil(count / len(drawn)))[:count].reshape(shape)
 
 
 def adapter_for(worker: Any, folder: Path, rank: int) -> AdapterUse:

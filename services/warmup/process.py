@@ -113,14 +113,14 @@ def _compile(
                 path = kernel_path(one.kernel, cache_dir, device, one.dtype)
                 try:
                     compile_kernel(one.kernel, path, device, one.dtype, folder.path)
-                except FailedPreconditionError as fault:  # those of other stages may do
+                except FailedPreconditionError as fault:  # another stage may have all of its own
                     faults.append(fault.message)
                     continue
                 say(f"{one}: {time.monotonic() - start:.1f} s")
     except OSError as error:
         raise FailedPreconditionError(f"cache_dir: cannot write to {cache_dir}: {error}") from error
     if faults:
-        raise FailedPreconditionError(f"{len(faults)} of {len(wanted)}: {faults[0]}")
+        raise FailedPreconditionError(f"{len(faults)} of {len(wanted)} kernels failed: {faults[0]}")
 
 
 def _leave(number: signal.Signals) -> NoReturn:
