@@ -261,11 +261,13 @@ def test_the_machine_panel_keeps_itself_up_to_date(page: Page, turbo_stack: Runn
 
 
 def test_the_page_speaks_portuguese(page: Page) -> None:
+    until_it_has_looked(page)
     page.get_by_role("link", name="Português").click()
     page.get_by_label("Descrição da música").wait_for()
     page.get_by_role("button", name="Gerar música").wait_for()
     page.get_by_text("GiB livres").wait_for()
     take_screenshot(page, "portuguese")
+    until_it_has_looked(page)
     page.get_by_role("link", name="English").click()
     page.get_by_label("Music Caption").wait_for()
     page.get_by_text("GiB free").wait_for()
