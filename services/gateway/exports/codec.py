@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -39,6 +39,8 @@ class Codec:
         sample_format: libavutil's name for these; a "p" at the end is one plane a channel.
         bit_rate_bps: None where the codec loses nothing.
         options: of the encoder.
+        frame_samples: of a frame, a channel, where encoders that begin at different places of a sound come to
+            write the same frames; else None.
     """
 
     encoder: str
@@ -46,6 +48,7 @@ class Codec:
     sample_format: Literal["flt", "fltp", "s16", "s32"]
     bit_rate_bps: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+    frame_samples: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,49 @@ class Container:
 
     muxer: str
     options: Mapping[str, str] = field(default_factory=dict)
+
+
+class FrameMaker:
+    """Turns samples into the frames that an encoder takes.
+
+    Raises:
+        InvalidArgumentError: the codec does not take the rate, or there are not 1 or 2 channels.
+    """
+
+    def __init__(self, codec: Codec, sample_rate_hz: int, channel_count: int) -> None:
+        if channel_count not in (1, 2):
+            raise InvalidArgumentError.at("channel_count", f"is {channel_count}; accepted: 1, 2")
+        _check_rate(codec, sample_rate_hz)
+        self.layout = "stereo" if channel_count == 2 else "mono"
+        self.time_base = Fraction(1, sample_rate_hz)
+        self._codec = codec
+        self._channel_count = channel_count
+
+    def frames(self, samples: Samples, position: int) -> Iterator[av.AudioFrame]:
+        """Those of `samples` float32 [count, channels], full scale at ±1, of which the first has that number.
+
+        Raises:
+            InvalidArgumentError: they have another shape or type, or some are not finite.
+        """
+        if samples.dtype != np.float32 or samples.ndim != 2 or samples.shape[1] != self._channel_count:
+            raise InvalidArgumentError.at(
+                "samples",
+                f"are {samples.dtype} of shape {list(samples.shape)}; "
+                f"accepted: float32 of shape [count, {self._channel_count}]",
+            )
+        for start in range(0, len(samples), BLOCK_SAMPLES):
+            block = np.asarray(samples[start : start + BLOCK_SAMPLES])
+            if not np.isfinite(block).all():
+                raise InvalidArgumentError.at(
+                    "samples", "are not all finite; accepted: numbers, 1 is full scale"
+                )
+            frame = av.AudioFrame.from_ndarray(
+                _converted(block, self._codec), format=self._codec.sample_format, layout=self.layout
+            )
+            frame.sample_rate = self.time_base.denominator
+            frame.time_base = self.time_base
+            frame.pts = position + start
+            yield frame
 
 
 class CodecWriter:
@@ -76,13 +122,7 @@ class CodecWriter:
         sample_rate_hz: int = 48_000,
         channel_count: int = 2,
     ) -> None:
-        if channel_count not in (1, 2):
-            raise InvalidArgumentError.at("channel_count", f"is {channel_count}; accepted: 1, 2")
-        _check_rate(codec, sample_rate_hz)
-        self._codec = codec
-        self._channel_count = channel_count
-        self._layout = "stereo" if channel_count == 2 else "mono"
-        self._time_base = Fraction(1, sample_rate_hz)
+        self._maker = FrameMaker(codec, sample_rate_hz, channel_count)
         self._sample_count = 0
         # The prefix keeps libavformat from taking a name such as "concat:x" for one of its protocols.
         file: Any = f"file:{target.absolute()}" if isinstance(target, Path) else target
@@ -92,7 +132,7 @@ class CodecWriter:
             stream: Any = self._output.add_stream(
                 codec.encoder,
                 rate=sample_rate_hz,
-                layout=self._layout,
+                layout=self._maker.layout,
                 format=codec.sample_format,
                 options=dict(codec.options),
             )
@@ -104,34 +144,25 @@ class CodecWriter:
         self._stream = stream
 
     def write(self, samples: Samples) -> None:
-        """Takes `samples` float32 [count, channels], full scale at ±1.
+        """Encodes `samples` float32 [count, channels], full scale at ±1.
 
         Raises:
             InvalidArgumentError: they have another shape or type, or some are not finite.
         """
-        if samples.dtype != np.float32 or samples.ndim != 2 or samples.shape[1] != self._channel_count:
-            raise InvalidArgumentError.at(
-                "samples",
-                f"are {samples.dtype} of shape {list(samples.shape)}; "
-                f"accepted: float32 of shape [count, {self._channel_count}]",
-            )
-        for block in _blocks(samples):
-            if not np.isfinite(block).all():
-                raise InvalidArgumentError.at(
-                    "samples", "are not all finite; accepted: numbers, 1 is full scale"
-                )
-            frame = av.AudioFrame.from_ndarray(
-                _converted(block, self._codec), format=self._codec.sample_format, layout=self._layout
-            )
-            frame.sample_rate = self._time_base.denominator
-            frame.time_base = self._time_base
-            frame.pts = self._sample_count
-            self._sample_count += len(block)
-            self._mux(frame)
+        for frame in self._maker.frames(samples, self._sample_count):
+            self._output.mux(self._stream.encode(frame))
+        self._sample_count += len(samples)
+
+    def write_encoded(self, packets: Iterable[av.Packet[Any]]) -> None:
+        """Takes all packets of a sound that another encoder of the codec gave, instead of `write`."""
+        for packet in packets:
+            packet.stream = self._stream
+            self._output.mux(packet)
 
     def close(self) -> None:
         """Writes what the codec still has, and the end of the container."""
-        self._mux(None)
+        if self._sample_count:
+            self._output.mux(self._stream.encode(None))
         self._output.close()
 
     def abandon(self) -> None:
@@ -139,21 +170,12 @@ class CodecWriter:
         with suppress(FFmpegError, OSError, ValueError):
             self._output.close()
 
-    def _mux(self, frame: av.AudioFrame | None) -> None:
-        for packet in self._stream.encode(frame):
-            self._output.mux(packet)
-
 
 def _check_rate(codec: Codec, sample_rate_hz: int) -> None:
     accepted = av.Codec(codec.encoder, "w").audio_rates
     if accepted is not None and sample_rate_hz not in accepted:
         rates = ", ".join(map(str, sorted(accepted)))
         raise InvalidArgumentError.at("sample_rate_hz", f"is {sample_rate_hz}; accepted: {rates}")
-
-
-def _blocks(samples: Samples) -> Iterator[Samples]:
-    for start in range(0, len(samples), BLOCK_SAMPLES):
-        yield np.asarray(samples[start : start + BLOCK_SAMPLES])
 
 
 def _converted(block: Samples, codec: Codec) -> npt.NDArray[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from mutagen import MutagenError
 from acestage.errors import InvalidArgumentError
 from services.gateway.exports.atomic_file import replacing
 from services.gateway.exports.codec import BLOCK_SAMPLES, CodecWriter, Samples
+from services.gateway.exports.encoded_parts import EncodedParts
 from services.gateway.exports.errors import ExportError
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.tags import Tags, write_tags
@@ -31,7 +34,7 @@ def write_export(
     """Writes `samples` float32 [count, channels], which may be a memory map, as a file with tags.
 
     Another file of that name is replaced. After an error there is nothing new in the folder. Besides the
-    samples it needs some MB, whatever their number.
+    samples it needs some MB, whatever their number, and for mp3 as much as the file.
 
     Args:
         edge_fade_ms: how long the sound rises at its start and falls at its end, each no longer than half of
@@ -66,10 +69,20 @@ def _encode(
         sample_rate_hz=sample_rate_hz,
         channel_count=channel_count,
     )
+
+    def blocks(start: int, stop: int) -> Iterator[Samples]:
+        for first in range(start, stop, BLOCK_SAMPLES):
+            block = np.asarray(samples[first : min(first + BLOCK_SAMPLES, stop)])
+            yield _faded(block, first, len(samples), fade_count)
+
     try:
-        for start in range(0, len(samples), BLOCK_SAMPLES):
-            block = np.asarray(samples[start : start + BLOCK_SAMPLES])
-            writer.write(_faded(block, start, len(samples), fade_count))
+        if audio_format.codec.frame_samples is not None:
+            encoder = EncodedParts(audio_format.codec, blocks, len(samples), sample_rate_hz, channel_count)
+            with closing(encoder.packets()) as packets:
+                writer.write_encoded(packets)
+        else:
+            for block in blocks(0, len(samples)):
+                writer.write(block)
         writer.close()
     finally:
         writer.abandon()
