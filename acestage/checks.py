@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
 from collections.abc import Sequence
@@ -33,9 +34,10 @@ class Checks:
         self.require(count <= most, field, f"has {count} {of_what}; accepted: up to {most}")
 
     def timesteps(self, values: Sequence[float], field: str, most_count: int) -> None:
-        """`values` must fall, within (0, 1]; none at all is fine."""
-        falls = all(before > after for before, after in itertools.pairwise(values))
-        is_fine = falls and all(0.0 < value <= 1.0 for value in values) and len(values) <= most_count
+        """`values` must fall, within (0, 1], as float32 has them; none at all is fine."""
+        levels = [ctypes.c_float(value).value for value in values]
+        falls = all(before > after for before, after in itertools.pairwise(levels))
+        is_fine = falls and all(0.0 < level <= 1.0 for level in levels) and len(values) <= most_count
         shown = ", ".join(f"{value:g}" for value in values[:20])
         self.require(is_fine, field, f"are {shown}; accepted: up to {most_count} falling values in (0, 1]")
 

@@ -105,9 +105,11 @@ def _peak_bytes(engine: DitEngine, mode: str, frame_count: int, cpu_thread_count
 def _item_curve(engine: DitEngine, dtype: torch.dtype) -> ActivationCurve:
     """Items take turns; at the peak of one pass there are latents and velocities of the others.
 
-    What the scheduler makes of all of them in float32 comes when a pass is over, and is less than its peak.
+    With guidance there is the momentum of each as well. What the scheduler makes of all of them in float32
+    comes when a pass is over, and is less than its peak at the published widths.
     """
-    frame_bytes = engine.channel_count * 2 * dtype.itemsize
+    kept_count = 2 if engine.is_turbo else 3
+    frame_bytes = engine.channel_count * kept_count * dtype.itemsize
     return ActivationCurve(tuple((frames, frames * frame_bytes) for frames in (1, MAX_FRAME_COUNT)))
 
 

@@ -33,7 +33,9 @@ from services.runtime.rpc.request_limits import (
 from services.runtime.rpc.stage_events import relay
 from services.runtime.workers.messages import Message
 
-MAX_STEPS = 1000
+MAX_STEPS = 200
+"""As a song may have: on a CPU the embeddings of so many timesteps take 6 MB, which no plan counts."""
+
 _TENSORS = ("encoder_hidden_states", "null_condition", "context_latents")
 _PLAIN, _SOURCE = "plain_hidden_states", "source_latents"
 

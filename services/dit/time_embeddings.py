@@ -14,6 +14,9 @@ from services.runtime.weights.borrowed import borrowed
 EMBEDDERS = ("time_embed", "time_embed_r")
 """The parts of the transformer that compute them, 4 % of its weights: of no use to a job's steps."""
 
+_GROUP_COUNT = 32
+"""Timesteps that are embedded at once: 1 MB of bfloat16 at the published width, however many a job has."""
+
 
 @dataclass(frozen=True, slots=True)
 class TimeEmbedding:
@@ -37,14 +40,16 @@ def embed_timesteps(
     """The embeddings of `timesteps` in the type of `transformer`, on the host: a step needs one of them."""
     device, dtype = transformer.device, transformer.dtype
     parts: Any = transformer
-    with borrowed(parts.time_embed, device, dtype) as embed:
-        embeddings, modulations = embed(
-            torch.cat([torch.full((1,), t, device=device, dtype=dtype) for t in timesteps])
-        )
     with borrowed(parts.time_embed_r, device, dtype) as embed:
-        embedding_r, modulation_r = embed(torch.zeros(1, device=device, dtype=dtype))
-    rows = (
-        (own + reference).cpu().split(1)
-        for own, reference in ((embeddings, embedding_r), (modulations, modulation_r))
-    )
-    return {t: TimeEmbedding(*row) for t, *row in zip(timesteps, *rows, strict=True)}
+        reference = embed(torch.zeros(1, device=device, dtype=dtype))
+    found: dict[float, TimeEmbedding] = {}
+    with borrowed(parts.time_embed, device, dtype) as embed:
+        for start in range(0, len(timesteps), _GROUP_COUNT):
+            group = timesteps[start : start + _GROUP_COUNT]
+            own = embed(torch.cat([torch.full((1,), t, device=device, dtype=dtype) for t in group]))
+            embeddings, modulations = (
+                (part + of_reference).cpu().split(1)
+                for part, of_reference in zip(own, reference, strict=True)
+            )
+            found.update(zip(group, map(TimeEmbedding, embeddings, modulations), strict=True))
+    return found

@@ -96,6 +96,16 @@ def test_a_batch_with_int8_weights(dtype: torch.dtype) -> None:
     assert_close(memory.total_bytes("single", 750, "int8", 3) - memory.resting_bytes("int8"), allocated)
 
 
+def test_a_batch_with_guidance() -> None:
+    worker = with_random_weights("dit", architecture("base", layer_count=2), FAST_DTYPE)
+    memory = memory_of("dit", "base", 2, FAST_DTYPE)
+    one, four = (
+        peak_allocated_bytes(denoise(worker, 250, FAST_DTYPE, split=True, items=count)) for count in (1, 4)
+    )
+    per_item = memory.total_bytes("single", 250, "none", 4) - memory.total_bytes("single", 250, "none", 1)
+    assert 3 * 3 * 250 * 64 * FAST_DTYPE.itemsize == per_item >= 0.98 * (four - one)
+
+
 @pytest.mark.parametrize(
     ("name", "mode", "frames"),
     [

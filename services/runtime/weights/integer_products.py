@@ -146,7 +146,7 @@ class IntegerProduct:
         return (self.unscaled(rows), rows.scale) if self._bias is None else (self.of(rows), None)
 
     def unscaled(self, rows: Quantized) -> torch.Tensor:
-        """[rows, outputs], each row still to be multiplied by its scale, without the bias."""
+        """[rows, outputs] in bfloat16, each row still to be multiplied by its scale, without the bias."""
         result: torch.Tensor
         output_count = len(self.scale)
         if isinstance(self.packed, FakeTensor):

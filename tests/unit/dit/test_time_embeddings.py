@@ -20,9 +20,13 @@ TIMESTEPS = (1.0, 0.7, 0.125)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
+@pytest.mark.parametrize("group_count", [1, 2, 32])
 @pytest.mark.parametrize("dtype", DTYPES)
 @torch.no_grad()
-def test_each_is_what_the_transformer_of_diffusers_makes_of_it(dtype: torch.dtype) -> None:
+def test_each_is_what_the_transformer_of_diffusers_makes_of_it(
+    dtype: torch.dtype, group_count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_embeddings, "_GROUP_COUNT", group_count)
     engine = DitEngine(load_transformer(TINY))
     engine.place(CPU, dtype, "none")
     found = embed_timesteps(engine.transformer, TIMESTEPS)
@@ -51,7 +55,7 @@ def test_the_weights_are_placed_for_them_alone(dtype: torch.dtype, monkeypatch: 
 
     monkeypatch.setattr(time_embeddings, "borrowed", noted)
     embed_timesteps(engine.transformer, TIMESTEPS)
-    assert placed == [(part, CPU, dtype) for part in parts]
+    assert placed == [(part, CPU, dtype) for part in reversed(parts)]
     dtypes = {
         is_left_out: {
             weight.dtype

@@ -151,6 +151,12 @@ def test_a_closing_zero_of_timesteps_is_dropped() -> None:
     assert settings.step_count == 2
 
 
+@pytest.mark.parametrize("timesteps", [[1.0, 0.99999999, 0.5], [0.5, 0.5], [0.5, 1e-50], [1.0000001]])
+def test_timesteps_fall_in_float32_as_well(timesteps: list[float]) -> None:
+    with pytest.raises(InvalidArgumentError, match="falling values in"):
+        requests.check(GenerateRequest(caption="x", timesteps=timesteps))
+
+
 @pytest.mark.parametrize("request_", [GenerateRequest(caption="x"), GenerateRequest(caption="x", seed=-1)])
 def test_a_seed_is_drawn_where_none_is_given(request_: GenerateRequest) -> None:
     requests.check(request_)
