@@ -9,6 +9,7 @@ from datetime import datetime
 
 from google.protobuf import timestamp_pb2
 
+from acestage.errors import QueueFullError
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from services.runtime.rpc.durations import duration
 
@@ -55,7 +56,7 @@ class EndedJob:
 
 
 class JobHistory:
-    """Remembers the last `KEPT_COUNT` jobs and counts all since the start.
+    """Remembers the last `KEPT_COUNT` jobs, but for those that no queue took, and counts all since the start.
 
     Args:
         on_ended: hears of every job that is added.
@@ -68,7 +69,8 @@ class JobHistory:
 
     def add(self, job: EndedJob) -> None:
         self.counts[job.kind] += 1
-        self._jobs.appendleft(job)
+        if job.outcome != QueueFullError.reason:  # a client that tries again would push out all others
+            self._jobs.appendleft(job)
         self._on_ended(job)
 
     def recent(self) -> tuple[EndedJob, ...]:

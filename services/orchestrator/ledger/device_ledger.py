@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.orchestrator.ledger.lease import USABLE, Lease, Ticket
@@ -26,33 +27,46 @@ class DeviceLedger:
 
     Attributes:
         has_one_holder: whatever its size.
-        total_bytes: the least that anyone said; None before.
         line: who waits, the next one first.
         held: the leases that are not RELEASED, by id.
     """
 
     has_one_holder: bool
-    total_bytes: int | None = None
     line: list[Ticket] = field(default_factory=list)
     held: dict[str, Lease] = field(default_factory=dict)
+    _last_bytes: int | None = None
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Its size: the least that holders and the next one in line see, else what was said last, if ever.
+
+        One report must not count for ever: a caller may be mistaken, or limited where others are not.
+        """
+        return self._least_of([*self.held.values(), *self.line[:1]])
 
     @property
     def is_exclusive(self) -> bool:
         """Whether it has one holder at a time."""
         return self.has_one_holder or self.total_bytes is None or self.total_bytes <= EXCLUSIVE_UP_TO_BYTES
 
-    def see(self, device_bytes: int) -> None:
-        """Notes a size that somebody reports; 0 says nothing."""
-        if device_bytes > 0 and (self.total_bytes is None or device_bytes < self.total_bytes):
-            self.total_bytes = device_bytes
+    def see(self, user: Ticket | Lease) -> None:
+        """Notes the size that somebody reports."""
+        self._last_bytes = user.device_bytes or self._last_bytes
 
-    def has_room(self, vram_bytes: int, *, beside: Lease | None = None) -> bool:
-        """Whether `vram_bytes` are free; those of `beside` count as free."""
-        others = [lease for lease in self.held.values() if lease is not beside]
+    def bytes_for(self, user: Ticket | Lease) -> int | None:
+        """The size for one that has the device alone; None where nobody said one."""
+        return self._least_of([user])
+
+    def has_room(self, user: Ticket | Lease, vram_bytes: int) -> bool:
+        """Whether `vram_bytes` are free for `user`; those that it has count as free."""
+        others = [lease for lease in self.held.values() if lease is not user]
         if others and self.is_exclusive:
             return False
-        taken_bytes = sum(lease.vram_bytes for lease in others)
-        return self.total_bytes is None or taken_bytes + vram_bytes <= self.total_bytes
+        total_bytes = self._least_of([user, *others])
+        return total_bytes is None or sum(lease.vram_bytes for lease in others) + vram_bytes <= total_bytes
+
+    def _least_of(self, users: Sequence[Ticket | Lease]) -> int | None:
+        return min((user.device_bytes for user in users if user.device_bytes), default=self._last_bytes)
 
     def usable(self) -> list[Lease]:
         """The leases whose holders may use the device."""
@@ -65,11 +79,12 @@ class DeviceLedger:
             return frozenset()
         if self.is_exclusive:
             return frozenset(lease.lease_id for lease in usable)
-        assert self.total_bytes is not None
+        total_bytes = self.total_bytes
+        assert total_bytes is not None
         asked = set()
         taken_bytes = sum(lease.vram_bytes for lease in self.held.values())
         quarantined_bytes = taken_bytes - sum(lease.vram_bytes for lease in usable)
-        missing = taken_bytes + self.line[0].vram_bytes - self.total_bytes
+        missing = taken_bytes + self.line[0].vram_bytes - total_bytes
         for lease in sorted(usable, key=lambda lease: (not lease.is_idle, lease.fencing_token)):
             # What is in quarantine mostly becomes free soon: reason enough to let others work, but not idle.
             if missing <= (0 if lease.is_idle else quarantined_bytes):

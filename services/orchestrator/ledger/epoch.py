@@ -14,7 +14,7 @@ from pathlib import Path
 
 from acestage.errors import FailedPreconditionError, UnavailableError
 from services.orchestrator.ledger.lease import MAX_EPOCH
-from services.runtime.devices.device_lock import lock_within
+from services.runtime.devices.device_lock import lock_within, open_run_file
 
 EPOCH_FILE = "ledger-epoch"
 LOCK_FILE = "ledger.lock"
@@ -41,10 +41,9 @@ def sole_ledger(run_dir: Path) -> Iterator[None]:
     Two ledgers would grant the same devices, each without knowing of the other's holders.
 
     Raises:
-        FailedPreconditionError: there is one already.
+        FailedPreconditionError: there is one already, or the folder cannot be used.
     """
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fd = os.open(run_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = open_run_file(run_dir / LOCK_FILE)
     try:
         if not lock_within(fd, LOCK_TIMEOUT_S):
             raise FailedPreconditionError(

@@ -36,13 +36,18 @@ USABLE = frozenset({LeaseState.ACTIVE, LeaseState.REVOKING})
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A place in the line for a device."""
+    """A place in the line for a device.
+
+    Attributes:
+        device_bytes: the device's size as the waiter sees it; 0 where it does not know.
+    """
 
     number: int
     device: str
     holder: str
     vram_bytes: int
     enqueued_at: float
+    device_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,7 @@ class Lease:
         fencing_token: grows with every grant, across restarts.
         expires_at: when a usable lease is overdue unless it is renewed before.
         is_idle: the holder has no work and will leave as soon as it is asked.
+        device_bytes: as in `Ticket`.
     """
 
     lease_id: str
@@ -64,6 +70,7 @@ class Lease:
     granted_at: float
     expires_at: float
     is_idle: bool = False
+    device_bytes: int = 0
 
     def remaining_s(self, now: float) -> float:
         """Seconds for which the holder may still use the device; 0 once it may not."""

@@ -59,6 +59,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self._was_in_grace = lessor.grace_remaining_s(time.monotonic()) > 0
         self._streams: dict[str, object] = {}
         """The stream that renewed each lease last: only its end means that the holder is gone."""
+        self._unprovable: set[str] = set()
 
     async def run(self) -> None:
         """Expires overdue leases and clears quarantined ones whose holders are dead; never returns.
@@ -236,9 +237,12 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     def _probe(self, lease: Lease) -> None:
         try:
             is_dead = self._shut_out(lease.device, lease.fencing_token)
-        except OSError:
-            log.exception("cannot tell whether the holder is dead", extra=_fields(lease))
+        except OSError as error:
+            if lease.lease_id not in self._unprovable:  # it is asked again and again
+                self._unprovable.add(lease.lease_id)
+                log.error("cannot tell whether the holder is dead: %s", error, extra=_fields(lease))
             return
+        self._unprovable.discard(lease.lease_id)
         if is_dead and self._lessor.clear(lease.lease_id) is not None:
             log.info("proved free after %s", lease.holder, extra=_fields(lease))
             self._announce_change()

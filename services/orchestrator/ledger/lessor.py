@@ -34,6 +34,7 @@ from acestage.errors import (
     LeaseLostError,
     NotFoundError,
     QueueFullError,
+    ResourceExhaustedError,
     StaleFencingTokenError,
     VramBudgetExceededError,
 )
@@ -50,6 +51,9 @@ from services.orchestrator.ledger.lease import (
 
 MAX_WAITER_COUNT = 1000
 """Waiters on all devices together; a stage queues its own work, so even one per stage is a long line."""
+
+MAX_DEVICE_COUNT = 64
+"""Devices that are ever asked for: each has a lock file that stays open."""
 
 KEPT_RELEASED_COUNT = 1000
 """Released leases that are remembered, so that releasing one twice succeeds."""
@@ -114,9 +118,11 @@ class Lessor:
         Raises:
             VramBudgetExceededError: the device is too small, however long one waits.
             QueueFullError: too many wait already.
+            ResourceExhaustedError: too many other devices were asked for.
         """
-        ledger = self._see(device, device_bytes)
-        _check_size(ledger, device, vram_bytes)
+        ledger = self._ledger(device)
+        ticket = Ticket(self._ticket_count + 1, device, holder, vram_bytes, now, device_bytes)
+        _check_size(ledger, ticket)
         waiter_count = sum(len(entry.line) for entry in self._devices.values())
         if waiter_count >= self._max_waiter_count:
             raise QueueFullError(
@@ -125,7 +131,7 @@ class Lessor:
                 retry_delay_s=self.ttl_s,
             )
         self._ticket_count += 1
-        ticket = Ticket(self._ticket_count, device, holder, vram_bytes, now)
+        ledger.see(ticket)
         ledger.line.append(ticket)
         self._update_revoking(device)
         return ticket
@@ -148,10 +154,10 @@ class Lessor:
             VramBudgetExceededError: the device turned out to be too small.
         """
         ledger = self._devices[ticket.device]
-        _check_size(ledger, ticket.device, ticket.vram_bytes)
+        _check_size(ledger, ticket)
         if self.grace_remaining_s(now) > 0 or self.position(ticket) > 1:
             return None
-        if not ledger.has_room(ticket.vram_bytes):
+        if not ledger.has_room(ticket, ticket.vram_bytes):
             return None
         ledger.line.remove(ticket)
         self._grant_count += 1
@@ -164,6 +170,7 @@ class Lessor:
             state=LeaseState.ACTIVE,
             granted_at=now,
             expires_at=now + self._confirm_s,
+            device_bytes=ledger.bytes_for(ticket) or 0,
         )
         self._store(lease)
         self._update_revoking(lease.device)
@@ -196,7 +203,7 @@ class Lessor:
             )
         ledger = self._devices[lease.device]
         is_in_grace = self.grace_remaining_s(now) > 0  # others may hold what they could not report yet
-        can_grow = not (is_in_grace or ledger.line) and ledger.has_room(vram_bytes, beside=lease)
+        can_grow = not (is_in_grace or ledger.line) and ledger.has_room(lease, vram_bytes)
         if vram_bytes > lease.vram_bytes and not can_grow:
             vram_bytes = 0
         lease = self._store(
@@ -225,12 +232,14 @@ class Lessor:
         is_earlier = 0 < claimed.fencing_token >> COUNTER_BITS < self._epoch
         if not is_earlier or self.grace_remaining_s(now) <= 0 or claimed.lease_id in self._leases:
             raise self._unknown(claimed.lease_id)
-        ledger = self._see(claimed.device, device_bytes)
-        if not ledger.has_room(claimed.vram_bytes):
+        claimed = replace(claimed, device_bytes=device_bytes)
+        ledger = self._ledger(claimed.device)
+        if not ledger.has_room(claimed, claimed.vram_bytes):
             raise LeaseLostError(
                 f"lease {claimed.lease_id} on {claimed.device} cannot be taken over: others hold the device",
                 metadata={"lease_id": claimed.lease_id, "device": claimed.device},
             )
+        ledger.see(claimed)
         self._store(replace(claimed, state=LeaseState.ACTIVE, granted_at=now, expires_at=now + self.ttl_s))
         self._update_revoking(claimed.device)
         return self._leases[claimed.lease_id]
@@ -306,10 +315,15 @@ class Lessor:
         """Whether `device`, which somebody asked for, has one holder at a time."""
         return self._devices[device].is_exclusive
 
-    def _see(self, device: str, device_bytes: int) -> DeviceLedger:
-        entry = self._devices.setdefault(device, DeviceLedger(self._is_exclusive))
-        entry.see(device_bytes)
-        return entry
+    def _ledger(self, device: str) -> DeviceLedger:
+        if device not in self._devices:
+            if len(self._devices) >= MAX_DEVICE_COUNT:
+                raise ResourceExhaustedError(
+                    f"device: is {device}; accepted: one of the {MAX_DEVICE_COUNT} that are known already",
+                    metadata={"device": device, "limit": str(MAX_DEVICE_COUNT)},
+                )
+            self._devices[device] = DeviceLedger(self._is_exclusive)
+        return self._devices[device]
 
     def _usable(self) -> list[Lease]:
         return [lease for entry in self._devices.values() for lease in entry.usable()]
@@ -365,9 +379,11 @@ class Lessor:
         return lease
 
 
-def _check_size(ledger: DeviceLedger, device: str, vram_bytes: int) -> None:
-    if ledger.total_bytes is not None and vram_bytes > ledger.total_bytes:
+def _check_size(ledger: DeviceLedger, ticket: Ticket) -> None:
+    device_bytes = ledger.bytes_for(ticket)
+    if device_bytes is not None and ticket.vram_bytes > device_bytes:
         raise VramBudgetExceededError(
-            f"vram_bytes: is {vram_bytes}; accepted on {device}: up to its {ledger.total_bytes} bytes",
-            metadata={"device": device, "device_bytes": str(ledger.total_bytes)},
+            f"vram_bytes: is {ticket.vram_bytes}; "
+            f"accepted on {ticket.device}: up to its {device_bytes} bytes",
+            metadata={"device": ticket.device, "device_bytes": str(device_bytes)},
         )

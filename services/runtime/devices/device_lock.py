@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from acestage.errors import DeviceQuarantinedError, StaleFencingTokenError
+from acestage.errors import DeviceQuarantinedError, FailedPreconditionError, StaleFencingTokenError
 
 RETRY_INTERVAL_S = 0.02
 """Between attempts: `flock` has no timeout of its own, and an alarm signal would not be ours to use."""
@@ -51,6 +51,22 @@ def is_free(run_dir: Path, device: str) -> bool:
         return _try_flock(fd, fcntl.LOCK_EX)
     finally:
         os.close(fd)
+
+
+def open_run_file(path: Path) -> int:
+    """Opens a file of the run folder, both made where they are missing, for this user alone.
+
+    Raises:
+        FailedPreconditionError: that cannot be done; it names the setting.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return _open(path)
+    except OSError as error:
+        raise FailedPreconditionError(
+            f"run_dir: {path} cannot be used: {error.strerror}; ACESTAGE_RUN_DIR names another folder",
+            metadata={"run_dir": str(path.parent)},
+        ) from error
 
 
 def lock_within(fd: int, timeout_s: float, *, kind: int = fcntl.LOCK_EX) -> bool:
@@ -97,12 +113,12 @@ class DeviceLock:
         """Waits for the lock.
 
         Raises:
+            FailedPreconditionError: the lock file cannot be opened.
             DeviceQuarantinedError: others held it all the time.
             StaleFencingTokenError: the lease was given up for lost meanwhile.
         """
         path = lock_path(self._run_dir, self._device)
-        self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = _open_lock_file(path)
+        fd = open_run_file(path)
         try:
             self._lock(fd, path)
         except BaseException:
@@ -152,7 +168,7 @@ class Fences:
             OSError: the lock file cannot be opened, so nothing is known.
         """
         if device not in self._files:
-            self._files[device] = _open_lock_file(lock_path(self._run_dir, device))
+            self._files[device] = _open(lock_path(self._run_dir, device))
         return _try_lock_byte(self._files[device], fencing_token)
 
     def close(self) -> None:
@@ -161,7 +177,7 @@ class Fences:
         self._files.clear()
 
 
-def _open_lock_file(path: Path) -> int:
+def _open(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
 
 

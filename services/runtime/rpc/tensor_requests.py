@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
-from acestage.errors import InvalidArgumentError
+from acestage.errors import DeadlineExceededError, InvalidArgumentError
 from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
 from acestage.tensors import MAX_TENSOR_BYTES, TensorDecoder, WireTensor
+
+SILENCE_TIMEOUT_S = 60.0
 
 
 class TensorRequest(Protocol):
@@ -30,6 +33,7 @@ async def read(
     Raises:
         InvalidArgumentError: the parameters are missing, come late or twice, or a tensor is wrong.
         TensorCorruptError: a tensor's bytes do not match its checksum.
+        DeadlineExceededError: nothing came for `SILENCE_TIMEOUT_S`.
     """
     parameters = await read_parameters(requests)
     return parameters, await read_tensors(requests, *accepted_names)
@@ -57,7 +61,7 @@ async def read_tensors(
     Larger ones than `max_tensor_bytes` are refused before their data is there.
     """
     decoder = TensorDecoder(accepted_names, max_tensor_bytes)
-    async for chunk in _chunks(requests):
+    async for chunk in _chunks(_in_time(requests)):
         decoder.feed(chunk)
     return decoder.finish()
 
@@ -73,6 +77,21 @@ async def read_pieces(requests: AsyncIterator[TensorRequest], name: str) -> Asyn
         for tensor in decoder.take():
             yield tensor
     decoder.finish()
+
+
+async def _in_time(requests: AsyncIterator[TensorRequest]) -> AsyncIterator[TensorRequest]:
+    """`requests`, from a client that has all of them: what it began to send must not lie here for ever."""
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE_TIMEOUT_S):
+                request = await anext(requests, None)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"tensor: nothing came for {SILENCE_TIMEOUT_S:g} s; accepted: data without such a pause"
+            ) from None
+        if request is None:
+            return
+        yield request
 
 
 async def _chunks(requests: AsyncIterator[TensorRequest]) -> AsyncIterator[TensorChunk]:

@@ -119,8 +119,9 @@ class AcquireLeaseRequest(_message.Message):
     vram_bytes: _builtins.int
     """Bytes wanted on the device, at least 1."""
     device_bytes: _builtins.int
-    """All bytes of the device as the caller sees it; 0 where it does not know. The least that anyone
-    ever said counts. While nobody said anything, the device has one holder at a time.
+    """All bytes of the device as the caller sees it; 0 where it does not know. The least that its holders
+    and the next one in line say counts, or what was said last where they say nothing. While nobody ever
+    said anything, the device has one holder at a time.
     """
     def __init__(
         self,

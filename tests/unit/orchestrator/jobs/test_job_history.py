@@ -39,6 +39,15 @@ def test_every_outcome_counts_as_one_kind(outcome: str, kind: str) -> None:
     assert history.counts == {"succeeded": 0, "failed": 0, "cancelled": 0} | {kind: 1}
 
 
+def test_what_the_queue_refuses_is_counted_and_pushes_nobody_out() -> None:
+    history = JobHistory()
+    history.add(job(1))
+    for number in range(KEPT_COUNT):
+        history.add(job(2 + number, "QUEUE_FULL"))
+    assert [ended.job_id for ended in history.recent()] == ["job1"]
+    assert history.counts["failed"] == KEPT_COUNT
+
+
 def test_whoever_listens_hears_of_every_job() -> None:
     heard: list[EndedJob] = []
     history = JobHistory(heard.append)

@@ -57,6 +57,13 @@ def test_a_run_folder_has_one_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyP
         pass
 
 
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run_dir = tmp_path / "file" / "run"
+    with pytest.raises(FailedPreconditionError, match=r"run_dir: .*Not a directory"), sole_ledger(run_dir):
+        pass
+
+
 def test_what_a_crash_left_behind_is_overwritten(tmp_path: Path) -> None:
     next_epoch(tmp_path)
     (tmp_path / EPOCH_FILE).with_suffix(".tmp").write_text("99 and then the power fai")

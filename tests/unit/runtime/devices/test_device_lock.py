@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from acestage.errors import DeviceQuarantinedError, StaleFencingTokenError
+from acestage.errors import DeviceQuarantinedError, FailedPreconditionError, StaleFencingTokenError
 from services.runtime.devices.device_lock import DeviceLock, Fences, is_free, lock_path
 
 TAKE_LOCK = """
@@ -141,12 +141,22 @@ def test_a_link_in_place_of_the_lock_file_is_not_followed(tmp_path: Path) -> Non
     lock_path(tmp_path, "cpu").symlink_to(target)
 
     with (
-        pytest.raises(OSError, match="symbolic link"),
+        pytest.raises(FailedPreconditionError, match=r"run_dir: .*cpu\.lock cannot be used: .*symbolic link"),
         DeviceLock(tmp_path, "cpu", fencing_token=8, timeout_s=0.0),
     ):
         pass
 
     assert not target.exists()
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run_dir = tmp_path / "file" / "run"
+    with (
+        pytest.raises(FailedPreconditionError, match="Not a directory; ACESTAGE_RUN_DIR names another"),
+        DeviceLock(run_dir, "cpu", fencing_token=8, timeout_s=0.0),
+    ):
+        pass
 
 
 def test_holders_that_share_a_device_are_told_apart(tmp_path: Path) -> None:
