@@ -108,6 +108,7 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page,
     page.wait_for_selector("audio.take")
     page.wait_for_function("document.querySelector('audio.take').currentTime > 0.2")
     assert status(page).input_value().startswith("Decoder: ")
+    assert page.get_by_label("Past songs").input_value().endswith(" · calm harp, evening · in work")
     take_screenshot(page, "running")
     until_status(page, "Done in ")
     links = page.locator("figure a")

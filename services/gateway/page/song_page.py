@@ -116,7 +116,7 @@ class SongPage:
         except AcestageError as error:
             yield [self._failed(error), {}, *[gr.skip()] * 4]
             return
-        plays = False
+        plays, listed = False, job.record.state
         yield [self._progress(job), {}, "", "", job.job_id, self._choices(job.job_id)]
         while not job.record.state.is_final:
             try:
@@ -127,7 +127,9 @@ class SongPage:
             begins = not plays and job.live_take(0) is not None
             plays = plays or begins
             sound = views.player(job, int(form.take_count), plays=True) if begins else gr.skip()
-            yield [self._progress(job), gr.skip(), sound, *[gr.skip()] * 3]
+            history = gr.skip() if job.record.state is listed else self._choices()
+            listed = job.record.state
+            yield [self._progress(job), gr.skip(), sound, gr.skip(), gr.skip(), history]
         succeeded = job.record.state is JobState.SUCCEEDED
         sound = gr.skip() if plays or not succeeded else views.player(job, len(job.record.takes), plays=False)
         shown = views.takes(job, self._gateway, self._texts)
