@@ -104,10 +104,13 @@ def until_it_has_looked(page: Page) -> None:
 
 def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page, tmp_path: Path) -> None:
     take_screenshot(page, "fresh")
+    sounds: list[str] = []
+    page.on("request", lambda request: sounds.append(request.url) if "/audio?" in request.url else None)
     order(page, "calm harp, evening", 180)
     page.wait_for_selector("audio.take")
     page.wait_for_function("document.querySelector('audio.take').currentTime > 0.2")
     assert status(page).input_value().startswith("Decoder: ")
+    assert len(sounds) == 1
     assert page.get_by_label("Past songs").input_value().endswith(" · calm harp, evening · in work")
     take_screenshot(page, "running")
     until_status(page, "Done in ")

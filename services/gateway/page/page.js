@@ -1,4 +1,5 @@
-// The outline of the source, on which the part to repaint is picked, and what is wrong, said at its field.
+// The outline of the source, on which the part to repaint is picked; what is wrong, said at its field; and a song
+// that plays by itself.
 const acestage = (() => {
   const RATE_HZ = 8000;
   const HANDLE_PX = 8;
@@ -150,6 +151,14 @@ const acestage = (() => {
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#generate")) clearFaults();
   });
+
+  // The page's framework makes a player twice and drops one, which with "autoplay" would load the song as well.
+  new MutationObserver(() => {
+    const player = document.querySelector("audio[data-plays]");
+    if (!player) return;
+    player.removeAttribute("data-plays");
+    player.play().catch(() => {}); // the browser may want a click first
+  }).observe(document, { childList: true, subtree: true });
 
   // Fields change a moment after the page's framework was told so.
   const redraw = () => requestAnimationFrame(() => requestAnimationFrame(draw));

@@ -55,9 +55,13 @@ def _stage(record: JobRecord, texts: Texts) -> str:
 
 
 def player(job: Job, take_count: int, *, plays: bool) -> str:
-    """A player for each take, which streams while the take is decoded."""
+    """A player for each take, which streams while the take is decoded.
+
+    Args:
+        plays: `page.js` starts the first one.
+    """
     return "".join(
-        f'<audio class="take" controls preload="none" {"autoplay" if plays and not index else ""} '
+        f'<audio class="take" controls preload="none" {"data-plays" if plays and not index else ""} '
         f'src="{_url(job, "audio", index)}&format=mp3"></audio>'
         for index in range(take_count)
     )
