@@ -198,8 +198,8 @@ class JobBook:
 
     async def retire(self) -> None:
         """Drops jobs that are too old, or too many, with their files; never one that has not ended."""
-        ended = [job.record for job in self._jobs.values() if job.record.state.is_final]
-        for job_id in await asyncio.to_thread(self._area.retire, ended):
+        records = [job.record for job in self._jobs.values()]
+        for job_id in await asyncio.to_thread(self._area.retire, records):
             job = self._jobs.pop(job_id)
             self._keys.pop(job.record.idempotency_key, None)
 

@@ -32,7 +32,7 @@ class OutputArea:
 
     Args:
         root: where it lies; made where it is not there. One gateway at a time may have it.
-        max_bytes: of all files together.
+        max_bytes: of the files of all jobs together.
         max_age_s: after which an ended job is dropped.
         clock: seconds since 1970.
 
@@ -113,18 +113,23 @@ class OutputArea:
             raise NotFoundError(_MISSING)
         return found
 
-    def retire(self, ended: Sequence[JobRecord]) -> list[str]:
-        """Drops the folders of those of the `ended` jobs that are too old, then of the oldest while all
-        files take too many bytes; returns their ids."""
+    def retire(self, records: Sequence[JobRecord]) -> list[str]:
+        """Drops the folders of jobs that ended too long ago, then of the oldest while the files of all jobs
+        take too many bytes; returns their ids. What else lies in the area is not ours, and does not count.
+
+        Args:
+            records: of all jobs, those that run too.
+        """
         now = self._clock()
-        sizes = {path.name: _byte_count(path) for path in self.root.iterdir() if path.is_dir()}
+        sizes = {record.job_id: _byte_count(self.folder(record.job_id)) for record in records}
         total = sum(sizes.values())
+        ended = [record for record in records if record.state.is_final]
         dropped = []
         for record in sorted(ended, key=_ended_s):
             if now - _ended_s(record) <= self._max_age_s and total <= self._max_bytes:
                 continue
             shutil.rmtree(self.folder(record.job_id), ignore_errors=True)
-            total -= sizes.get(record.job_id, 0)
+            total -= sizes[record.job_id]
             dropped.append(record.job_id)
         if dropped:
             log.info("dropped the outputs of %d jobs", len(dropped))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from acestage.errors import FailedPreconditionError, NotFoundError
-from services.gateway.jobs.record import JobRecord
+from services.gateway.jobs.record import JobRecord, JobState
 from services.gateway.outputs.output_area import RECORD_FILE, OutputArea
 from tests.unit.gateway.gateway_records import START, ended_record
 
@@ -126,6 +126,18 @@ def test_jobs_that_run_are_not_dropped(area: OutputArea, clock: Clock) -> None:
     clock.now_s += 1_000
     assert area.retire([ended]) == ["ended"]
     assert area.folder("running").is_dir()
+
+
+def test_jobs_that_run_count_and_other_folders_do_not(area: OutputArea) -> None:
+    album = area.root / "album"
+    album.mkdir()
+    (album / "song.mp3").write_bytes(bytes(50_000))
+    records = [keep(area, "ended", 0, 1), keep(area, "last", 1, 1)]
+    assert area.retire(records) == []
+    keep(area, "running", 0, 9_999)
+    running = ended_record("running", state=JobState.RUNNING)
+    assert area.retire([*records, running]) == ["ended", "last"]
+    assert {path.name for path in area.root.iterdir() if path.is_dir()} == {"album", "running"}
 
 
 def test_one_gateway_at_a_time_has_the_folder(area: OutputArea) -> None:
