@@ -42,7 +42,6 @@ _OPTIONS = {name: option for option, name in FIELD_NAMES.items() if option != "s
 _PLAIN: Mapping[str, Callable[[FieldValues, str], Any]] = {
     "lyrics": FieldValues.text,
     "instruction": FieldValues.text,
-    "model": FieldValues.text,
     "quantization": FieldValues.text,
     "shift": FieldValues.number,
     "guidance_scale": FieldValues.number,
@@ -77,8 +76,10 @@ _OTHER_FIELDS = (
     *("prompt", "sample_mode", "sample_query", "vocal_language"),
     *("audio_duration", "bpm", "key_scale", "time_signature"),
     *("seed", "use_random_seed", "task_type", "infer_method", "track_name", "audio_code_string"),
+    *("model", "seeds"),
     *("src_audio", "src_audio_path", "reference_audio", "reference_audio_path"),
     *("audio_format", "title", "edge_fade_ms", "ai_token", PARAMETERS, *METAS),
+    *("device", "dtype", "kernels"),  # how a song was made, which its settings say beside the rest
 )
 _KNOWN = frozenset(
     spelling
@@ -149,6 +150,7 @@ def _order(values: FieldValues, body: RequestBody, formats: Mapping[ExportFormat
     options: dict[str, Any] = {}
     for name, read in _PLAIN.items():
         options[_OPTIONS.get(name, name)] = read(values, name)
+    options["model"] = values.read("model", _model, "the name of a model")
     options |= _task(values, body)
     options |= _metadata(values)
     options |= _seeds(values)
@@ -202,8 +204,11 @@ def _metadata(values: FieldValues) -> dict[str, Any]:
 
 
 def _seeds(values: FieldValues) -> dict[str, Any]:
-    """A seed that was sent counts, unless a random one was asked for in so many words."""
-    seeds = values.whole_numbers("seed") or []
+    """A seed that was sent counts, unless a random one was asked for in so many words.
+
+    Settings of a song say `seeds` beside the first one.
+    """
+    seeds = values.whole_numbers("seeds") or values.whole_numbers("seed") or []
     if values.flag("use_random_seed") or not seeds or seeds == [-1]:
         return {}
     if len(seeds) == 1:
@@ -297,6 +302,14 @@ async def _with_audio(order: JobOrder, gateway: Gateway, body: RequestBody) -> J
     }
     brought: Any = {name: audio_id for name, audio_id in audio.items() if audio_id is not None}
     return replace(order, options=order.options | brought)
+
+
+def _model(value: Any) -> str:
+    """A name; settings of a song have it in an object."""
+    name = value.get("name") if isinstance(value, dict) else value
+    if not isinstance(name, str):
+        raise ValueError
+    return name
 
 
 def _audio_codes(value: Any) -> str:

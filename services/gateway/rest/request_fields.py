@@ -16,10 +16,14 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "use_format": ("format",),
     "key_scale": ("keyscale", "key"),
     "time_signature": ("timesignature",),
-    "audio_duration": ("duration", "target_duration"),
+    "audio_duration": ("duration", "target_duration", "duration_s"),
+    "inference_steps": ("step_count",),
+    "task_type": ("task",),
+    "repainting_start": ("repaint_start_s",),
+    "repainting_end": ("repaint_end_s",),
     "vocal_language": ("language",),
-    "reference_audio_path": ("ref_audio_path",),
-    "src_audio_path": ("ctx_audio_path", "source_audio_path"),
+    "reference_audio_path": ("ref_audio_path", "reference_id"),
+    "src_audio_path": ("ctx_audio_path", "source_audio_path", "source_id"),
     "use_cot_caption": ("cot_caption", "cot-caption"),
     "use_cot_language": ("cot_language", "cot-language"),
     "audio_cover_strength": ("cover_strength",),
@@ -28,7 +32,8 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "reference_audio": ("ref_audio",),
     "src_audio": ("ctx_audio",),
 }
-"""Other names of fields. `format` is a trap: it never means the format of the audio."""
+"""Other names of fields, those in the settings of a song too. `format` is a trap: it never means the format
+of the audio."""
 
 PARAMETERS = "param_obj"
 METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import httpx
 import pytest
 
 from acestage.generation import JobQueued
+from acestage.generation_options import Model
+from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.request_fields import METAS
 from services.gateway.rest.song_samples import SAMPLES
 from tests.unit.gateway.rest.rest_door import Door, through_door
-from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator
+from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, generation, samples
 
 UPLOADED = "a" + "0" * 32
 
@@ -82,6 +85,55 @@ def test_a_field_is_found_by_each_of_its_names(
 ) -> None:
     body = {name: value} if option == "caption" else {"prompt": "x", name: value}
     assert options(tmp_path, json=body)[option] == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lyrics": "la", "audio_duration": 30.5, "seed": 7, "bpm": 90, "key": "Am", "vocal_language": "pt"},
+        {"seed": "5,3", "inference_steps": 12, "shift": 2.0, "infer_method": "sde", "cfg_interval_end": 0.5},
+        {"timesteps": [0.9, 0.5], "adapters": "voice:0.5", "quantization": "int8", "time_signature": "3"},
+        {"task_type": "repaint", "src_audio_path": UPLOADED, "repainting_start": 1.5, "repainting_end": 4},
+        {"task_type": "cover", "src_audio_path": UPLOADED, "reference_audio_path": UPLOADED, "title": "Água"},
+        {"task_type": "complete", "src_audio_path": UPLOADED, "track_classes": ["drums"], "model": "tiny"},
+        {"task_type": "cover", "audio_code_string": "<|audio_code_1|>", "cover_strength": 0.5},
+    ],
+)
+def test_the_settings_of_a_song_order_it_again(tmp_path: Path, fields: dict[str, Any]) -> None:
+    def ordered(body: dict[str, Any]) -> JobOrder:
+        async def ask(door: Door) -> JobOrder:
+            answer = await door.http.post("/v1/jobs", json=body)
+            assert answer.status_code == 201, answer.text
+            return door.gateway.book.find("abc").record.order
+
+        client = ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()])
+        found: JobOrder = through_door(Path(tempfile.mkdtemp(dir=tmp_path)), client, ask)
+        return found
+
+    def settings(order: JobOrder) -> dict[str, Any]:
+        options: dict[str, Any] = dict(order.options)
+        model = Model(options.pop("model", "tiny-base"), False, True)
+        made = replace(
+            generation("abc", [samples(1)]).settings, caption=order.caption, model=model, **options
+        )
+        seeds = tuple(options.get("seeds", [made.seed]))
+        made = replace(made, seed=seeds[0], seeds=seeds, batch_size=len(seeds))
+        return json.loads(json.dumps(made.to_dict())) | {"title": order.title}  # type: ignore[no-any-return]
+
+    first = ordered({"prompt": "x", "seed": 7} | fields)
+    again = ordered(settings(first))
+    assert (again.caption, again.title) == (first.caption, first.title)
+    assert again.options.items() >= first.options.items()
+    has_source = bool(first.options.keys() & {"source_id", "audio_codes"})
+    length = ("audio_duration was left out: the song is as long as its source",)
+    assert again.notes == (length if has_source else ())
+    assert ordered(settings(again)) == again
+
+
+@pytest.mark.parametrize("model", [{}, {"name": 3}, ["tiny"]])
+def test_a_model_is_a_name(tmp_path: Path, model: Any) -> None:
+    status, body, _ = order(tmp_path, json={"prompt": "x", "model": model})
+    assert (status, list(body["fields"])) == (400, ["model"])
 
 
 def test_what_was_not_sent_is_left_to_the_model(tmp_path: Path) -> None:
