@@ -45,12 +45,17 @@ class Changes(Generic[T]):
         self._signal.give()
 
     async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, T], None]:
-        """Items from number `start` on with their numbers, those to come too, until the list is closed."""
+        """Items from number `start` on with their numbers, those to come too, until the list is closed.
+
+        Who starts beyond the end still hears the last one, which says that it is the end.
+        """
         number = start
         while True:
             while number < len(self._items):
                 yield number, self._items[number]
                 number += 1
             if self._is_closed:
-                return
+                break
             await self._signal.wait()
+        if number == start:
+            yield len(self._items) - 1, self._items[-1]

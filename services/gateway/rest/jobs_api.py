@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ MAX_LISTED_COUNT = 200
 router = APIRouter(tags=["Jobs"])
 keyed = APIRouter(prefix="/v1/jobs", dependencies=[Depends(require_key)], responses=error_responses(401, 404))
 _Take = Annotated[int, Query(ge=0, description="Number of the take, from 0.")]
+_EVENT_ID = re.compile(r"\d{1,18}")
 _KEPT = {"Cache-Control": "private, max-age=86400"}
 """A finished take does not change."""
 _BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
@@ -89,7 +91,7 @@ async def events(
 ) -> LiveResponse:
     """Everything that the orchestrator says of a job, from the first message on, as server-sent events."""
     job = gateway.book.find(job_id)
-    if last_event_id and not last_event_id.isdecimal():
+    if last_event_id and not _EVENT_ID.fullmatch(last_event_id):
         raise InvalidArgumentError.at("Last-Event-ID", f"is {last_event_id[:50]!r}; accepted: a number")
     start_number = int(last_event_id) + 1 if last_event_id else 0
     return LiveResponse(_event_lines(job, start_number), "text/event-stream", gateway.event_streams)

@@ -29,6 +29,10 @@ async def made(door: Door, **fields: Any) -> dict[str, Any]:
     return job
 
 
+async def start(door: Door) -> None:
+    assert (await door.http.post("/v1/jobs", json=ORDER)).status_code == 201
+
+
 def test_a_job_tells_all_of_itself(tmp_path: Path) -> None:
     async def body(door: Door) -> None:
         job = await made(door)
@@ -102,10 +106,32 @@ def test_events_are_resumed_after_the_last_that_was_heard(tmp_path: Path) -> Non
         assert whole.endswith('id: 6\nevent: succeeded\ndata: {"job_id": "abc"}\n\n')
         rest = await door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": "4"})
         assert rest.text == whole[whole.index("id: 5") :]
-        wrong = await door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": "x"})
-        assert wrong.status_code == 400
+        for number in ("x", "-1", "9" * 4_400):
+            wrong = await door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": number})
+            assert (wrong.status_code, list(wrong.json()["fields"])) == (400, ["Last-Event-ID"])
 
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+@pytest.mark.parametrize("last", ["0", "6", "999999999999999999"])
+def test_who_resumes_after_a_restart_hears_the_end(tmp_path: Path, last: str) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": last})
+        assert answer.text == 'id: 0\nevent: succeeded\ndata: {"job_id": "abc"}\n\n'
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), made)
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+def test_who_heard_more_than_a_job_says_again_hears_its_end(tmp_path: Path) -> None:
+    async def body(door: Door) -> str:
+        asking = door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": "50"})
+        answer, _ = await asyncio.gather(asking, door.ended("abc"))
+        return answer.text
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), start)
+    heard = through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+    assert heard == 'id: 6\nevent: succeeded\ndata: {"job_id": "abc"}\n\n'
 
 
 @pytest.mark.parametrize(
