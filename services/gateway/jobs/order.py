@@ -35,6 +35,11 @@ class JobOrder:
         """The title, or what stands in for it."""
         return self.title or self.caption
 
+    @property
+    def take_count(self) -> int:
+        """Takes that are asked for; a limit may make them fewer, never more."""
+        return len(self.options.get("seeds", ())) or self.options.get("batch_size", 1)
+
     def is_same(self, other: JobOrder) -> bool:
         """Whether both ask for the same, be it that one of them was read from disk."""
         return json.dumps(self.to_dict()) == json.dumps(other.to_dict())

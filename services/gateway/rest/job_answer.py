@@ -149,7 +149,7 @@ def _seeds(record: JobRecord) -> list[int]:
     if seeds := options.get("seeds"):
         return list(seeds)
     seed = options.get("seed", -1)
-    return [] if seed < 0 else [seed + index for index in range(options.get("batch_size", 1))]
+    return [] if seed < 0 else [seed + index for index in range(record.order.take_count)]
 
 
 def _take(record: JobRecord, index: int, take: Take, gateway: Gateway) -> TakeAnswer:

@@ -114,20 +114,24 @@ async def audio(
     """A take: the file with its tags, or, while the job goes on, what is there and then what comes."""
     wanted = _usable_format(gateway, audio_format)
     job = gateway.book.find(job_id)
-    if not job.record.state.is_final:
-        headers = {"Accept-Ranges": "none"}
-        if request.method == "HEAD":
-            return Response(media_type=wanted.stream_media_type, headers=headers)
-        return LiveResponse(
-            _live(gateway, job, take, wanted), wanted.stream_media_type, gateway.live_streams, headers
+
+    async def file() -> FileResponse:
+        path = await gateway.shelf.find(job, take, wanted)
+        return FileResponse(
+            path,
+            media_type=wanted.media_type,
+            filename=_file_name(job, take, wanted, path.name),
+            content_disposition_type="attachment" if download else "inline",
         )
-    path = await gateway.shelf.find(job, take, wanted)
-    return FileResponse(
-        path,
-        media_type=wanted.media_type,
-        filename=_file_name(job, take, wanted, path.name),
-        content_disposition_type="attachment" if download else "inline",
-    )
+
+    if job.record.state.is_final:
+        return await file()
+    _check_take_to_come(job, take)
+    headers = {"Accept-Ranges": "none"}
+    if request.method == "HEAD":
+        return Response(media_type=wanted.stream_media_type, headers=headers)
+    parts = _live(gateway, job, take, wanted)
+    return LiveResponse(parts, wanted.stream_media_type, gateway.live_streams, headers, otherwise=file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,20 +226,24 @@ def _file_name(job: Job, take: int, audio_format: ExportFormat, name: str) -> st
     return job.record.takes[take].file.rpartition(".")[0] + audio_format.suffix
 
 
+def _check_take_to_come(job: Job, take: int) -> None:
+    take_count = job.record.order.take_count
+    if take >= take_count:
+        raise InvalidArgumentError.at("take", f"is {take}; accepted: 0 to {take_count - 1}")
+
+
 async def _live(
     gateway: Gateway, job: Job, take: int, audio_format: ExportFormat
 ) -> AsyncGenerator[bytes, None]:
-    """The take from its first sample on; waits for it to begin, and reads the file where it is finished."""
-    while (live := job.live_take(take)) is None and not job.record.state.is_final:
+    """The take from its first sample on; waits for it to begin. Nothing where the job ends before that, or
+    its files are being written already."""
+    while (live := job.live_take(take)) is None:
+        if job.record.state.is_final:
+            return
         await job.changed()
-    if live is not None:
-        async with aclosing(gateway.encodings.follow(live, audio_format)) as parts:
-            async for part in parts:
-                yield part
-        return
-    # It ended before we heard of the take: all at once, or with an error that says so.
-    path = await gateway.shelf.find(job, take, audio_format)
-    yield await asyncio.to_thread(path.read_bytes)
+    async with aclosing(gateway.encodings.follow(live, audio_format)) as parts:
+        async for part in parts:
+            yield part
 
 
 async def _event_lines(job: Job, start_number: int) -> AsyncGenerator[bytes, None]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from acestage.errors import AcestageError
 from services.gateway.places import Places
@@ -34,6 +34,7 @@ class LiveResponse(Response):
         parts: bytes of the body; none of them empty.
         places: one of which it needs.
         send_timeout_s: for a client that does not read.
+        otherwise: makes the answer where there are no parts at all; it needs no place.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class LiveResponse(Response):
         places: Places,
         headers: Mapping[str, str] | None = None,
         send_timeout_s: float = SEND_TIMEOUT_S,
+        otherwise: Callable[[], Awaitable[Response]] | None = None,
     ) -> None:
         self.status_code = 200
         self.media_type = media_type
@@ -51,30 +53,42 @@ class LiveResponse(Response):
         self._parts = parts
         self._places = places
         self._send_timeout_s = send_timeout_s
+        self._otherwise = otherwise
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._parts):
             with self._places.take():
                 try:
-                    await while_connected(receive, self._send_all(send))
+                    is_answered = await while_connected(receive, self._send_all(send))
                 except ClientDisconnect:
                     log.info("a listener left")
+                    return
+        if not is_answered and self._otherwise is not None:
+            await (await self._otherwise())(scope, receive, send)
 
-    async def _send_all(self, send: Send) -> None:
+    async def _send_all(self, send: Send) -> bool:
+        """Whether this was the answer."""
         async with aclosing(self._parts):
             part = await anext(self._parts, b"")
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            if not part and self._otherwise is not None:
+                return False
             try:
+                await self._send(
+                    send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                )
                 while part:
-                    async with asyncio.timeout(self._send_timeout_s):
-                        await send({"type": "http.response.body", "body": part, "more_body": True})
+                    await self._send(send, {"type": "http.response.body", "body": part, "more_body": True})
                     part = await anext(self._parts, b"")
+                await self._send(send, {"type": "http.response.body", "body": b"", "more_body": False})
             except TimeoutError:
                 log.warning("a listener read nothing for %g s", self._send_timeout_s)
             except AcestageError as error:
                 log.info("a live answer is broken off: %s", error.message)
-            else:
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return True
+
+    async def _send(self, send: Send, message: Message) -> None:
+        async with asyncio.timeout(self._send_timeout_s):
+            await send(message)
 
 
 async def while_connected(receive: Receive, work: Coroutine[Any, Any, T]) -> T:

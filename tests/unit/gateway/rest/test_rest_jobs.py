@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 from acestage.errors import WorkerCrashedError
 from acestage.generation import JobQueued
 from services.gateway.exports.formats import ExportFormat
+from services.gateway.jobs import job_follower
+from services.gateway.outputs.takes import write_takes
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import NO_AUDIO, ScriptedOrchestrator, song, stopped
 
@@ -147,6 +150,60 @@ def test_what_there_is_no_audio_for_is_named(tmp_path: Path, query: dict[str, An
         assert "accepted: " in answer.json()["detail"]
 
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+@pytest.mark.parametrize("audio_format", ["aac", "flac"])
+def test_who_comes_while_the_files_are_written_gets_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audio_format: str
+) -> None:
+    is_writing, may_write = threading.Event(), threading.Event()
+
+    def write(*arguments: Any) -> Any:
+        is_writing.set()
+        assert may_write.wait(10)
+        return write_takes(*arguments)
+
+    async def body(door: Door) -> None:
+        await start(door)
+        await asyncio.to_thread(is_writing.wait, 10)
+        address = f"/v1/jobs/abc/audio?format={audio_format}"
+        is_waiting = asyncio.Event()
+        job = door.gateway.book.find("abc")
+        changed = job.changed
+
+        async def watched() -> None:
+            is_waiting.set()
+            await changed()
+
+        monkeypatch.setattr(job, "changed", watched)
+        asking = asyncio.create_task(door.http.get(address))
+        await is_waiting.wait()
+        assert door.gateway.live_streams.taken_count == 1
+        may_write.set()
+        early, late = await asking, await door.http.get(address)
+        for name in ("content-type", "content-length", "content-disposition"):
+            assert early.headers[name] == late.headers[name]
+        assert early.content == late.content
+        assert door.gateway.live_streams.taken_count == 0
+
+    monkeypatch.setattr(job_follower, "write_takes", write)
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "most"), [({}, 0), ({"batch_size": 2}, 1), ({"seed": "1,5,3"}, 2), ({"clamp": True}, 0)]
+)
+def test_a_take_that_cannot_come_is_not_waited_for(tmp_path: Path, fields: dict[str, Any], most: int) -> None:
+    async def body(door: Door) -> None:
+        await door.http.post("/v1/jobs", json=ORDER | fields)
+        for method in ("GET", "HEAD"):
+            answer = await door.http.request(method, f"/v1/jobs/abc/audio?take={most + 1}")
+            assert answer.status_code == 400
+        answer = await door.http.get(f"/v1/jobs/abc/audio?take={most + 1}")
+        assert answer.json()["fields"] == {"take": f"is {most + 1}; accepted: 0 to {most}"}
+        assert (await door.http.head(f"/v1/jobs/abc/audio?take={most}")).status_code == 200
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), body)
 
 
 def test_listeners_beyond_the_places_are_refused(tmp_path: Path) -> None:
