@@ -46,7 +46,7 @@ async def model_inventory(gateway: ItsGateway) -> dict[str, Any]:
     return envelope(_inventory((await gateway.client.status(STATUS_TIMEOUT_S)).served_models))
 
 
-@router.post("/v1/init", responses=error_responses(400, 401, 413, 415, 503))
+@router.post("/v1/init", responses=error_responses(400, 401, 413, 415, 429, 503))
 async def init(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     """Upstream loads a model so; here every model that is served is ready, and requests name theirs.
 
@@ -97,14 +97,14 @@ async def stats(gateway: ItsGateway) -> dict[str, Any]:
     )
 
 
-@router.post("/create_random_sample", responses=error_responses(400, 401, 415))
+@router.post("/create_random_sample", responses=error_responses(400, 401, 413, 415, 429))
 async def create_random_sample(request: Request) -> dict[str, Any]:
     """Caption, lyrics and metadata of a song, to begin with."""
     await _require_key(request)
     return envelope(random.choice(SAMPLES).to_dict())
 
 
-@router.post("/format_input", responses=error_responses(400, 401, 415, 503))
+@router.post("/format_input", responses=error_responses(400, 401, 413, 415, 429, 503))
 async def format_input(request: Request) -> dict[str, Any]:
     """Would have a language model improve caption and lyrics; none is served."""
     await _require_key(request)

@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from acestage.errors import AcestageError, InvalidArgumentError
 
@@ -29,6 +30,8 @@ _STATUSES = {
     grpc.StatusCode.DATA_LOSS: 502,
 }
 _RETRY_S = 10.0
+_CLIENT_LEFT = 499
+"""As nginx has it; nobody hears it, but figures show it."""
 
 
 class ErrorAnswer(BaseModel):
@@ -66,7 +69,7 @@ def answer(error: AcestageError) -> JSONResponse:
 
 
 def add_error_answers(app: FastAPI) -> None:
-    """Answers every error of `acestage.errors`, wrong parameters, and forbidden paths."""
+    """Answers every error of `acestage.errors`, wrong parameters, forbidden paths, and clients that left."""
 
     async def on_error(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, AcestageError)
@@ -81,6 +84,11 @@ def add_error_answers(app: FastAPI) -> None:
         detail = "; ".join(f"{field}: {text}" for field, text in fields.items())
         return JSONResponse({"detail": detail, "reason": InvalidArgumentError.reason, "fields": fields}, 422)
 
+    async def on_gone(request: Request, error: Exception) -> Response:
+        log.info("a client left before all of its request was here")
+        return Response(status_code=_CLIENT_LEFT)
+
     app.add_exception_handler(AcestageError, on_error)
+    app.add_exception_handler(ClientDisconnect, on_gone)
     app.add_exception_handler(PermissionError, on_forbidden)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -18,7 +18,7 @@ from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.field_values import FieldValues
-from services.gateway.rest.request_body import RequestBody, checked_body
+from services.gateway.rest.request_body import MAX_FILE_COUNT, RequestBody, checked_body
 from services.gateway.rest.request_fields import ALIASES, METAS, PARAMETERS, RequestFields, spellings
 from services.gateway.rest.song_samples import SAMPLES
 from services.gateway.rest.source_audio import find_file, named_audio, upload
@@ -96,7 +96,7 @@ _TIME_SIGNATURES = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
 async def _read_order(request: Request) -> JobOrder:
     gateway: Gateway = request.app.state.gateway
-    async with checked_body(request) as body:
+    async with checked_body(request, MAX_FILE_COUNT) as body:
         values = FieldValues(RequestFields(body.values))
         notes: list[str] = []
         if values.flag("sample_mode"):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from email.message import Message
+from email.message import Message as HeaderMessage
 from typing import Any
 
-from fastapi import HTTPException, Request
+from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.types import Message
 
 from acestage.errors import InvalidArgumentError
+from services.gateway.gateway import Gateway
+from services.gateway.rest import body_limit
 from services.gateway.rest.auth import check_key
 from services.runtime.rpc.api_key import ApiKey
 
@@ -22,6 +26,7 @@ MAX_TEXT_BYTES = 1 << 20
 MAX_PART_COUNT = 200
 MAX_FILE_COUNT = 4
 
+_MULTIPART = "multipart/form-data"
 _ACCEPTED = "application/json, multipart/form-data, application/x-www-form-urlencoded"
 
 
@@ -39,36 +44,74 @@ class RequestBody:
 
 
 @asynccontextmanager
-async def checked_body(request: Request) -> AsyncIterator[RequestBody]:
+async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterator[RequestBody]:
     """The body of `request`, once its key has been checked; its files end with the block.
+
+    Only who has the key in the header may send more than a text's length; a form of theirs takes a place of
+    uploads. Of all others no more is read, and only because `ai_token` may be in it.
+
+    Args:
+        request: whose body it is.
+        max_file_count: files that the route takes.
 
     Raises:
         UnauthenticatedError: the key is missing or wrong.
         InvalidArgumentError: it is no JSON object, or no form.
-        HTTPException: 415 where it is of another content type, 400 where a form is damaged.
+        ResourceExhaustedError: all places of uploads are taken.
+        HTTPException: 415 where it is of another content type, 400 where a form is damaged or has more files.
     """
     key: ApiKey = request.app.state.key
+    gateway: Gateway = request.app.state.gateway
     authorization = request.headers.get("authorization")
     kind = _content_type(request)
-    try:
-        if kind == "application/json" or kind.endswith("+json"):
-            body = RequestBody(await _json_object(request))
-        elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-            body = _of_form(
-                await request.form(
-                    max_files=MAX_FILE_COUNT, max_fields=MAX_PART_COUNT, max_part_size=MAX_TEXT_BYTES
-                )
+    has_key = key.is_in(authorization or "")
+    place = gateway.uploads.take() if has_key and kind == _MULTIPART else nullcontext()
+    request = request if has_key else _shortened(request, key, authorization)
+    with place:
+        try:
+            body = await _read(request, kind, max_file_count)
+        except (InvalidArgumentError, HTTPException):
+            check_key(key, authorization)  # who has none hears of no other fault
+            raise
+        try:
+            check_key(key, authorization, body.values.get("ai_token"))
+            yield body
+        finally:
+            await request.close()
+
+
+async def _read(request: Request, kind: str, max_file_count: int) -> RequestBody:
+    if kind == "application/json" or kind.endswith("+json"):
+        return RequestBody(await _json_object(request))
+    if kind in (_MULTIPART, "application/x-www-form-urlencoded"):
+        return _of_form(
+            await request.form(
+                max_files=max_file_count, max_fields=MAX_PART_COUNT, max_part_size=MAX_TEXT_BYTES
             )
-        else:
-            raise HTTPException(415, f"Content-Type: is {kind[:80]!r}; accepted: {_ACCEPTED}")
-    except (InvalidArgumentError, HTTPException):
-        check_key(key, authorization)  # who has none hears of no other fault
-        raise
-    try:
-        check_key(key, authorization, body.values.get("ai_token"))
-        yield body
-    finally:
-        await request.close()
+        )
+    raise HTTPException(415, f"Content-Type: is {kind[:80]!r}; accepted: {_ACCEPTED}")
+
+
+def _shortened(request: Request, key: ApiKey, authorization: str | None) -> Request:
+    """`request` of somebody whose header has no key; more than a text's length of it is not read.
+
+    Raises:
+        UnauthenticatedError: it is longer; if it does not say so, then reading it raises this.
+    """
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > body_limit.MAX_TEXT_BYTES:
+        check_key(key, authorization)
+    received_bytes = 0
+
+    async def receive() -> Message:
+        nonlocal received_bytes
+        message = await request.receive()
+        received_bytes += len(message.get("body", b""))
+        if received_bytes > body_limit.MAX_TEXT_BYTES:
+            check_key(key, authorization)
+        return message
+
+    return Request(request.scope, receive)
 
 
 def parse_json(data: str | bytes, name: str) -> Any:
@@ -84,7 +127,7 @@ def parse_json(data: str | bytes, name: str) -> Any:
 
 
 def _content_type(request: Request) -> str:
-    message = Message()
+    message = HeaderMessage()
     message["content-type"] = request.headers.get("content-type", "")
     return message.get_content_type() if request.headers.get("content-type") else ""
 

@@ -36,7 +36,7 @@ async def release_task(request: Request) -> dict[str, Any]:
     return envelope({"task_id": job.job_id, "status": "queued", "queue_position": position})
 
 
-@router.post("/query_result", responses=error_responses(400, 401, 413, 415))
+@router.post("/query_result", responses=error_responses(400, 401, 413, 415, 429))
 async def query_result(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     """How tasks are: status 0 waits or runs, 1 is done, 2 failed; `result` is JSON in a text."""
     async with checked_body(request) as body:

@@ -87,11 +87,12 @@ async def delete_upload(gateway: ItsGateway, audio_id: str) -> None:
     await gateway.client.delete_audio(audio_id)
 
 
-@router.post("/settings/restore", responses=error_responses(400, 401, 413), openapi_extra=_FILE_BODY)
-async def restore(request: Request) -> dict[str, Any]:
+@router.post("/settings/restore", responses=error_responses(400, 401, 413, 429), openapi_extra=_FILE_BODY)
+async def restore(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     """The settings in the tags of a file that was made here, or in the `.json` beside it."""
-    async with _file(request) as file:
-        return await asyncio.to_thread(read_settings, file)
+    with gateway.uploads.take():
+        async with _file(request) as file:
+            return await asyncio.to_thread(read_settings, file)
 
 
 async def _sent(gateway: Gateway, file: BinaryIO) -> Audio:

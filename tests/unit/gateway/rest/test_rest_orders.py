@@ -314,6 +314,7 @@ def test_the_key_comes_in_the_body_or_the_header(
         {"data": {"bpm": "fast"}, "files": {"src_audio": ("a.wav", b"1")}},
         {"content": "{", "headers": {"content-type": "application/json"}},
         {"content": "x", "headers": {"content-type": "text/plain"}},
+        {"content": "x", "headers": {"content-type": "multipart/form-data"}},
     ],
 )
 def test_who_has_no_key_hears_of_nothing_else(tmp_path: Path, request_: dict[str, Any]) -> None:

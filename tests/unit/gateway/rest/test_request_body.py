@@ -1,0 +1,111 @@
+"""What is read of a request's body, and by whom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.gateway.rest.app import create_rest_app
+from services.gateway.rest.body_limit import MAX_TEXT_BYTES
+from services.runtime.rpc.api_key import ApiKey
+from tests.unit.gateway.rest.rest_door import Door, through_door
+from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, song
+
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+HEAD = b'--b\r\nContent-Disposition: form-data; name="src_audio"; filename="a.wav"\r\n\r\n'
+TAKES_FILES = ("/release_task", "/v1/jobs")
+TAKES_NONE = ("/query_result", "/v1/init", "/create_random_sample", "/format_input")
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}])
+@pytest.mark.parametrize("path", TAKES_FILES + TAKES_NONE)
+def test_of_who_has_no_key_no_long_body_is_read(tmp_path: Path, path: str, headers: dict[str, str]) -> None:
+    read_count = 0
+
+    async def content() -> AsyncIterator[bytes]:
+        nonlocal read_count
+        yield HEAD
+        while True:
+            read_count += 1
+            yield bytes(1 << 20)
+
+    async def body(door: Door) -> None:
+        answer = await door.http.post(path, content=content(), headers=FORM | headers)
+        assert answer.status_code == 401
+        assert read_count <= MAX_TEXT_BYTES >> 20
+        told = {"Content-Length": str(600 << 20)}
+        told_answer = await door.http.post(path, content=content(), headers=FORM | told | headers)
+        assert told_answer.status_code == 401
+        assert read_count <= MAX_TEXT_BYTES >> 20
+
+    through_door(tmp_path, ScriptedOrchestrator(), body, secret="k3y")
+
+
+def test_a_short_form_may_have_the_key_in_itself(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        fields = {"prompt": "x", "task_type": "cover", "ai_token": "k3y"}
+        file = {"src_audio": ("a.wav", b"RIFF")}
+        answer = await door.http.post("/v1/jobs", data=fields, files=file)
+        assert answer.status_code == 201, answer.text
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body, secret="k3y")
+
+
+@pytest.mark.parametrize("path", [*TAKES_FILES, *TAKES_NONE, "/v1/settings/restore", "/v1/uploads"])
+def test_forms_beyond_the_places_are_refused(tmp_path: Path, path: str) -> None:
+    async def body(door: Door) -> None:
+        with ExitStack() as places:
+            for _ in range(8):
+                places.enter_context(door.gateway.uploads.take())
+            answer = await door.http.post(path, files={"prompt": (None, "x")})
+            assert answer.status_code == 429
+            assert int(answer.headers["retry-after"]) >= 1
+            sample = await door.http.post("/create_random_sample", json={})
+            assert sample.status_code == 200
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+@pytest.mark.parametrize("path", TAKES_NONE)
+def test_files_are_refused_where_none_is_taken(tmp_path: Path, path: str) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.post(path, files={"src_audio": ("a.wav", b"RIFF")})
+        assert answer.status_code == 400
+        assert "files" in answer.json()["detail"]
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+@pytest.mark.parametrize("path", ["/release_task", "/v1/uploads", "/v1/settings/restore"])
+@pytest.mark.parametrize("content_type", [FORM["Content-Type"], "application/json"])
+def test_a_client_that_leaves_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, path: str, content_type: str
+) -> None:
+    messages = [{"type": "http.request", "body": HEAD, "more_body": True}, {"type": "http.disconnect"}]
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", content_type.encode())],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def body(door: Door) -> None:
+        await create_rest_app(door.gateway, ApiKey())(scope, receive, send)
+        assert door.gateway.uploads.taken_count == 0
+
+    with caplog.at_level(logging.INFO):
+        through_door(tmp_path, ScriptedOrchestrator(), body)
+    assert not messages
+    assert [record.levelname for record in caplog.records if "left" in record.message] == ["INFO"]
