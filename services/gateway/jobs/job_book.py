@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 SUBMIT_TIMEOUT_S = 30.0
 MAX_KEY_LENGTH = 200
+MAX_TITLE_LENGTH = 500
 RETIRE_EVERY_S = 60.0
 
 
@@ -206,6 +207,10 @@ class JobBook:
 
 def _check_text(order: JobOrder) -> None:
     """What reaches no field of the orchestrator's request, and yet goes into records, tags and answers."""
+    if len(order.title) > MAX_TITLE_LENGTH:
+        raise InvalidArgumentError.at(
+            "title", f"has {len(order.title)} characters; accepted: up to {MAX_TITLE_LENGTH}"
+        )
     for field, texts in (("title", (order.title,)), ("notes", order.notes)):
         try:
             "".join(texts).encode()

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,6 +104,15 @@ def test_a_wrong_request_leaves_nothing(tmp_path: Path) -> None:
 
     run(tmp_path, ScriptedOrchestrator([error]), body)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_title_has_a_limit(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> None:
+        with pytest.raises(InvalidArgumentError, match="title: has 501 characters; accepted: up to 500"):
+            await book.submit(replace(ORDER, title="x" * 501))
+        assert (await book.submit(replace(ORDER, title="x" * 500))).job_id == "abc"
+
+    run(tmp_path, ScriptedOrchestrator(song("abc")), body)
 
 
 def test_orders_with_one_key_are_one_job_and_a_new_one_after_a_refusal(tmp_path: Path) -> None:
