@@ -84,11 +84,10 @@ async def _read(request: Request, kind: str, max_file_count: int) -> RequestBody
     if kind == "application/json" or kind.endswith("+json"):
         return RequestBody(await _json_object(request))
     if kind in (_MULTIPART, "application/x-www-form-urlencoded"):
-        return _of_form(
-            await request.form(
-                max_files=max_file_count, max_fields=MAX_PART_COUNT, max_part_size=MAX_TEXT_BYTES
-            )
+        form = await request.form(
+            max_files=max_file_count, max_fields=MAX_PART_COUNT, max_part_size=MAX_TEXT_BYTES
         )
+        return await asyncio.to_thread(_of_form, form)
     raise HTTPException(415, f"Content-Type: is {kind[:80]!r}; accepted: {_ACCEPTED}")
 
 
@@ -118,12 +117,30 @@ def parse_json(data: str | bytes, name: str) -> Any:
     """What `data` says as JSON; `name` is for the error.
 
     Raises:
-        InvalidArgumentError: it is no JSON.
+        InvalidArgumentError: it is no JSON, or a text in it is none; of an object this names the field.
     """
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        parsed = json.loads(data, parse_constant=_refuse_constant)
+        check_text(parsed if isinstance(parsed, dict) else {name: parsed})
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError.at(name, "is no JSON; accepted: a JSON object") from error
+    return parsed
+
+
+def check_text(values: Mapping[str, Any]) -> None:
+    """No answer could hold half of a surrogate pair, which JSON can escape and some charsets can encode.
+
+    Raises:
+        InvalidArgumentError: names the first of `values` that has one.
+    """
+    for name, value in values.items():
+        try:
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError.at(
+                name.encode("utf-8", "backslashreplace").decode(),
+                "has half of a surrogate pair; accepted: text that UTF-8 can encode",
+            ) from error
 
 
 def _content_type(request: Request) -> str:
@@ -148,6 +165,7 @@ def _of_form(form: FormData) -> RequestBody:
             values.setdefault(name, part)
         elif part.filename or part.size:
             files.setdefault(name, part)
+    check_text(values)
     return RequestBody(values, files)
 
 

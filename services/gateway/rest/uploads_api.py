@@ -19,6 +19,7 @@ from services.gateway.gateway import Gateway
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.request_body import check_text
 from services.gateway.rest.source_audio import UPLOAD_TIMEOUT_S
 
 SPOOL_BYTES = 1 << 20
@@ -92,7 +93,13 @@ async def restore(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     """The settings in the tags of a file that was made here, or in the `.json` beside it."""
     with gateway.uploads.take():
         async with _file(request) as file:
-            return await asyncio.to_thread(read_settings, file)
+            return await asyncio.to_thread(_settings_in, file)
+
+
+def _settings_in(file: BinaryIO) -> dict[str, Any]:
+    settings = read_settings(file)
+    check_text({"file": settings})
+    return settings
 
 
 async def _sent(gateway: Gateway, file: BinaryIO) -> Audio:

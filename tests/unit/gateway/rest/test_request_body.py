@@ -81,6 +81,40 @@ def test_files_are_refused_where_none_is_taken(tmp_path: Path, path: str) -> Non
     through_door(tmp_path, ScriptedOrchestrator(), body)
 
 
+@pytest.mark.parametrize(
+    ("path", "text", "field"),
+    [
+        ("/release_task", r'{"prompt": "x", "lyrics": "\ud800"}', "lyrics"),
+        ("/release_task", r'{"prompt": "x", "\ud800": 1}', r"\ud800"),
+        ("/release_task", r'{"prompt": "x", "param_obj": {"title": "\udfff"}}', "param_obj"),
+        ("/release_task", r'{"prompt": "x", "param_obj": "{\"title\": \"\\udfff\"}"}', "title"),
+        ("/v1/jobs", r'{"prompt": "x", "adapters": [{"name": "\ud800"}]}', "adapters"),
+        ("/v1/init", r'{"model": "\ud800"}', "model"),
+        ("/query_result", r'{"task_id_list": ["\ud800"]}', "task_id_list"),
+        ("/query_result", r'{"task_id_list": "[\"\\ud800\"]"}', "task_id_list"),
+        ("/v1/settings/restore", r'{"lyrics": "\ud800"}', "file"),
+        ("/v1/settings/restore", r'{"\ud800": {}}', "file"),
+    ],
+)
+def test_half_of_a_surrogate_pair_is_no_text(tmp_path: Path, path: str, text: str, field: str) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.post(path, content=text, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, list(answer.json()["fields"])) == (400, [field])
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+def test_the_charset_of_a_form_lets_no_half_of_a_pair_in(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        head = '--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'
+        kind = "multipart/form-data; boundary=b; charset=raw_unicode_escape"
+        content = f"{head}\\ud800\r\n--b--\r\n".encode()
+        answer = await door.http.post("/v1/jobs", content=content, headers={"Content-Type": kind})
+        assert (answer.status_code, list(answer.json()["fields"])) == (400, ["prompt"])
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
 @pytest.mark.parametrize("path", ["/release_task", "/v1/uploads", "/v1/settings/restore"])
 @pytest.mark.parametrize("content_type", [FORM["Content-Type"], "application/json"])
 def test_a_client_that_leaves_is_no_error(
