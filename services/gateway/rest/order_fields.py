@@ -20,7 +20,7 @@ from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.request_body import MAX_FILE_COUNT, RequestBody, checked_body
 from services.gateway.rest.request_fields import ALIASES, METAS, PARAMETERS, RequestFields, spellings
-from services.gateway.rest.song_samples import SAMPLES
+from services.gateway.rest.song_samples import SAMPLES, SongSample
 from services.gateway.rest.source_audio import find_file, named_audio, upload
 
 FIELD_NAMES: Mapping[str, str] = {
@@ -94,26 +94,28 @@ _KEY_SCALE = re.compile(r"([A-Ga-g])([#b♯♭]?)\s*(m|min|minor|maj|major)?", r
 _TIME_SIGNATURES = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
 
-async def _read_order(request: Request) -> JobOrder:
+async def _read_order(request: Request, idempotency_key: str) -> JobOrder:
     gateway: Gateway = request.app.state.gateway
     async with checked_body(request, MAX_FILE_COUNT) as body:
         values = FieldValues(RequestFields(body.values))
         notes: list[str] = []
         if values.flag("sample_mode"):
-            values = _sampled(values, body, notes)
+            # The same request with the same key is the same order.
+            sample = random.Random(idempotency_key or None).choice(SAMPLES)
+            values = _sampled(values, body, sample, notes)
         order = _order(values, body, gateway.formats)
         values.done()
         order = replace(order, notes=(*notes, *order.notes))
         return await _with_audio(order, gateway, body)
 
 
-def _sampled(values: FieldValues, body: RequestBody, notes: list[str]) -> FieldValues:
-    """With the fields of a song to begin with, unless those that were sent say what the music is like."""
+def _sampled(values: FieldValues, body: RequestBody, sample: SongSample, notes: list[str]) -> FieldValues:
+    """With the fields of `sample`, unless those that were sent say what the music is like."""
     if values.text("prompt") or values.text("sample_query"):
         notes.append("sample_mode was left out: the prompt says what the music is like")
         return values
     notes.append("sample_mode took a song to begin with: no language model is served to write one")
-    return FieldValues(RequestFields(body.values, random.choice(SAMPLES).to_dict()))
+    return FieldValues(RequestFields(body.values, sample.to_dict()))
 
 
 async def submit(request: Request, idempotency_key: str = "") -> Job:
@@ -126,7 +128,7 @@ async def submit(request: Request, idempotency_key: str = "") -> Job:
         AcestageError: the orchestrator cannot take it.
     """
     gateway: Gateway = request.app.state.gateway
-    order = await _read_order(request)
+    order = await _read_order(request, idempotency_key)
     try:
         return await gateway.book.submit(order, idempotency_key)
     except InvalidArgumentError as error:

@@ -70,6 +70,24 @@ def test_a_repeated_request_is_one_job(tmp_path: Path) -> None:
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
 
 
+def test_a_repeated_request_for_any_song_is_one_job(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        for _ in range(10):
+            answer = await door.http.post(
+                "/v1/jobs", json={"sample_mode": True}, headers={"Idempotency-Key": "k"}
+            )
+            assert (answer.status_code, answer.json()["job_id"]) == (201, "abc")
+        titles = set()
+        for number in range(2, 12):
+            key = {"Idempotency-Key": f"k{number}"}
+            answer = await door.http.post("/v1/jobs", json={"sample_mode": True}, headers=key)
+            titles.add(answer.json()["title"])
+        assert len(titles) > 1
+
+    client = ScriptedOrchestrator(song("abc"), *(song(f"j{number}") for number in range(2, 12)))
+    through_door(tmp_path, client, body)
+
+
 def test_jobs_are_listed_the_newest_first_and_by_state(tmp_path: Path) -> None:
     async def body(door: Door) -> None:
         await made(door)
