@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import Request
 
-from acestage.errors import FieldViolation, InvalidArgumentError
+from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError, NotFoundError
 from acestage.generation_options import GenerationOptions
 from services.gateway.exports.export import LONGEST_EDGE_FADE_MS
 from services.gateway.exports.formats import ExportFormat, parse_format
@@ -38,6 +38,10 @@ FIELD_NAMES: Mapping[str, str] = {
 }
 """Options of a generation that are called otherwise here."""
 _OPTIONS = {name: option for option, name in FIELD_NAMES.items() if option != "seeds"}
+
+_OPTION_NAME = re.compile(rf"\b({'|'.join(name for name in FIELD_NAMES if '_' in name)})\b")
+"""Such a name in a text; of those that are plain words nobody knows whether the option is meant."""
+_AUDIO_FIELDS = {"src_audio_path": "source_id", "reference_audio_path": "reference_id"}
 
 _PLAIN: Mapping[str, Callable[[FieldValues, str], Any]] = {
     "lyrics": FieldValues.text,
@@ -133,13 +137,35 @@ async def submit(request: Request, idempotency_key: str = "") -> Job:
         return await gateway.book.submit(order, idempotency_key)
     except InvalidArgumentError as error:
         raise _in_field_names(error) from error
+    except NotFoundError as error:
+        raise _unknown_audio(error, order) from error
+
+
+def _unknown_audio(error: NotFoundError, order: JobOrder) -> AcestageError:
+    """The fields that named audio which is not there; `error` itself where that is not what it says."""
+    audio_id = error.metadata.get("audio_id")
+    fields = [name for name, option in _AUDIO_FIELDS.items() if order.options.get(option) == audio_id]
+    if audio_id is None or not fields:
+        return error
+    return InvalidArgumentError.of(
+        FieldViolation(
+            name,
+            f"is {audio_id!r}, which is not, or no longer, kept here; accepted: what /v1/uploads returned",
+        )
+        for name in fields
+    )
 
 
 def _in_field_names(error: InvalidArgumentError) -> InvalidArgumentError:
     if not error.violations:
         return error
-    renamed = [FieldViolation(_field_name(v.field), v.description) for v in error.violations]
-    return InvalidArgumentError.of(renamed)
+    return InvalidArgumentError.of(
+        FieldViolation(
+            _field_name(violation.field),
+            _OPTION_NAME.sub(lambda match: FIELD_NAMES[match[0]], violation.description),
+        )
+        for violation in error.violations
+    )
 
 
 def _field_name(option: str) -> str:

@@ -11,12 +11,13 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from acestage.errors import InvalidArgumentError, QueueFullError, WorkerCrashedError
+from acestage.errors import InvalidArgumentError, NotFoundError, QueueFullError, WorkerCrashedError
 from acestage.generation import JobQueued
 from services.gateway.rest.body_limit import MAX_TEXT_BYTES
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import NO_AUDIO, ScriptedOrchestrator, song, stopped
 
+AUDIO = "a" + "0" * 32
 PROMPT = {"prompt": "piano", "seed": 7}
 TRACK_KEYS = {
     *("file", "wave", "status", "create_time", "env", "prompt", "lyrics", "metas", "generation_info"),
@@ -163,6 +164,37 @@ def test_wrong_requests_name_the_field_by_its_name_here(tmp_path: Path) -> None:
     assert answer.status_code == 400
     assert answer.json()["fields"] == {"audio_duration": "is 700; accepted: 10 to 180 (tier 1)"}
     assert answer.json()["detail"] == "audio_duration: is 700; accepted: 10 to 180 (tier 1)"
+
+
+def test_what_is_missing_is_called_by_its_name_here(tmp_path: Path) -> None:
+    refused = InvalidArgumentError.at(
+        "source_id", "is empty; the task 'cover' needs source_id or audio_codes"
+    )
+    answer = ask(tmp_path, ScriptedOrchestrator([refused]), json=PROMPT | {"task_type": "cover"})
+    assert answer.json()["fields"] == {
+        "src_audio": "is empty; the task 'cover' needs src_audio or audio_code_string"
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"src_audio_path": f"/v1/uploads/{AUDIO}"}, ["src_audio_path"]),
+        ({"reference_audio_path": AUDIO, "src_audio_path": "a" + "1" * 32}, ["reference_audio_path"]),
+        (
+            {"reference_audio_path": AUDIO, "src_audio_path": AUDIO},
+            ["src_audio_path", "reference_audio_path"],
+        ),
+    ],
+)
+def test_audio_that_is_not_there_is_a_wrong_field(
+    tmp_path: Path, fields: dict[str, Any], named: list[str]
+) -> None:
+    missing = NotFoundError("there is no audio with that id", metadata={"audio_id": AUDIO})
+    body = PROMPT | {"task_type": "cover"} | fields
+    answer = ask(tmp_path, ScriptedOrchestrator([missing]), json=body)
+    assert (answer.status_code, list(answer.json()["fields"])) == (400, named)
+    assert AUDIO in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
