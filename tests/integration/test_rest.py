@@ -173,6 +173,8 @@ def test_every_format_has_the_song_and_restores_its_settings(http: httpx.Client)
         assert restored.json() == http.get(take["settings"]).json()
     again = restored.json()
     assert (again["seed"], again["title"], again["caption"]) == (7, "Água & café", "warm piano")
+    (same,) = ended(http, submit(http, **again)["job_id"])["takes"]
+    assert same["samples_sha256"] == take["samples_sha256"]
     outline = http.get(take["waveform"], params={"count": 50}).json()
     assert len(outline["peaks"]) == 50
     assert http.get(take["spectrogram"]).content.startswith(b"\x89PNG")
@@ -189,6 +191,12 @@ def test_uploads_are_used_by_id(http: httpx.Client) -> None:
         assert ended(http, job["job_id"])["state"] == "succeeded"
     assert http.delete(audio["path"]).status_code == 204
     assert http.get(audio["path"]).status_code == 404
+    gone = http.post(
+        "/v1/jobs", json={"prompt": "jazz", "task_type": "cover", "src_audio_path": audio["path"]}
+    )
+    assert (gone.status_code, list(gone.json()["fields"])) == (400, ["src_audio_path"])
+    missing = http.post("/v1/jobs", json={"prompt": "jazz", "task_type": "cover"})
+    assert missing.json()["fields"]["src_audio"].endswith("needs src_audio or audio_code_string")
     assert http.post("/v1/uploads", content=b"no audio").status_code == 400
 
 
@@ -203,6 +211,8 @@ def test_limits_status_and_figures(http: httpx.Client) -> None:
     refused = http.post("/release_task", json={"prompt": "x", "audio_duration": 601})
     assert refused.status_code == 400
     assert "accepted: 10 to 600" in refused.json()["fields"]["audio_duration"]
+    refused = http.post("/release_task", json={"prompt": "x", "audio_duration": -7, "bpm": -60})
+    assert refused.json()["fields"].keys() == {"audio_duration", "bpm"}
 
 
 def test_no_caption_and_no_lyrics_are_logged(gateway: RunningGateway, http: httpx.Client) -> None:

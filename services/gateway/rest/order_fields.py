@@ -94,6 +94,7 @@ _NAMED_COUNT = 10
 
 _UNKNOWN_METAS = ("n/a", "auto", "none")
 """Metadata of results, where nothing is known; clients send it back as it came."""
+_UNKNOWN_NUMBERS = (0, -1)
 _KEY_SCALE = re.compile(r"([A-Ga-g])([#b♯♭]?)\s*(m|min|minor|maj|major)?", re.IGNORECASE)
 _TIME_SIGNATURES = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
@@ -220,7 +221,7 @@ def _task(values: FieldValues, body: RequestBody) -> dict[str, Any]:
 
 def _metadata(values: FieldValues) -> dict[str, Any]:
     bpm = None if _is_unknown(values, "bpm") else values.whole_number("bpm")
-    found: dict[str, Any] = {"bpm": bpm if bpm and bpm > 0 else None}
+    found: dict[str, Any] = {"bpm": None if bpm in _UNKNOWN_NUMBERS else bpm}
     for name, convert in (
         ("key_scale", _key_scale),
         ("time_signature", _time_signature),
@@ -244,6 +245,8 @@ def _seeds(values: FieldValues) -> dict[str, Any]:
     batch_size = values.whole_number("batch_size")
     if batch_size not in (None, len(seeds)):
         values.refuse("seed", f"has {len(seeds)} seeds; accepted: one, or one for each of {batch_size} takes")
+    if set(seeds) == {-1}:
+        return {"batch_size": len(seeds)}
     return {"seeds": seeds, "batch_size": None}
 
 
@@ -263,7 +266,7 @@ def _routine(values: FieldValues, options: Mapping[str, Any]) -> dict[str, Any]:
 def _duration_s(values: FieldValues, has_source: bool, notes: list[str]) -> float | None:
     name = "audio_duration"
     duration_s = None if _is_unknown(values, name) else values.number(name)
-    if duration_s is None or duration_s <= 0:
+    if duration_s is None or duration_s in _UNKNOWN_NUMBERS:
         return None
     if has_source:
         notes.append(f"{name} was left out: the song is as long as its source")

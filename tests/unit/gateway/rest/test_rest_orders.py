@@ -158,6 +158,18 @@ def test_defaults_that_clients_send_with_every_task_are_not_sent_on(tmp_path: Pa
     assert found == {"caption": "x", "detached": True, "task": "text2music"}
 
 
+@pytest.mark.parametrize("batch_size", [{}, {"batch_size": 2}])
+@pytest.mark.parametrize("seeds", ["-1,-1", [-1, -1]])
+def test_a_seed_for_each_take_may_be_drawn(tmp_path: Path, seeds: Any, batch_size: dict[str, int]) -> None:
+    found = options(tmp_path, json={"prompt": "x", "seed": seeds} | batch_size)
+    assert found == {"caption": "x", "detached": True, "batch_size": 2}
+
+
+def test_numbers_that_mean_nothing_are_for_the_orchestrator_to_refuse(tmp_path: Path) -> None:
+    found = options(tmp_path, json={"prompt": "x", "bpm": -60, "audio_duration": -7})
+    assert (found["bpm"], found["duration_s"]) == (-60, -7.0)
+
+
 @pytest.mark.parametrize("metas", METAS)
 def test_values_are_looked_up_in_the_body_then_in_param_obj_then_in_metas(tmp_path: Path, metas: str) -> None:
     body = {
