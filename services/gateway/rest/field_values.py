@@ -18,6 +18,9 @@ _FALSE = ("false", "0", "no", "n", "off")
 _SHOWN_LENGTH = 50
 MAX_LIST_LENGTH = 1_000
 """What may be longer in a request is text."""
+_UP_TO = f"up to {MAX_LIST_LENGTH:,}"
+TRUE_OR_FALSE = "true or false"
+NAMES = f"{_UP_TO} names, as a list or with commas between them"
 
 
 class FieldValues:
@@ -39,17 +42,17 @@ class FieldValues:
     def whole_number(self, name: str) -> int | None:
         return self.read(name, _whole_number, "a whole number")
 
-    def flag(self, name: str) -> bool | None:
-        return self.read(name, _flag, "true or false")
+    def flag(self, name: str, accepted: str = TRUE_OR_FALSE) -> bool | None:
+        return self.read(name, _flag, accepted)
 
     def numbers(self, name: str) -> list[float] | None:
-        return self.read(name, _numbers, "numbers, as a list or with commas between them")
+        return self.read(name, _numbers, f"{_UP_TO} numbers, as a list or with commas between them")
 
     def whole_numbers(self, name: str) -> list[int] | None:
-        return self.read(name, _whole_numbers, "a whole number, or several with commas between them")
+        return self.read(name, _whole_numbers, f"a whole number, or {_UP_TO} with commas between them")
 
-    def names(self, name: str) -> list[str] | None:
-        return self.read(name, _names, "names, as a list or with commas between them")
+    def names(self, name: str, accepted: str = NAMES) -> list[str] | None:
+        return self.read(name, _names, accepted)
 
     def adapters(self, name: str) -> list[Adapter] | None:
         return self.read(
@@ -64,7 +67,7 @@ class FieldValues:
         try:
             return convert(value)
         except (ValueError, OverflowError):
-            self.refuse(name, f"is {shown(value)}; accepted: {accepted}")
+            self.refuse(self.fields.spelling(name), f"is {shown(value)}; accepted: {accepted}")
             return None
 
     def refuse(self, name: str, description: str) -> None:

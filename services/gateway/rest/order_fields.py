@@ -17,7 +17,7 @@ from services.gateway.exports.formats import ExportFormat, parse_format
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.order import JobOrder
-from services.gateway.rest.field_values import FieldValues
+from services.gateway.rest.field_values import TRUE_OR_FALSE, FieldValues
 from services.gateway.rest.request_body import MAX_FILE_COUNT, RequestBody, checked_body
 from services.gateway.rest.request_fields import ALIASES, METAS, PARAMETERS, RequestFields, spellings
 from services.gateway.rest.song_samples import SAMPLES, SongSample
@@ -74,6 +74,8 @@ _LANGUAGE_MODEL_FLAGS = (
     *("thinking", "use_format", "use_cot_caption", "use_cot_language", "use_cot_metas"),
     *("constrained_decoding", "constrained_decoding_debug", "allow_lm_batch", "is_format_caption"),
 )
+_FLAGS = {"use_format": f"{TRUE_OR_FALSE}; the format of the audio is audio_format"}
+"""What is accepted where there is more to say, as of one whose other name is `format`."""
 _LANGUAGE_MODEL_FIELD = re.compile(r"lm_?[a-zA-Z_]+")
 
 _OTHER_FIELDS = (
@@ -313,7 +315,7 @@ def _edge_fade_ms(values: FieldValues) -> float:
 
 def _left_out(values: FieldValues) -> list[str]:
     """What no model here does, and what nobody knows, for people."""
-    asked = [name for name in _LANGUAGE_MODEL_FLAGS if values.flag(name)]
+    asked = [name for name in _LANGUAGE_MODEL_FLAGS if values.flag(name, _FLAGS.get(name, TRUE_OR_FALSE))]
     sent = values.fields.names()
     asked += [name for name in sent if _LANGUAGE_MODEL_FIELD.fullmatch(name)]
     unknown = [name for name in sent if name not in _KNOWN and not _LANGUAGE_MODEL_FIELD.fullmatch(name)]

@@ -67,11 +67,18 @@ class RequestFields:
 
     def find(self, name: str) -> Any:
         """The value of a field; None where it was not sent, or sent empty."""
+        return self._found(name)[1]
+
+    def spelling(self, name: str) -> str:
+        """How the field was called that `find` finds."""
+        return self._found(name)[0]
+
+    def _found(self, name: str) -> tuple[str, Any]:
         for place in self._places:
             for spelling in spellings(name):
                 if not is_unset(value := place.get(spelling)):
-                    return value
-        return None
+                    return spelling, value
+        return name, None
 
     def names(self) -> list[str]:
         """All names that were sent with a value."""

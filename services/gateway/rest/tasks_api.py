@@ -23,6 +23,7 @@ from services.gateway.rest.task_result import task_answer, unknown_task_answer
 
 MAX_TASK_COUNT = 500
 """That one query may ask for."""
+_TASK_IDS = f"a list of 1 to {MAX_TASK_COUNT} ids, or one as JSON text"
 
 router = APIRouter(tags=["ACE-Step"])
 _MEDIA_TYPES = {audio_format.suffix: audio_format.media_type for audio_format in ExportFormat}
@@ -41,13 +42,11 @@ async def query_result(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     """How tasks are: status 0 waits or runs, 1 is done, 2 failed; `result` is JSON in a text."""
     async with checked_body(request) as body:
         values = FieldValues(RequestFields(body.values))
-        task_ids = values.names("task_id_list")
+        task_ids = values.names("task_id_list", _TASK_IDS)
         values.done()
     if task_ids is None or len(task_ids) > MAX_TASK_COUNT:
         given = "is missing" if task_ids is None else f"has {len(task_ids)} ids"
-        raise InvalidArgumentError.at(
-            "task_id_list", f"{given}; accepted: a list of 1 to {MAX_TASK_COUNT} ids, or one as JSON text"
-        )
+        raise InvalidArgumentError.at("task_id_list", f"{given}; accepted: {_TASK_IDS}")
     return envelope([_answer(gateway, task_id) for task_id in task_ids])
 
 

@@ -223,6 +223,8 @@ def test_no_path_of_the_server_is_taken_as_audio(tmp_path: Path, path: str) -> N
         ("adapters", [{"scale": 1}]),
         ("audio_format", "ogg"),
         ("use_format", "mp3"),
+        ("format", "mp3"),
+        ("targetDuration", "long"),
         ("use_random_seed", "maybe"),
         ("edge_fade_ms", 1000),
         ("lyrics", ["a"]),
@@ -237,6 +239,12 @@ def test_a_bad_value_is_named_with_what_is_accepted(tmp_path: Path, name: str, v
     assert list(body["fields"]) == [name]
     assert "accepted" in body["detail"]
     assert not client.started
+
+
+def test_who_means_the_format_of_the_audio_is_told_its_field(tmp_path: Path) -> None:
+    _, body, _ = order(tmp_path, json={"prompt": "x", "format": "mp3"})
+    accepted = "true or false; the format of the audio is audio_format"
+    assert body["fields"] == {"format": f"is 'mp3'; accepted: {accepted}"}
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,17 @@ def test_wrong_requests_name_the_field_by_its_name_here(tmp_path: Path) -> None:
     assert answer.json()["detail"] == "audio_duration: is 700; accepted: 10 to 180 (tier 1)"
 
 
+@pytest.mark.parametrize("count", [501, 1_001])
+def test_too_many_tasks_are_told_how_many_may_be_asked_of(tmp_path: Path, count: int) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.post("/query_result", json={"task_id_list": ["x"] * count})
+        assert answer.status_code == 400
+        assert "accepted: a list of 1 to 500 ids" in answer.json()["fields"]["task_id_list"]
+        assert len(await query(door, *["x"] * 500)) == 500
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
 def test_what_is_missing_is_called_by_its_name_here(tmp_path: Path) -> None:
     refused = InvalidArgumentError.at(
         "source_id", "is empty; the task 'cover' needs source_id or audio_codes"
