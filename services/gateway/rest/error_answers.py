@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -13,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from acestage.errors import AcestageError, InvalidArgumentError
+from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +30,16 @@ _STATUSES = {
     grpc.StatusCode.DEADLINE_EXCEEDED: 504,
     grpc.StatusCode.DATA_LOSS: 502,
 }
+_ACCEPTED = {
+    "greater_than_equal": "{ge} or more",
+    "less_than_equal": "up to {le}",
+    "enum": "{expected}",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "bool_parsing": "true or false",
+}
+"""By pydantic's types of errors."""
+_SHOWN_LENGTH = 50
 _RETRY_S = 10.0
 _CLIENT_LEFT = 499
 """As nginx has it; nobody hears it, but figures show it."""
@@ -68,6 +79,16 @@ def answer(error: AcestageError) -> JSONResponse:
     return JSONResponse(body, status, headers)
 
 
+def _violation(fault: Mapping[str, Any]) -> FieldViolation:
+    """What pydantic says of a parameter, in our words where we have any."""
+    name = ".".join(str(part) for part in fault["loc"][1:])
+    if fault["type"] == "missing":
+        return FieldViolation(name, "is missing")
+    words = _ACCEPTED.get(fault["type"])
+    accepted = words.format(**fault.get("ctx", {})) if words else fault["msg"]
+    return FieldViolation(name, f"is {str(fault['input'])[:_SHOWN_LENGTH]!r}; accepted: {accepted}")
+
+
 def add_error_answers(app: FastAPI) -> None:
     """Answers every error of `acestage.errors`, wrong parameters, forbidden paths, and clients that left."""
 
@@ -80,9 +101,11 @@ def add_error_answers(app: FastAPI) -> None:
 
     async def on_invalid(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, RequestValidationError)
-        fields = {".".join(str(part) for part in item["loc"][1:]): item["msg"] for item in error.errors()}
-        detail = "; ".join(f"{field}: {text}" for field, text in fields.items())
-        return JSONResponse({"detail": detail, "reason": InvalidArgumentError.reason, "fields": fields}, 422)
+        faults = error.errors()
+        response = answer(InvalidArgumentError.of(_violation(fault) for fault in faults))
+        if all(fault["type"] == "missing" for fault in faults):
+            response.status_code = 422  # as upstream answers it
+        return response
 
     async def on_gone(request: Request, error: Exception) -> Response:
         log.info("a client left before all of its request was here")

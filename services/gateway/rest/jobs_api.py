@@ -55,7 +55,7 @@ async def start(
     return _answer(gateway, job)
 
 
-@keyed.get("")
+@keyed.get("", responses=error_responses(400))
 async def list_jobs(
     gateway: ItsGateway,
     state: JobState | None = None,

@@ -54,7 +54,7 @@ async def query_result(request: Request, gateway: ItsGateway) -> dict[str, Any]:
 @router.get(
     "/v1/audio",
     response_class=FileResponse,
-    responses=error_responses(401, 403, 404),
+    responses=error_responses(401, 403, 404, 422),
     dependencies=[Depends(require_key)],
 )
 async def audio(

@@ -96,8 +96,15 @@ def test_jobs_are_listed_the_newest_first_and_by_state(tmp_path: Path) -> None:
         assert ([job["job_id"] for job in listed["jobs"]], listed["total_count"]) == (["def", "abc"], 2)
         failed = (await door.http.get("/v1/jobs", params={"state": "failed"})).json()
         assert [job["failure"]["reason"] for job in failed["jobs"]] == ["WORKER_CRASHED"]
-        for wrong in ({"limit": 0}, {"limit": 201}, {"state": "odd"}):
-            assert (await door.http.get("/v1/jobs", params=wrong)).status_code == 422  # type: ignore[arg-type]
+        for name, value, accepted in (
+            ("limit", "0", "1 or more"),
+            ("limit", "201", "up to 200"),
+            ("limit", "x", "a whole number"),
+            ("state", "odd", "'queued', 'running', 'succeeded', 'failed' or 'cancelled'"),
+        ):
+            wrong = await door.http.get("/v1/jobs", params={name: value})
+            expected = {name: f"is {value!r}; accepted: {accepted}"}
+            assert (wrong.status_code, wrong.json()["fields"]) == (400, expected)
 
     client = ScriptedOrchestrator(song("abc"), [*song("def")[:3], WorkerCrashedError("it died")])
     through_door(tmp_path, client, body)

@@ -270,7 +270,8 @@ def test_no_file_elsewhere_is_given_out(tmp_path: Path, path: str) -> None:
 
 def test_audio_needs_a_path_that_is_there(tmp_path: Path) -> None:
     async def body(door: Door) -> None:
-        assert (await door.http.get("/v1/audio")).status_code == 422
+        missing = await door.http.get("/v1/audio")
+        assert (missing.status_code, missing.json()["fields"]) == (422, {"path": "is missing"})
         assert (await door.http.get("/v1/audio", params={"path": "abc/none.mp3"})).status_code == 404
 
     through_door(tmp_path, ScriptedOrchestrator(), body)
