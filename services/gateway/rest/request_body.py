@@ -47,8 +47,8 @@ class RequestBody:
 async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterator[RequestBody]:
     """The body of `request`, once its key has been checked; its files end with the block.
 
-    Only who has the key in the header may send more than a text's length; a form of theirs takes a place of
-    uploads. Of all others no more is read, and only because `ai_token` may be in it.
+    The key may be in the body, as `ai_token`, so that it is read before anybody knows whose it is: no more
+    than a text's length where it can hold no files. A form takes a place of uploads.
 
     Args:
         request: whose body it is.
@@ -64,10 +64,10 @@ async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterat
     gateway: Gateway = request.app.state.gateway
     authorization = request.headers.get("authorization")
     kind = _content_type(request)
-    has_key = key.is_in(authorization or "")
-    place = gateway.uploads.take() if has_key and kind == _MULTIPART else nullcontext()
-    request = request if has_key else _shortened(request, key, authorization)
-    with place:
+    may_have_files = kind == _MULTIPART and max_file_count > 0
+    if not key.is_in(authorization or "") and (authorization or not may_have_files):
+        request = _shortened(request, key, authorization)
+    with gateway.uploads.take() if kind == _MULTIPART else nullcontext():
         try:
             body = await _read(request, kind, max_file_count)
         except (InvalidArgumentError, HTTPException):
@@ -92,7 +92,7 @@ async def _read(request: Request, kind: str, max_file_count: int) -> RequestBody
 
 
 def _shortened(request: Request, key: ApiKey, authorization: str | None) -> Request:
-    """`request` of somebody whose header has no key; more than a text's length of it is not read.
+    """`request` of somebody whose header has no key, of which no more than a text's length is read.
 
     Raises:
         UnauthenticatedError: it is longer; if it does not say so, then reading it raises this.
