@@ -13,7 +13,6 @@ from acestage.settings import Settings
 from services.gateway.exports.formats import ExportFormat, usable_formats
 from services.gateway.jobs.job_book import JobBook
 from services.gateway.outputs.export_shelf import ExportShelf
-from services.gateway.outputs.live_encodings import LiveEncodings
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.places import Places
 
@@ -28,8 +27,7 @@ class Gateway:
         area: the folder of finished songs.
         shelf: other formats of them.
         formats: every audio format, with "" where it can be written here, else why not.
-        encodings: takes that are encoded while they are decoded.
-        live_streams: places of listeners to these.
+        live_streams: places of listeners to audio that is being decoded; each has an encoder.
         event_streams: places of listeners to events.
         uploads: places of files on their way in; each may take 512 MiB of disk.
     """
@@ -39,7 +37,6 @@ class Gateway:
     area: OutputArea
     shelf: ExportShelf
     formats: Mapping[ExportFormat, str]
-    encodings: LiveEncodings = field(default_factory=LiveEncodings)
     live_streams: Places = field(default_factory=lambda: Places("live streams", 16))
     event_streams: Places = field(default_factory=lambda: Places("streams of events", 256))
     uploads: Places = field(default_factory=lambda: Places("uploads", 8))

@@ -68,7 +68,7 @@ class Job:
         """
         take = self._takes.get(index)
         if take is None:
-            take = self._takes[index] = LiveTake(self.folder)
+            take = self._takes[index] = LiveTake(self.folder / f"take-{index}.f32")
             self._changed.give()
         return take
 

@@ -1,15 +1,17 @@
-"""The samples of a take while it is being decoded."""
+"""The samples of a take while it is being decoded, in a file that grows."""
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncGenerator
-from contextlib import AbstractContextManager, aclosing
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from services.gateway.jobs.growing_file import GrowingFile
+from services.gateway.jobs.changes import Signal
+from services.runtime.processes.finishing import finish
 
 CHANNEL_COUNT = 2
 _FRAME_BYTES = 4 * CHANNEL_COUNT
@@ -19,21 +21,27 @@ BLOCK_SAMPLES = 48_000
 class LiveTake:
     """Samples [n, 2], float32, before normalisation. One task writes, any number read.
 
+    Whoever reads holds the file open, so it may be removed meanwhile.
+
     Args:
-        folder: on whose disk they lie meanwhile.
+        path: of the file, which is made here.
 
     Attributes:
         is_whole: all samples came; until it is closed, and after a failure, they have not.
-
-    Raises:
-        OSError: no file can be made in `folder`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.sample_rate_hz = 48_000
         self.is_whole = False
-        self._file = GrowingFile(folder)
+        self._sample_count = 0
+        self._is_closed = False
+        self._signal = Signal()
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+
+    @property
+    def sample_count(self) -> int:
+        return self._sample_count
 
     async def write(self, start_sample: int, samples: npt.NDArray[np.float32]) -> None:
         """Writes samples at their place; the same ones may come twice.
@@ -41,19 +49,46 @@ class LiveTake:
         Raises:
             OSError: the disk is full, for example.
         """
-        await self._file.write(start_sample * _FRAME_BYTES, np.ascontiguousarray(samples, "<f4").tobytes())
+        data = np.ascontiguousarray(samples, "<f4").tobytes()
+        # The thread has to be done before anybody closes the file: its number may be another file's then.
+        await finish(asyncio.to_thread(_write_all, self._fd, data, start_sample * _FRAME_BYTES))
+        self._sample_count = max(self._sample_count, start_sample + len(samples))
+        self._signal.give()
 
     def close(self, is_whole: bool) -> None:
-        """No more samples come. Nobody may begin to read any more, unless somebody keeps it open."""
-        self.is_whole = is_whole
-        self._file.close()
-
-    def kept_open(self) -> AbstractContextManager[None]:
-        """Until the block ends `blocks` may be asked for, closed or not."""
-        return self._file.kept_open()
+        """No more samples come; the file goes, but for those who read it now."""
+        if not self._is_closed:
+            self._is_closed = True
+            self.is_whole = is_whole
+            self._signal.give()
+            self.path.unlink(missing_ok=True)
+            os.close(self._fd)
 
     async def blocks(self) -> AsyncGenerator[npt.NDArray[np.float32], None]:
         """All samples from the first on, a second or less at a time, until the take is closed."""
-        async with aclosing(self._file.parts(BLOCK_SAMPLES * _FRAME_BYTES)) as parts:
-            async for part in parts:
-                yield np.frombuffer(part, "<f4").reshape(-1, CHANNEL_COUNT)
+        if self._is_closed:
+            return
+        fd = os.dup(self._fd)
+        position = 0
+        try:
+            while position < self._sample_count or not self._is_closed:
+                if position == self._sample_count:
+                    await self._signal.wait()
+                    continue
+                count = min(BLOCK_SAMPLES, self._sample_count - position)
+                yield await finish(asyncio.to_thread(_read, fd, position, count))
+                position += count
+        finally:
+            os.close(fd)
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(fd, left, offset)
+        left, offset = left[written:], offset + written
+
+
+def _read(fd: int, position: int, count: int) -> npt.NDArray[np.float32]:
+    data = os.pread(fd, count * _FRAME_BYTES, position * _FRAME_BYTES)
+    return np.frombuffer(data, "<f4").reshape(-1, CHANNEL_COUNT)

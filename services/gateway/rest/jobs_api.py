@@ -22,6 +22,7 @@ from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobRecord, JobState, Take
 from services.gateway.outputs.export_shelf import check_take
+from services.gateway.outputs.live_stream import encoded
 from services.gateway.outputs.takes import MASTER_FORMAT, settings_of
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
@@ -241,7 +242,7 @@ async def _live(
         if job.record.state.is_final:
             return
         await job.changed()
-    async with aclosing(gateway.encodings.follow(live, audio_format)) as parts:
+    async with aclosing(encoded(live, audio_format)) as parts:
         async for part in parts:
             yield part
 

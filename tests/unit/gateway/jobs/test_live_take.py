@@ -27,7 +27,7 @@ def test_readers_get_all_samples_whenever_they_come(tmp_path: Path) -> None:
     samples = noise(BLOCK_SAMPLES * 2 + 77)
 
     async def run() -> list[Samples]:
-        take = LiveTake(tmp_path)
+        take = LiveTake(tmp_path / "take")
         async with asyncio.timeout(5), asyncio.TaskGroup() as group:
             early = group.create_task(read(take))
             await asyncio.sleep(0)
@@ -43,16 +43,16 @@ def test_readers_get_all_samples_whenever_they_come(tmp_path: Path) -> None:
         np.testing.assert_array_equal(heard, samples)
 
 
-def test_the_file_has_no_name_and_who_reads_keeps_it(tmp_path: Path) -> None:
+def test_the_file_goes_at_the_end_and_who_reads_keeps_it(tmp_path: Path) -> None:
     samples = noise(BLOCK_SAMPLES + 1)
 
     async def run() -> Samples:
-        take = LiveTake(tmp_path)
+        take = LiveTake(tmp_path / "take")
         await take.write(0, samples)
         blocks = take.blocks()
         first = await anext(blocks)
         take.close(is_whole=True)
-        assert os.listdir(tmp_path) == []
+        assert not (tmp_path / "take").exists()
         return np.concatenate([first, *[block async for block in blocks]])
 
     np.testing.assert_array_equal(asyncio.run(run()), samples)
@@ -60,12 +60,14 @@ def test_the_file_has_no_name_and_who_reads_keeps_it(tmp_path: Path) -> None:
 
 def test_no_descriptor_is_left(tmp_path: Path) -> None:
     async def run() -> None:
-        take = LiveTake(tmp_path)
+        take = LiveTake(tmp_path / "take")
         await take.write(0, noise(10))
         blocks = take.blocks()
         await anext(blocks)
         await blocks.aclose()
         take.close(is_whole=True)
+        take.close(is_whole=True)
+        assert [block async for block in take.blocks()] == []
 
     before = len(os.listdir("/proc/self/fd"))
     asyncio.run(run())
@@ -77,7 +79,7 @@ def test_a_full_disk_is_an_error_of_the_writer(tmp_path: Path, monkeypatch: pyte
         raise OSError(28, "No space left on device")
 
     async def run() -> None:
-        take = LiveTake(tmp_path)
+        take = LiveTake(tmp_path / "take")
         try:
             await take.write(0, noise(10))
         finally:
