@@ -18,6 +18,7 @@ Language = Literal["en", "pt"]
 
 _HOST_AND_PORT = re.compile(r"(?:dns:///)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 _UNIX_SOCKET = re.compile(r"unix:\S+")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|fake:\d+")  # the last is for tests
 
 
 def check_address(address: str) -> str:
@@ -34,6 +35,16 @@ def check_address(address: str) -> str:
 
 Address = Annotated[str, AfterValidator(check_address)]
 """Where a service answers."""
+
+
+def _check_device(device: str) -> str:
+    if _DEVICE.fullmatch(device):
+        return device
+    raise ValueError("is no device; accepted: auto, cpu, cuda or cuda:N")
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
+"""What the stages compute on."""
 
 
 def _check_list(value: str) -> str:

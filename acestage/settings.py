@@ -18,6 +18,7 @@ from acestage.setting_types import (
     Address,
     ApiKeyText,
     Checkpoints,
+    Device,
     Doors,
     DTypeChoice,
     LanguageChoice,
@@ -109,10 +110,9 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_VARIANT", "ACESTEP_CONFIG_PATH"),
         description="Which model of an original-layout folder to use, for example acestep-v15-base.",
     )
-    device: str = Field(
+    device: Device = Field(
         "auto",
         validation_alias=_names("ACESTAGE_DEVICE", "ACESTEP_DEVICE"),
-        pattern=r"^(auto|cpu|cuda(:\d+)?|fake:\d+)$",
         description="auto, cpu, cuda or cuda:N.",
     )
     dtype: DTypeChoice = Field("auto", validation_alias=_names("ACESTAGE_DTYPE"))

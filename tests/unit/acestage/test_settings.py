@@ -118,6 +118,13 @@ def test_a_wrong_setting_is_named_with_what_was_given(monkeypatch: pytest.Monkey
     assert threads.endswith("(given: '0')")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "CPU", "cpu\n"])
+def test_a_device_that_is_none_is_told_which_there_are(device: str) -> None:
+    assert errors_of(device=device) == [
+        f"device: is no device; accepted: auto, cpu, cuda or cuda:N (given: {device!r})"
+    ]
+
+
 def test_an_empty_value_is_as_unset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / ".env").write_text("ACESTAGE_THREADS=\nACESTAGE_DIT=\nACESTAGE_VAE=vae:50053\n")
     monkeypatch.setenv("ACESTAGE_ORCHESTRATOR_PORT", "")
