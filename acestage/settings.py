@@ -83,6 +83,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env",
         env_file_encoding="utf-8",
+        # Else the name of a field alone, such as HOST, would be a setting too.
+        env_prefix="acestage_",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,

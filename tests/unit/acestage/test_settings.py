@@ -146,6 +146,16 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
     assert Settings(threads=4).threads == 4
 
 
+def test_variables_of_other_programs_are_no_settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Settings()
+    others = {"HOST": "0.0.0.0", "INSECURE": "true", "DEVICE": "cuda:7", "THREADS": "64", "WARMUP": "no"}
+    (folder / ".env").write_text("".join(f"{name}={value}\n" for name, value in others.items()))
+    assert Settings() == default
+    for name, value in others.items():
+        monkeypatch.setenv(name, value)
+    assert Settings() == default
+
+
 def test_a_file_can_stand_in_for_env(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / ".env").write_text("ACESTAGE_THREADS=2\nACESTAGE_DIT=dit:1\n")
     (folder / "other").write_text("ACESTAGE_THREADS=3\nACESTAGE_VAE=vae:1\n")
