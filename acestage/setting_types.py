@@ -18,6 +18,7 @@ Language = Literal["en", "pt"]
 
 _HOST_AND_PORT = re.compile(r"(?:dns:///)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 _UNIX_SOCKET = re.compile(r"unix:\S+")
+_LOCALE = re.compile(r"(?P<language>en|pt)(?:[_.@:-].*)?")
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?|fake:\d+")  # the last is for tests
 
 
@@ -78,10 +79,15 @@ def _check_key(key: SecretStr) -> SecretStr:
 
 
 def _language(value: object) -> object:
-    """The language of a locale or of a list of them, as in the variable LANGUAGE; any other is English."""
-    if not isinstance(value, str):
-        return value
-    return "pt" if value.strip().lower().split(":")[0].startswith("pt") else "en"
+    match = _LOCALE.fullmatch(value.strip().lower()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("is no language of the page; accepted: en, pt, or a locale of theirs such as pt_BR")
+    return match["language"]
+
+
+def language_of_system(locale: str) -> Language:
+    """The language for any locale or a list of them, as in the variable LANGUAGE; else English."""
+    return "pt" if locale.strip().lower().startswith("pt") else "en"
 
 
 ApiKeyText = Annotated[SecretStr, AfterValidator(_check_key)]

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -26,6 +26,7 @@ from acestage.setting_types import (
     LogLevel,
     QuantizationChoice,
     Switch,
+    language_of_system,
     split_list,
 )
 
@@ -247,9 +248,14 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_PAGE_PORT", "PORT"),
         description="Port of the web page; 0 takes a free one.",
     )
+    system_language: str | None = Field(
+        None,
+        validation_alias=_names("LANGUAGE"),
+        description="Locale of the system: its language is the web page's where none is chosen.",
+    )
     language: LanguageChoice = Field(
         "en",
-        validation_alias=_names("ACESTAGE_LANGUAGE", "LANGUAGE"),
+        validation_alias=_names("ACESTAGE_LANGUAGE"),
         description="en or pt: the language in which the web page begins.",
     )
     output_dir: Path = Field(
@@ -346,6 +352,12 @@ class Settings(BaseSettings):
         description="CPU threads of a worker, else one for each physical core that it has time on.",
     )
     log_level: LogLevel = Field("INFO", validation_alias=_names("ACESTAGE_LOG_LEVEL"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _speak_as_the_system(cls, values: dict[str, Any]) -> dict[str, Any]:
+        locale = values.get("LANGUAGE")
+        return values if locale is None else {"ACESTAGE_LANGUAGE": language_of_system(locale)} | values
 
     @property
     def max_device_bytes(self) -> int | None:

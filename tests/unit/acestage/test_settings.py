@@ -18,7 +18,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, empty; no setting comes from outside."""
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
-        if name.startswith(("ACESTAGE_", "ACESTEP_", "MAX_CUDA_VRAM", "PYTORCH_CUDA_")):
+        if name.startswith(("ACESTAGE_", "ACESTEP_", "MAX_CUDA_VRAM", "PYTORCH_CUDA_", "LANGUAGE")):
             monkeypatch.delenv(name)
     return tmp_path
 
@@ -251,3 +251,18 @@ def test_the_language_is_that_of_the_system(
 ) -> None:
     monkeypatch.setenv("LANGUAGE", value)
     assert Settings().language == language
+
+
+def test_a_language_that_is_chosen_is_one_of_the_page_and_wins_over_the_systems(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for value, language in {"pt": "pt", "pt_BR.UTF-8": "pt", "en-GB": "en"}.items():
+        (folder / ".env").write_text(f"ACESTAGE_LANGUAGE={value}\n")
+        for locale in ("de_DE", "pt_PT", "en_US"):
+            monkeypatch.setenv("LANGUAGE", locale)
+            assert Settings().language == language
+    for value in ("german", "C", "ptolemaic", "english"):
+        monkeypatch.setenv("ACESTAGE_LANGUAGE", value)
+        (line,) = errors_of()
+        assert line.startswith("ACESTAGE_LANGUAGE: is no language of the page; accepted: en, pt, or a locale")
+        assert line.endswith(f"(given: {value!r})")
