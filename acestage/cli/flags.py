@@ -10,12 +10,18 @@ from pydantic import ValidationError
 
 from acestage import settings
 from acestage.access import Access
+from acestage.cli.terminal import open_console, print_label
 from acestage.setting_types import check_address
 from acestage.settings import Settings, setting_errors
 
 
 def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
-    """The settings, where a flag that was given (is not None) wins; `env_file` stands in for `.env`."""
+    """The settings, where a flag that was given (is not None) wins; `env_file` stands in for `.env`.
+
+    Says on stderr which names in that file are no settings.
+    """
+    for line in settings.unknown_settings(env_file):
+        print_label(open_console(stderr=True), "Warning:", f"{env_file or '.env'}: {line}")
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         return settings.load_settings(env_file, **given)

@@ -191,6 +191,15 @@ def test_a_wrong_address_is_named_without_a_traceback(tmp_path: Path, command: l
         assert "Traceback" not in ended.stderr
 
 
+def test_a_mistyped_setting_in_the_file_is_told_beside_the_result(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("ACESTAGE_ADAPTER_DIR=loras\n")
+    ended = acestage("adapters", "--json", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["adapters"] == []
+    told = "Warning: .env: ACESTAGE_ADAPTER_DIR is no setting; did you mean ACESTAGE_ADAPTERS_DIR?\n"
+    assert ended.stderr == told
+
+
 @pytest.mark.parametrize("variable", ["ACESTAGE_ORCHESTRATOR_PORT", "ACESTAGE_ORCHESTRATOR"])
 def test_commands_look_where_the_settings_say(
     turbo_stack: RunningStack, tmp_path: Path, variable: str

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from acestage.setting_types import check_address
-from acestage.settings import SERVICES, Settings, load_settings, setting_errors
+from acestage.settings import SERVICES, Settings, load_settings, setting_errors, unknown_settings
 from services.runtime.stage_config import StageConfig
 
 
@@ -164,6 +164,20 @@ def test_a_file_can_stand_in_for_env(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ACESTAGE_THREADS", "4")
     assert load_settings(folder / "other").threads == 4
     assert load_settings().dit == "dit:1"
+
+
+def test_names_in_a_file_that_are_no_settings_are_told_with_the_nearest(folder: Path) -> None:
+    assert unknown_settings() == []
+    lines = (
+        "ACESTAGE_CHEKPOINT=turbo\nexport ACESTAGE_REST_PORT=1\nACESTEP_LATER=1\nHOST=x\nacestage_dit=dit:1\n"
+    )
+    (folder / ".env").write_text(f"{lines}# ACESTAGE_COMMENT=1\n")
+    assert unknown_settings() == ["ACESTAGE_CHEKPOINT is no setting; did you mean ACESTAGE_CHECKPOINT?"]
+    (folder / "other").write_text("ACESTAGE_MAX_DURATION=60\nACESTAGE_QQQQQQ=1\n")
+    assert unknown_settings(folder / "other") == [
+        "ACESTAGE_MAX_DURATION is no setting; did you mean ACESTEP_MAX_DURATION?",
+        "ACESTAGE_QQQQQQ is no setting",
+    ]
 
 
 @pytest.mark.parametrize(
