@@ -17,6 +17,23 @@ BitDepth = Literal["16", "24", "32f"]
 _SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "32f": "FLOAT"}
 _BIT_DEPTHS: dict[AudioFormat, tuple[BitDepth, ...]] = {"wav": ("16", "24", "32f"), "flac": ("16", "24")}
 
+_OTHER_FORMATS = frozenset({"aac", "aif", "aiff", "caf", "m4a", "mp3", "mp4", "ogg", "opus", "webm", "wma"})
+
+
+def format_of(path: Path, asked: AudioFormat | None = None) -> AudioFormat:
+    """The format of a file with this name: the one that was asked for, else that of its suffix, else wav.
+
+    Raises:
+        ValueError: the suffix is that of another format.
+    """
+    suffix = path.suffix.lower().removeprefix(".")
+    if suffix in _OTHER_FORMATS:
+        raise ValueError(f"is {path}; accepted: .wav, .flac; mp3 and others come from the page or REST")
+    named = next((known for known in _BIT_DEPTHS if known == suffix), None)
+    if named is not None and asked is not None and named != asked:
+        raise ValueError(f"is {path}, but the format is {asked}; accepted for that: .{asked}")
+    return asked or named or "wav"
+
 
 def check_format(audio_format: str, bit_depth: str) -> None:
     """Raises `InvalidArgumentError` where the format cannot be written in that depth."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from acestage.audio_file import AudioFormat, BitDepth, write_audio
+from acestage.audio_file import AudioFormat, BitDepth, format_of, write_audio
+from acestage.errors import InvalidArgumentError
 from acestage.generation_options import Settings
 from acestage.limits import Clamped
 
@@ -156,11 +157,20 @@ class Track:
         return len(self.audio) / self.sample_rate_hz
 
     def save(
-        self, path: str | Path, *, audio_format: AudioFormat = "wav", bit_depth: BitDepth = "16"
+        self, path: str | Path, *, audio_format: AudioFormat | None = None, bit_depth: BitDepth = "16"
     ) -> Path:
-        """Writes the audio and returns the path."""
+        """Writes the audio and returns the path; without a format it is that of the suffix, else wav.
+
+        Raises:
+            InvalidArgumentError: the suffix is that of another format, or the format lacks the depth.
+            OSError: the file cannot be written.
+        """
         target = Path(path)
-        write_audio(target, self.audio, self.sample_rate_hz, audio_format=audio_format, bit_depth=bit_depth)
+        try:
+            found = format_of(target, audio_format)
+        except ValueError as error:
+            raise InvalidArgumentError.at("path", str(error)) from None
+        write_audio(target, self.audio, self.sample_rate_hz, audio_format=found, bit_depth=bit_depth)
         return target
 
 

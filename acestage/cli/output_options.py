@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from acestage.audio_file import AudioFormat, BitDepth, check_format
+from acestage.audio_file import AudioFormat, BitDepth, check_format, format_of
 from acestage.cli.output import check_file, check_output
 from acestage.cli.players import Player, find_player
 from acestage.cli.sinks import STDOUT, FileSink, PlayerSink, Sink
@@ -35,7 +35,7 @@ StreamFlag = Annotated[
     ),
 ]
 PlayFlag = Annotated[bool, typer.Option("--play", help="Play audio as it comes.")]
-OutputFlag = Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")]
+OutputFlag = Annotated[Path | None, typer.Option("-o", "--output", help="File to write, .wav or .flac.")]
 FormatFlag = Annotated[
     Format | None, typer.Option("--format", help="wav or flac; wav or raw (f32le) with --stream.")
 ]
@@ -104,8 +104,6 @@ class OutputFlags:
         file_format = _file_format(None if self.stream is not None else self.audio_format, self.output)
         if self.stream is not None:
             _check_stream(self.stream, self.audio_format, self.play, self.as_json)
-        elif self.audio_format is Format.raw:
-            raise typer.BadParameter("raw is for --stream; a file is wav or flac", param_hint="--format")
         if is_live and take_count is not None and take_count > 1:
             flag = "--play" if self.play else "--stream"
             raise typer.BadParameter(f"{flag} is for one take; --batch is {take_count}", param_hint=flag)
@@ -141,7 +139,14 @@ def _check_stream(stream: str, audio_format: Format | None, play: bool, as_json:
 
 
 def _file_format(audio_format: Format | None, output: Path | None) -> AudioFormat:
-    is_flac = output is not None and output.suffix.lower() == ".flac"
-    if audio_format is None:
-        return "flac" if is_flac else "wav"
-    return "flac" if audio_format is Format.flac else "wav"
+    if audio_format is Format.raw:
+        raise typer.BadParameter("raw is for --stream; a file is wav or flac", param_hint="--format")
+    asked: AudioFormat | None = None
+    if audio_format is not None:
+        asked = "flac" if audio_format is Format.flac else "wav"
+    if output is None:
+        return asked or "wav"
+    try:
+        return format_of(output, asked)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--output") from None

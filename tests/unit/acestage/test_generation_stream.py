@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from acestage.errors import DataLossError
+from acestage.errors import DataLossError, InvalidArgumentError
 from acestage.generation import (
     AudioChunk,
     DecodeCost,
@@ -70,6 +70,20 @@ def test_chunks_joined_and_scaled_are_the_track_and_the_float_file_bit_by_bit(tm
     path = made.save(tmp_path / "song.wav", bit_depth="32f")
     written, _ = soundfile.read(path, dtype="float32")
     assert written.tobytes() == made.audio.tobytes()
+
+
+def test_a_track_is_saved_in_the_format_of_its_name(tmp_path: Path) -> None:
+    samples, stream = noise(500, 1), GenerationStream()
+    stream.read(pb.GenerateResponse(audio=chunk(samples)))
+    (made,) = generation(stream.read(completed(samples))).tracks
+    for name, audio_format in {"song.flac": "FLAC", "SONG.WAV": "WAV", "song": "WAV"}.items():
+        assert soundfile.info(made.save(tmp_path / name)).format == audio_format
+    assert soundfile.info(made.save(tmp_path / "other", audio_format="flac")).format == "FLAC"
+    with pytest.raises(InvalidArgumentError, match=r"path: is .*song\.mp3; accepted: \.wav, \.flac"):
+        made.save(tmp_path / "song.mp3")
+    with pytest.raises(InvalidArgumentError, match=r"song\.flac, but the format is wav"):
+        made.save(tmp_path / "song.flac", audio_format="wav")
+    assert not (tmp_path / "song.mp3").exists()
 
 
 def test_a_preview_is_told_apart_from_the_song() -> None:

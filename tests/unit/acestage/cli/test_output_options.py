@@ -23,6 +23,10 @@ from acestage.cli.output_options import Format, OutputFlags, OutputOptions
         (["--stream", "x", "--play"], ["--stream", "--play"]),
         (["--stream", "."], ["--stream", "is a folder"]),
         (["--format", "raw"], ["--format", "--stream"]),
+        (["-o", "song.mp3"], ["--output", "is song.mp3; accepted: .wav, .flac; mp3 and others come from"]),
+        (["-o", "x.FLAC", "--format", "wav"], ["--output", "is x.FLAC, but the format is wav"]),
+        (["-o", "x.wav", "--format", "flac"], ["--output", "accepted for that: .flac"]),
+        (["-o", "x.ogg", "--stream", "x"], ["--output", "is x.ogg"]),
         (["--detach", "-o", "x.wav"], ["--detach", "acestage attach"]),
         (["--detach", "--play"], ["--detach", "acestage attach"]),
     ],
@@ -56,4 +60,5 @@ def test_with_a_stream_the_format_is_its_own_and_the_name_tells_that_of_the_file
     assert (both.stream_has_header, both.file_format) == (False, "flac")
     assert options(stream="pipe").stream_has_header
     assert options(output=Path("x.flac")).file_format == "flac"
-    assert options(output=Path("x.flac"), audio_format=Format.wav).file_format == "wav"
+    assert options(output=Path("x.audio"), audio_format=Format.flac).file_format == "flac"
+    assert options(output=Path("x")).file_format == "wav"
