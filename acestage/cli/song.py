@@ -17,11 +17,14 @@ from acestage.cli.output_options import OutputFlags
 from acestage.cli.services import open_client
 from acestage.cli.song_options import PromptOptions, SamplingOptions, ServiceOptions
 from acestage.cli.terminal import open_console
+from acestage.cli.upload import named_in_errors
 from acestage.generation import GenerationEvent
 from acestage.generation_options import GenerationOptions
 from acestage.generation_request import request_to_pb
 
 _AUDIO_ID = re.compile(r"a[0-9a-f]{32}")
+_ID_OPTIONS = {"SOURCE": "source_id", "--reference": "reference_id"}
+"""What a request calls the audio that these give."""
 
 
 def make_song(
@@ -65,8 +68,8 @@ def make_song(
     given = {**prompt.request(), **sampling.request(), **task}
     options = cast(GenerationOptions, {name: value for name, value in given.items() if value is not None})
     request_to_pb(caption, options)  # what no message can hold is refused before anything is started
-    uploads = {"source_id": source, "reference_id": prompt.reference}
-    for audio, flag in ((source, "SOURCE"), (prompt.reference, "--reference")):
+    uploads = {"SOURCE": source, "--reference": prompt.reference}
+    for flag, audio in uploads.items():
         if audio is not None:
             check_audio(audio, flag)
 
@@ -94,15 +97,27 @@ def check_audio(source: str, flag: str) -> None:
         )
 
 
-async def audio_id(client: AsyncClient, source: str) -> str:
-    """The id of `source`: itself where it looks like one, else that of the file, which is uploaded."""
-    return source if _AUDIO_ID.fullmatch(source) else (await client.upload(Path(source))).audio_id
+async def audio_id(client: AsyncClient, source: str, flag: str) -> str:
+    """The id of `source`, which `flag` gave: itself where it looks like one, else that of the file, which is
+    uploaded.
+
+    Raises:
+        AcestageError: it could not be uploaded.
+    """
+    if _AUDIO_ID.fullmatch(source):
+        return source
+    with named_in_errors(source, flag):
+        return (await client.upload(Path(source))).audio_id
 
 
 async def _events(
     client: AsyncClient, caption: str, options: GenerationOptions, uploads: Mapping[str, str | None]
 ) -> AsyncGenerator[GenerationEvent, None]:
-    ids = {name: await audio_id(client, source) for name, source in uploads.items() if source is not None}
+    ids = {
+        _ID_OPTIONS[flag]: await audio_id(client, audio, flag)
+        for flag, audio in uploads.items()
+        if audio is not None
+    }
     complete = cast(GenerationOptions, {**options, **ids})
     async with aclosing(client.stream(caption, **complete)) as events:
         async for event in events:

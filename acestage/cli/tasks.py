@@ -127,7 +127,7 @@ def codes(
 
     async def ask() -> str:
         async with open_client(console, target, {}) as client:
-            return await client.audio_codes(await audio_id(client, source), model=model)
+            return await client.audio_codes(await audio_id(client, source, "SOURCE"), model=model)
 
     found = asyncio.run(ask())
     if as_json:

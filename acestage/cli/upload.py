@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from acestage.audio import Audio
 from acestage.cli.flags import Target, orchestrator_of
 from acestage.cli.terminal import open_console, print_json, print_label
 from acestage.client import Client
+from acestage.errors import FieldViolation, InvalidArgumentError
 
 
 def upload(
@@ -23,6 +26,7 @@ def upload(
     console = open_console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with (
+        named_in_errors(str(file), "FILE"),
         Client(*orchestrator_of(target)) as client,
         Progress(*columns, console=console, transient=True) as progress,
     ):
@@ -37,6 +41,20 @@ def upload(
     else:
         typer.echo(audio.audio_id)
         console.print(_facts(audio), soft_wrap=True)
+
+
+@contextmanager
+def named_in_errors(source: str, flag: str) -> Iterator[None]:
+    """For an upload of `source`, which `flag` gave: what is wrong with it is said with both."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        if not error.violations:
+            raise
+        raise InvalidArgumentError.of(
+            FieldViolation(flag, f"{source}: {wrong.field}: {wrong.description}")
+            for wrong in error.violations
+        ) from error
 
 
 def _facts(audio: Audio) -> str:

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.command_line import acestage
 from tests.unit.audio_files import encoded, tone
 from tests.unit.audio_server import Served
 
@@ -47,6 +50,27 @@ def test_a_file_that_is_no_audio_is_an_error_with_a_reason(tmp_path: Path) -> No
     done = served.run(lambda: upload(served, path))
     assert (done.returncode, done.stdout) == (1, "")
     assert "data: is no audio that can be read: Format not recognised; accepted: WAV" in done.stderr
+    assert f"  FILE: {path}: data: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (["cover", "song.wav", "x", "--reference", "README.md"], "--reference"),
+        (["cover", "README.md", "x"], "SOURCE"),
+        (["generate", "x", "--reference", "README.md"], "--reference"),
+        (["codes", "README.md"], "SOURCE"),
+    ],
+)
+def test_of_several_files_the_one_that_is_no_audio_is_named(
+    tmp_path: Path, command: list[str], flag: str
+) -> None:
+    served = Served(tmp_path / "audio")
+    (tmp_path / "song.wav").write_bytes(encoded(tone(1.5, 8_000, 0.5), 8_000))
+    (tmp_path / "README.md").write_text("la la la")
+    done = served.run(lambda: acestage(*command, "--target", served.target, cwd=tmp_path))
+    assert done.returncode == 1
+    assert f"  {flag}: README.md: data: is no audio that can be read" in done.stderr
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
