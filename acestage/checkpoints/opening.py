@@ -105,9 +105,12 @@ def _find(name_or_path: str | Path, checkpoints_dir: Path) -> Path:
         if candidate.is_dir():
             # Not resolved: a linked variant folder has its root where the link is.
             return Path(os.path.abspath(candidate))
-    hint = f"; it can be downloaded: {name_or_path}" if name_or_path in REPOSITORIES else ""
+    if name_or_path in REPOSITORIES:
+        hint = f"download it with: acestage models pull {name_or_path}"
+    else:
+        hint = f"accepted: a folder, {', '.join((EMBEDDED_CHECKPOINT, *REPOSITORIES))}"
     raise CheckpointError(
-        f"checkpoint {str(name_or_path)!r} not found, looked for {', '.join(map(str, candidates))}{hint}"
+        f"checkpoint {str(name_or_path)!r} not found, looked for {', '.join(map(str, candidates))}; {hint}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from acestage.access import Access
 from acestage.async_client import AsyncClient
+from acestage.checkpoints import open_checkpoints
 from acestage.cli.flags import load_settings
 from acestage.errors import CancelledError, FailedPreconditionError, InvalidArgumentError
 from acestage.local_stack import LocalStack, free_ports
@@ -32,7 +34,8 @@ async def open_client(
         may_start: whether services may be started.
 
     Raises:
-        FailedPreconditionError: services run, and `own` has settings; or none run, and none may be started.
+        FailedPreconditionError: services run, and `own` has settings; or none run, and none may be started,
+            or with no such checkpoint.
     """
     async with AsyncExitStack() as stack:
         settings = load_settings(**own)
@@ -50,8 +53,18 @@ async def open_client(
                 "start some with: acestage up"
             )
         if address is None:
+            await asyncio.to_thread(check_checkpoints, settings)
             address = await _start_services(console, settings, stack)
         yield await stack.enter_async_context(AsyncClient(address, Access.of(settings)))
+
+
+def check_checkpoints(settings: Settings) -> None:
+    """Opens the checkpoints that services are to run, before three stages would fail to.
+
+    Raises:
+        FailedPreconditionError: one of them cannot be opened, or two have the same name.
+    """
+    open_checkpoints(settings.checkpoints, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant)
 
 
 async def _start_services(console: Console, settings: Settings, stack: AsyncExitStack) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from acestage.cli.flags import load_settings
+from acestage.cli.services import check_checkpoints
 from acestage.cli.terminal import open_console
 from acestage.local_stack import LocalStack, scheme
 from acestage.settings import Settings
@@ -90,6 +91,7 @@ def up(
         limits=limits,
         warmup=warmup,
     )
+    check_checkpoints(settings)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
     asyncio.run(_serve(settings, env_file))
 

@@ -272,6 +272,14 @@ def test_the_demo_starts_services_for_one_run_whatever_the_folder_has_in_env(tmp
     assert soundfile.info(tmp_path / "out" / "demo.wav").frames == 480_000
 
 
+def test_a_checkpoint_that_was_not_downloaded_is_told_before_services_are_started(tmp_path: Path) -> None:
+    ended = acestage("generate", "x", "--checkpoint", "turbo", cwd=tmp_path, **own_services(tmp_path))
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 1
+    assert line.startswith("CHECKPOINT_INVALID checkpoint 'turbo' not found")
+    assert line.endswith("; download it with: acestage models pull turbo")
+
+
 def test_flags_that_shape_the_denoising_reach_the_settings(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

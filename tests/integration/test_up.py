@@ -110,6 +110,17 @@ def test_a_checkpoint_that_is_not_there_ends_the_start(tmp_path: Path) -> None:
     assert "no-such-model" in ended.stderr
 
 
+def test_a_checkpoint_that_was_not_downloaded_is_told_once_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACESTAGE_CHECKPOINTS_DIR", str(tmp_path))
+    ended = run_up(tmp_path, "--checkpoint=turbo")
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 1
+    assert line.startswith("CHECKPOINT_INVALID checkpoint 'turbo' not found")
+    assert line.endswith("; download it with: acestage models pull turbo")
+
+
 def test_a_taken_port_ends_the_start_and_is_named(tmp_path: Path) -> None:
     ports = free_ports()
     with socket.socket() as listener:

@@ -153,7 +153,12 @@ def test_missing_checkpoint_says_where_it_was_looked_for(tmp_path: Path) -> None
         open_checkpoint("base", checkpoints_dir=tmp_path)
 
     assert str(tmp_path / "acestep-v15-base") in caught.value.message
-    assert "can be downloaded: base" in caught.value.message
+    assert caught.value.message.endswith("; download it with: acestage models pull base")
+
+
+def test_a_name_that_no_checkpoint_has_is_told_which_there_are(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"accepted: a folder, tiny-turbo, turbo, base, .*xl-turbo"):
+        open_checkpoint("trubo", checkpoints_dir=tmp_path)
 
 
 def test_other_folder_is_not_a_checkpoint(tmp_path: Path) -> None:
