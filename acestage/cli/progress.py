@@ -12,7 +12,6 @@ from rich.table import Table
 
 from acestage.cli.terminal import print_label
 from acestage.generation import (
-    STAGES,
     AudioChunk,
     Generation,
     GenerationEvent,
@@ -28,7 +27,7 @@ _MIB = 2**20
 
 
 class ProgressView:
-    """A live bar for each stage, driven by the events alone. Use as a context manager.
+    """A live bar for each stage from its first event on. Use as a context manager.
 
     Attributes:
         first_audio_s: seconds from entering until the song's first audio came; None before.
@@ -46,9 +45,7 @@ class ProgressView:
             TextColumn("{task.fields[state]}", markup=False),
             console=console,
         )
-        self._tasks: dict[str, TaskID] = {
-            stage: self._progress.add_task(stage, total=None, start=False, state="") for stage in STAGES
-        }
+        self._tasks: dict[str, TaskID] = {}
 
     def hear(self, event: GenerationEvent) -> None:
         match event:
@@ -57,15 +54,16 @@ class ProgressView:
             case StageWaiting(stage, position):
                 self._update(stage, state=f"waits for the device, place {position}")
             case StageStarted(stage, device, dtype, quantization=quantization):
-                self._progress.start_task(self._tasks[stage])
+                self._progress.start_task(self._task(stage))
                 weights = ", int8 weights" if quantization == "int8" else ""
                 self._update(stage, state=f"on {device}, {dtype}{weights}")
             case StageProgress(stage, done_count, total_count):
                 self._update(stage, completed=done_count, total=total_count)
             case StageCompleted(stage):
-                total = self._progress.tasks[self._tasks[stage]].total or 1
+                task = self._task(stage)
+                total = self._progress.tasks[task].total or 1
                 self._update(stage, completed=total, total=total, state="done")
-                self._progress.stop_task(self._tasks[stage])
+                self._progress.stop_task(task)
             case AudioChunk() if self.first_audio_s is None:
                 self.first_audio_s = time.monotonic() - self._begun_s
                 self._progress.console.print(f"First audio after {self.first_audio_s:.1f} s.")
@@ -80,17 +78,23 @@ class ProgressView:
             self._progress.console.print(f"In the queue: place {position}.")
 
     def _update(self, stage: str, **values: object) -> None:
-        self._progress.update(self._tasks[stage], **values)  # type: ignore[arg-type]
+        self._progress.update(self._task(stage), **values)  # type: ignore[arg-type]
+
+    def _task(self, stage: str) -> TaskID:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=None, start=False, state="")
+            self._progress.start()
+        return self._tasks[stage]
 
     def __enter__(self) -> Self:
         self._begun_s = time.monotonic()
-        self._progress.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
+        if self._tasks:
+            self._progress.stop()
 
 
 def print_summary(console: Console, generation: Generation, first_audio_s: float | None) -> None:
