@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.table import Table
+from rich.table import Column, Table
 
 from acestage.access import Access
 from acestage.cli.flags import Target, load_settings
@@ -18,13 +18,15 @@ from acestage.errors import AcestageError
 SERVED_TIMEOUT_S = 5.0
 """A stage that does not answer costs the orchestrator 2 s."""
 
+CheckpointsDir = Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")]
+
 app = typer.Typer(help="Pull, list and verify checkpoints.", no_args_is_help=True)
 
 
 @app.command()
 def pull(
     name: Annotated[str, typer.Argument(help="For example turbo, base, sft or xl-turbo.")],
-    checkpoints_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
+    checkpoints_dir: CheckpointsDir = None,
 ) -> None:
     """Download a published model; run it again to resume."""
     from acestage.checkpoints import pull as pull_checkpoint
@@ -38,7 +40,7 @@ def pull(
 
 @app.command("list")
 def list_models(
-    checkpoints_dir: Annotated[Path | None, typer.Option(help="Where checkpoints are kept.")] = None,
+    checkpoints_dir: CheckpointsDir = None,
     target: Target = None,
 ) -> None:
     """List the models that are here, whether services serve them now, and those that can be pulled."""
@@ -52,7 +54,8 @@ def list_models(
         if target is not None:
             raise
         served = []  # usual: whoever looks what there is need not run services
-    table = Table("model", "layout", "size", "path", "served")
+    headers = ("model", "layout", "size", "path", "served")
+    table = Table(*(Column(header, overflow="fold") for header in headers))  # a path is to be read whole
     for model in list_local(settings.checkpoints_dir):
         layout = model.layout or f"not usable: {model.problem}"
         is_served = "yes" if model.path.name in served else ""
@@ -73,11 +76,12 @@ def _served(address: str, access: Access) -> list[str]:
 def verify(
     path: Annotated[str, typer.Argument(help="Checkpoint folder, or the name of a pulled model.")],
     variant: Annotated[str | None, typer.Option(help="Model of an original-layout folder.")] = None,
+    checkpoints_dir: CheckpointsDir = None,
 ) -> None:
     """Check that a checkpoint has every file, and every tensor in its shape."""
     from acestage.checkpoints import open_checkpoint
 
-    settings = load_settings(variant=variant)
+    settings = load_settings(variant=variant, checkpoints_dir=checkpoints_dir)
     checkpoint = open_checkpoint(path, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant)
     # Takes seconds, so whoever named no checkpoint does not wait for it.
     from acestage.checkpoints.loading import verify as verify_checkpoint

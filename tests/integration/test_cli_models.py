@@ -17,6 +17,27 @@ def test_models_are_listed_and_verified(checkpoints: dict[str, Path], tmp_path: 
     assert "is complete" in verified.stdout
 
 
+def test_paths_and_reasons_are_whole_however_narrow_the_output_is(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints of a very long name" / "model"
+    write_checkpoint(folder)
+    (folder / "transformer" / "config.json").unlink()
+    listed = acestage("models", "list", "--checkpoints-dir", str(folder.parent), COLUMNS="80")
+    assert listed.returncode == 0, listed.stderr
+    assert "…" not in listed.stdout
+    rows = [line.split("│")[1:-1] for line in listed.stdout.splitlines() if line.startswith("│")]
+    layouts, paths = ("".join("".join(row[column].split()) for row in rows) for column in (1, 3))
+    assert "".join(str(folder).split()) in paths
+    assert "notusable:" in layouts
+    assert "transformer/config.json" in layouts
+
+
+def test_verify_finds_a_model_in_the_folder_that_is_given(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "here" / "model")
+    verified = acestage("models", "verify", "model", "--checkpoints-dir", str(tmp_path / "here"))
+    assert verified.returncode == 0, verified.stderr
+    assert "is complete" in verified.stdout
+
+
 def test_verify_names_what_is_wrong(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "model")
     (folder / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
