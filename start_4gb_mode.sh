@@ -323,7 +323,7 @@ status() {
 
 # What the card has, what the planner says of it, and a song to prove it.
 test_memory() {
-    local file result plan_flags lines stage planned peak is_ours=""
+    local file result lines stage planned peak is_ours=""
     prepare || return 1
     file="$(env_file)"
     say settings "$file"
@@ -334,9 +334,7 @@ test_memory() {
         say no_gpu
     fi
     say plan
-    lines="$(plan_flags_of "$file")" || return 1
-    mapfile -t plan_flags <<<"$lines"
-    "$VENV/bin/acestage" plan "${plan_flags[@]}" || true
+    "$VENV/bin/acestage" plan --env-file "$file" || true
     say song
     if ! running_pid >/dev/null; then
         start none background || return 1
@@ -345,7 +343,8 @@ test_memory() {
     mkdir -p "$STATE"
     result="$STATE/test.json"
     local code=0
-    "$VENV/bin/acestage" generate "warm piano" --duration 10 --seed 7 --json -o "$STATE/test.wav" >"$result" || code=$?
+    "$VENV/bin/acestage" generate "warm piano" --duration 10 --seed 7 --json --env-file "$file" \
+        -o "$STATE/test.wav" >"$result" || code=$?
     [[ -z "$is_ours" ]] || stop
     if ((code)); then
         fail test_failed
@@ -355,18 +354,6 @@ test_memory() {
     lines="$(peaks_in "$result")"
     while read -r stage planned peak; do say peak_line "$stage" "$planned" "$peak"; done <<<"$lines"
     say fits
-}
-
-# The flags with which the planner reckons as the services do.
-plan_flags_of() {
-    "$VENV/bin/python" -c '
-import sys
-from pathlib import Path
-from acestage.settings import load_settings
-settings = load_settings(Path(sys.argv[1]))
-print("--checkpoint", settings.checkpoints[0], sep="\n")
-if settings.max_vram_gb is not None:
-    print("--vram", settings.max_vram_gb, sep="\n")' "$1"
 }
 
 # A line for each stage of a result: its name, and the MiB that were planned and that it took at most.

@@ -42,4 +42,5 @@ def _check_target(target: str | None) -> str | None:
         raise typer.BadParameter(f"{target!r} {error}") from None
 
 
+EnvFile = Annotated[Path | None, typer.Option(help="Read in the place of .env.", exists=True, dir_okay=False)]
 Target = Annotated[str | None, typer.Option(help="The orchestrator, host:port.", callback=_check_target)]

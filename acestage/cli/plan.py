@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from acestage.checks import Checks
-from acestage.cli.flags import load_settings
+from acestage.cli.flags import EnvFile, load_settings
 from acestage.cli.terminal import open_console, print_json
 from acestage.errors import InternalError, error_classes
 from acestage.planning import DEFAULT_TILE_FRAMES, GIB, MAX_BATCH_SIZE, MAX_DURATION_S, MIB
@@ -61,6 +61,7 @@ def plan(
         PlannedDevice | None, typer.Option(help="A CUDA card, here or elsewhere, or this machine's CPU.")
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Model of an original-layout folder.")] = None,
+    env_file: EnvFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show what fits on a device, without it and without weights.
@@ -76,7 +77,9 @@ def plan(
     checks.require(checkpoint != "", "checkpoint", f"is empty; {accepted}")
     checks.require("," not in (checkpoint or ""), "checkpoint", f"is {checkpoint!r}, a list; {accepted}")
     checks.done()
-    settings = load_settings(checkpoint=checkpoint, variant=variant, quantization=quantization, dtype=dtype)
+    settings = load_settings(
+        env_file, checkpoint=checkpoint, variant=variant, quantization=quantization, dtype=dtype
+    )
     kind = device or (PlannedDevice.CPU if settings.device == "cpu" else PlannedDevice.CUDA)
     size = round(vram * GIB) if vram is not None else settings.max_device_bytes
     found = _ask_planner(settings, kind, size, duration, batch)

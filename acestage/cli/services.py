@@ -7,6 +7,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 from rich.console import Console
@@ -24,13 +25,19 @@ _LOG_LINE_COUNT = 40
 
 @asynccontextmanager
 async def open_client(
-    console: Console, target: str | None, own: dict[str, Any], *, may_start: bool = True
+    console: Console,
+    target: str | None,
+    own: dict[str, Any],
+    *,
+    env_file: Path | None = None,
+    may_start: bool = True,
 ) -> AsyncIterator[AsyncClient]:
     """A client of the services at `target`, or where the settings say; where none run and no target was
     given, services are started and end with the block.
 
     Args:
         own: settings for services that are started here, by the name of their flag; None where not given.
+        env_file: what is read in the place of `.env`, here and by services that are started.
         may_start: whether services may be started.
 
     Raises:
@@ -38,7 +45,7 @@ async def open_client(
             or with no such checkpoint.
     """
     async with AsyncExitStack() as stack:
-        settings = load_settings(**own)
+        settings = load_settings(env_file, **own)
         default = settings.address("orchestrator")
         address = target or (default if _is_listening(default) else None)
         chosen = [f"--{name}" for name, value in own.items() if value is not None]
@@ -54,7 +61,7 @@ async def open_client(
             )
         if address is None:
             await asyncio.to_thread(check_checkpoints, settings)
-            address = await _start_services(console, settings, stack)
+            address = await _start_services(console, settings, env_file, stack)
         yield await stack.enter_async_context(AsyncClient(address, Access.of(settings)))
 
 
@@ -67,7 +74,9 @@ def check_checkpoints(settings: Settings) -> None:
     open_checkpoints(settings.checkpoints, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant)
 
 
-async def _start_services(console: Console, settings: Settings, stack: AsyncExitStack) -> str:
+async def _start_services(
+    console: Console, settings: Settings, env_file: Path | None, stack: AsyncExitStack
+) -> str:
     """Starts the services for this run; returns the orchestrator's address."""
     console.print(
         f"No services run at {settings.address('orchestrator')}: "
@@ -75,8 +84,8 @@ async def _start_services(console: Console, settings: Settings, stack: AsyncExit
         soft_wrap=True,
     )
     log_file = stack.enter_context(log_shown_on_error(console))
-    services = await stack.enter_async_context(LocalStack(settings, free_ports(), log_file=log_file))
-    return services.target
+    services = LocalStack(settings, free_ports(), env_file=env_file, log_file=log_file)
+    return (await stack.enter_async_context(services)).target
 
 
 @contextmanager

@@ -76,7 +76,9 @@ def make_song(
     def begin(client: AsyncClient) -> Events:
         return _events(client, caption, options, uploads)
 
-    opened = open_client(console, services.target, services.own(), may_start=not detach)
+    opened = open_client(
+        console, services.target, services.own(), env_file=services.env_file, may_start=not detach
+    )
     if destination is None:
         options["detached"] = True
         submit_job(console, opened, begin, target=services.target, as_json=output.as_json)

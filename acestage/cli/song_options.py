@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from acestage.cli.flags import Target
+from acestage.cli.flags import EnvFile, Target
 from acestage.generation_options import Adapter
 
 T = TypeVar("T")
@@ -124,6 +124,7 @@ class ServiceOptions:
     )
     dtype: Annotated[str | None, typer.Option(help="Data type, for services of this run.")] = None
     limits: Annotated[str | None, typer.Option(help="planner or tier, for services of this run.")] = None
+    env_file: EnvFile = None
     target: Target = None
 
     def own(self) -> dict[str, Any]:

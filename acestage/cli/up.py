@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from acestage.cli.flags import load_settings
+from acestage.cli.flags import EnvFile, load_settings
 from acestage.cli.services import check_checkpoints
 from acestage.cli.terminal import open_console
 from acestage.local_stack import LocalStack, scheme
@@ -63,9 +63,7 @@ def up(
     warmup: Annotated[
         bool | None, typer.Option("--warmup/--no-warmup", help="Compile missing kernels in the background.")
     ] = None,
-    env_file: Annotated[
-        Path | None, typer.Option(help="Read in the place of .env.", exists=True, dir_okay=False)
-    ] = None,
+    env_file: EnvFile = None,
 ) -> None:
     """Start all services and keep them running. Ctrl-C ends all of them."""
     settings = load_settings(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from acestage.cli.flags import load_settings
+from acestage.cli.flags import EnvFile, load_settings
 from acestage.warmup import warmup_command
 
 
@@ -21,9 +20,7 @@ def warmup(
     variant: Annotated[str | None, typer.Option(help="Model of an original-layout folder.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
-    env_file: Annotated[
-        Path | None, typer.Option(help="Read in the place of .env.", exists=True, dir_okay=False)
-    ] = None,
+    env_file: EnvFile = None,
 ) -> None:
     """Compile for this machine what the services compute beside matrix products and convolutions.
 

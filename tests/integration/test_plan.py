@@ -107,3 +107,13 @@ def test_settings_of_the_device_count(tmp_path: Path, cache_dir: Path) -> None:
     assert plan["device_bytes"] == 24 * GIB
     assert plan["exclusive"]
     assert not plan["resident"]
+
+
+def test_a_file_can_stand_in_for_env(tmp_path: Path, cache_dir: Path) -> None:
+    (tmp_path / ".env").write_text("MAX_CUDA_VRAM=24\n")
+    (tmp_path / "small").write_text("MAX_CUDA_VRAM=4\nACESTEP_OFFLOAD_TO_CPU=true\n")
+    done = acestage("plan", "--json", "--env-file", "small", cwd=tmp_path, ACESTAGE_CACHE_DIR=str(cache_dir))
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert plan["device_bytes"] == 4 * GIB
+    assert plan["one_at_a_time"]

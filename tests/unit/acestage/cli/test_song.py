@@ -11,7 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from acestage.cli import app
-from acestage.errors import InvalidArgumentError, ServiceUnreachableError
+from acestage.errors import FailedPreconditionError, InvalidArgumentError, ServiceUnreachableError
 
 AUDIO_ID = "a" + "0" * 32
 
@@ -55,6 +55,18 @@ def test_an_id_needs_no_file_and_a_file_that_is_there_is_sent(arguments: Sequenc
 def test_a_preview_beside_a_stream_has_its_file_with_an_output() -> None:
     ended = invoke("generate", "x", "--preview", "--stream", "here.wav", "-o", "song.wav")
     assert isinstance(ended.exception, ServiceUnreachableError)
+
+
+def test_services_are_sought_where_the_file_says_that_stands_in_for_env(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ACESTAGE_ORCHESTRATOR", raising=False)
+    (tmp_path / ".env").write_text("ACESTAGE_ORCHESTRATOR=127.0.0.1:1\n")
+    (tmp_path / "other").write_text("ACESTAGE_ORCHESTRATOR=127.0.0.1:2\n")
+    for command in (["generate", "x", "--detach"], ["generate", "x", "--detach", "--env-file", "other"]):
+        error = CliRunner().invoke(app, command).exception
+        assert isinstance(error, FailedPreconditionError)
+        assert f"no services run at 127.0.0.1:{2 if 'other' in command else 1}" in error.message
 
 
 @pytest.mark.parametrize(
