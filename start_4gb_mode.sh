@@ -4,7 +4,8 @@
 #     ./start_4gb_mode.sh            a menu, in the system's language
 #     ./start_4gb_mode.sh both       the same without a menu: page, api, both, test, stop, status, help
 #
-# Settings come from .env, or else from .env.4gb; the environment wins over both.
+# Settings come from .env, or else from .env.4gb; the environment wins over both. Who has settings of their own
+# begins with a copy, cp .env.4gb .env: a .env of one line would end the 4 GB mode.
 set -euo pipefail
 
 ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -100,6 +101,8 @@ say() {
         pt:no_model) text='O modelo não pode ser usado: %s\nBaixe um com: %s models pull turbo\ne indique-o no .env: ACESTAGE_CHECKPOINT=turbo' ;;
         en:untrained) text='No model is chosen: the one in the package is untrained, and makes noise.\nDownload one (6 GB) with: %s models pull turbo\nand name it in .env: ACESTAGE_CHECKPOINT=turbo' ;;
         pt:untrained) text='Nenhum modelo foi escolhido: o do pacote não foi treinado, e faz ruído.\nBaixe um (6 GB) com: %s models pull turbo\ne indique-o no .env: ACESTAGE_CHECKPOINT=turbo' ;;
+        en:copy_first) text='There is no .env yet, and it would take the place of .env.4gb, so begin it as a copy: cp %s %s' ;;
+        pt:copy_first) text='Ainda não há .env, que tomaria o lugar do .env.4gb; comece-o como cópia: cp %s %s' ;;
         *) text="$key" ;;
     esac
     # shellcheck disable=SC2059  # the text is one of those above
@@ -109,6 +112,11 @@ say() {
 fail() {
     say "$@" >&2
     return 1
+}
+
+# After advice to set something in .env.
+say_how_to_begin() {
+    [[ -f "$ROOT/.env" ]] || say copy_first "$ROOT/.env.4gb" "$ROOT/.env"
 }
 
 env_file() {
@@ -212,7 +220,7 @@ check_ports() {
     while read -r name host port; do
         if ! is_free "$host" "$port"; then
             holder="$(holder_of "$port")"
-            fail port_taken "$port" "$name" "${holder:-$(say somebody)}"
+            fail port_taken "$port" "$name" "${holder:-$(say somebody)}" || say_how_to_begin >&2
             return 1
         fi
     done <<<"$lines"
@@ -239,8 +247,14 @@ except AcestageError as error:
 if settings.checkpoints == (EMBEDDED_CHECKPOINT,):
     print("untrained")
 PYTHON
-    )" || { fail no_model "$(<"$STATE/model.txt")" "$VENV/bin/acestage"; return 1; }
-    [[ "$found" != untrained ]] || say untrained "$VENV/bin/acestage"
+    )" || {
+        fail no_model "$(<"$STATE/model.txt")" "$VENV/bin/acestage" || say_how_to_begin >&2
+        return 1
+    }
+    if [[ "$found" == untrained ]]; then
+        say untrained "$VENV/bin/acestage"
+        say_how_to_begin
+    fi
 }
 
 has_gpu() {

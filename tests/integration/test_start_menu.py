@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -95,9 +96,11 @@ def terminal(environment: dict[str, str]) -> Iterator[Terminal]:
     run(environment, "stop")
 
 
-def run(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    environment: dict[str, str], *arguments: str, script: str | Path = SCRIPT
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(SCRIPT), *arguments],
+        [str(script), *arguments],
         env=environment,
         capture_output=True,
         text=True,
@@ -125,6 +128,7 @@ def test_both_doors_are_opened_and_all_is_stopped(terminal: Terminal, environmen
     terminal.type("3")
     shown = terminal.until(r"It runs [\s\S]*Your choice: $")
     assert "No model is chosen: the one in the package is untrained" in shown
+    assert ("begin it as a copy: cp " in shown) is not (ROOT / ".env").exists()
     assert ("No NVIDIA GPU was found" in shown) is (not has_gpu())
     doors = [environment["ACESTAGE_PAGE_PORT"], environment["ACESTAGE_REST_PORT"]]
     for port in doors:
@@ -150,6 +154,27 @@ def test_a_model_that_is_not_there_is_said_with_the_way_to_get_it(environment: d
     assert "O modelo não pode ser usado: " in done.stderr
     assert "turbo" in done.stderr.splitlines()[0]
     assert "models pull turbo\ne indique-o no .env: ACESTAGE_CHECKPOINT=turbo" in done.stderr
+
+
+@pytest.mark.parametrize(("word", "change"), [("both", {"ACESTAGE_CHECKPOINT": "turbo"}), ("api", {})])
+def test_who_is_to_write_an_env_is_told_to_begin_with_a_copy_until_there_is_one(
+    environment: dict[str, str], tmp_path: Path, word: str, change: dict[str, str]
+) -> None:
+    """Else one line in it would end the 4 GB mode."""
+    script = shutil.copy(SCRIPT, tmp_path)
+    shutil.copy(ROOT / ".env.4gb", tmp_path)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        environment |= change or {"ACESTAGE_REST_PORT": str(holder.getsockname()[1])}
+        done = run(environment, word, script=script)
+        assert done.returncode == 1
+        assert " .env" in done.stderr
+        assert done.stderr.endswith(f"begin it as a copy: cp {tmp_path}/.env.4gb {tmp_path}/.env\n")
+        shutil.copy(tmp_path / ".env.4gb", tmp_path / ".env")
+        done = run(environment, word, script=script)
+    assert done.returncode == 1
+    assert "as a copy" not in done.stderr
 
 
 def test_the_menu_speaks_portuguese_and_ends_with_its_input(environment: dict[str, str]) -> None:
