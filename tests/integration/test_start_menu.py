@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -234,8 +235,47 @@ def test_the_memory_configuration_is_tested_with_a_song(environment: dict[str, s
     for stage in ("text_encoder", "dit", "vae"):
         (line,) = re.findall(rf"^  {stage} +planned +(\d+) MiB, peak +(\d+) MiB$", done.stdout, re.MULTILINE)
         assert all(int(figure) > 0 for figure in line)
+    assert "Without a GPU the peak is that of the whole process with its libraries" in done.stdout
     assert "The memory configuration works." in done.stdout
     assert "Nothing runs." in run(environment, "status").stdout
+
+
+FAKE_ACESTAGE = """#!/bin/sh
+echo "acestage $*" >>"$0.calls"
+case "$1" in
+    up) echo "Up."; trap "exit 0" TERM; while :; do sleep 0.1; done ;;
+    generate) cat "$0.json" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(("peak_mib", "code"), [(99, 0), (101, 1)])
+def test_the_peaks_on_a_device_are_held_against_the_plan(
+    environment: dict[str, str], tmp_path: Path, peak_mib: int, code: int
+) -> None:
+    command = tmp_path / "bin" / "acestage"
+    command.parent.mkdir()
+    command.write_text(FAKE_ACESTAGE)
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    for file in command.parent.iterdir():
+        file.chmod(0o755)
+    peaks = {"text_encoder": 50, "dit": peak_mib, "vae": peak_mib}
+    stages = [
+        {"stage": stage, "planned_bytes": 100 << 20, "peak_device_bytes": mib << 20}
+        for stage, mib in peaks.items()
+    ]
+    Path(f"{command}.json").write_text(json.dumps({"stages": stages, "peak_rss_bytes": {}}))
+    done = run(environment | {"ACESTAGE_VENV": str(tmp_path)}, "test")
+    assert done.returncode == code, done.stderr
+    assert f"  dit           planned    100 MiB, peak {peak_mib:6} MiB\n" in done.stdout
+    assert "whole process" not in done.stdout
+    assert ("The memory configuration works." in done.stdout) is (code == 0)
+    assert ("does not hold: more than was planned went to dit, vae." in done.stderr) is (code == 1)
+    # All of them read the same settings.
+    calls = [line.split() for line in Path(f"{command}.calls").read_text().splitlines()]
+    env_files = {call[1]: call[call.index("--env-file") + 1] for call in calls}
+    assert env_files.keys() == {"plan", "up", "generate"}
+    assert len(set(env_files.values())) == 1
 
 
 def test_ctrl_c_ends_what_runs_in_the_foreground(environment: dict[str, str], tmp_path: Path) -> None:
