@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
@@ -23,6 +24,9 @@ from acestage.cli import (
 )
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the system says of output that it cannot keep; a pipe that nobody reads is no error."""
 
 app = typer.Typer(
     name="acestage",
@@ -48,7 +52,7 @@ app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Entry point: an error of Acestage ends the process with its message, not with a traceback."""
+    """Entry point: an error of Acestage, or output that finds no room, ends it with a message, not a traceback."""
     try:
         app()
     except AcestageError as error:
@@ -59,4 +63,11 @@ def main() -> None:
                 console.print(f"  {violation.field}: {violation.description}", soft_wrap=True)
         else:
             print_label(console, error.reason, error.message, "red")
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        print_label(
+            open_console(stderr=True), "Error:", f"the output cannot be written: {error.strerror}", "red"
+        )
         sys.exit(1)

@@ -178,6 +178,22 @@ def test_json_has_null_for_numbers_that_json_lacks(capsys: pytest.CaptureFixture
     assert said == {"peak": None, "all": [1.5, [None, None]], "path": "x"}
 
 
+@pytest.mark.parametrize("command", [["adapters", "--json"], ["--help"]])
+def test_output_on_a_full_disk_is_one_line_without_a_traceback(tmp_path: Path, command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "acestage", *command],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ended.returncode == 1
+    assert ended.stderr == "Error: the output cannot be written: No space left on device\n"
+
+
 @pytest.mark.parametrize("command", [["status"], ["generate", "x"]])
 def test_a_wrong_address_is_named_without_a_traceback(tmp_path: Path, command: list[str]) -> None:
     for name, ended in {
