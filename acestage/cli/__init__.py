@@ -52,7 +52,7 @@ app.add_typer(models.app, name="models")
 
 
 def main() -> None:
-    """Entry point: an error of Acestage, or output that finds no room, ends it with a message, not a traceback."""
+    """Entry point: an error of Acestage, or output without room, ends it with a message, not a traceback."""
     try:
         app()
     except AcestageError as error:

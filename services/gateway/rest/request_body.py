@@ -69,11 +69,11 @@ async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterat
         request = _shortened(request, key, authorization)
     with gateway.uploads.take() if kind == _MULTIPART else nullcontext():
         try:
-            body = await _read(request, kind, max_file_count)
-        except (InvalidArgumentError, HTTPException):
-            check_key(key, authorization)  # who has none hears of no other fault
-            raise
-        try:
+            try:
+                body = await _read(request, kind, max_file_count)
+            except (InvalidArgumentError, HTTPException):
+                check_key(key, authorization)  # who has none hears of no other fault
+                raise
             check_key(key, authorization, body.values.get("ai_token"))
             yield body
         finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.datastructures import UploadFile
 
 from services.gateway.rest.app import create_rest_app
 from services.gateway.rest.body_limit import MAX_TEXT_BYTES
@@ -111,14 +112,25 @@ def test_half_of_a_surrogate_pair_is_no_text(tmp_path: Path, path: str, text: st
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
 
 
-def test_the_charset_of_a_form_lets_no_half_of_a_pair_in(tmp_path: Path) -> None:
+def test_the_charset_of_a_form_lets_no_half_of_a_pair_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str | None] = []
+    close = UploadFile.close
+
+    async def watched_close(file: UploadFile) -> None:
+        closed.append(file.filename)
+        await close(file)
+
     async def body(door: Door) -> None:
         head = '--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n'
         kind = "multipart/form-data; boundary=b; charset=raw_unicode_escape"
-        content = f"{head}\\ud800\r\n--b--\r\n".encode()
+        content = f"{head}\\ud800\r\n".encode() + HEAD + b"RIFF\r\n--b--\r\n"
         answer = await door.http.post("/v1/jobs", content=content, headers={"Content-Type": kind})
         assert (answer.status_code, list(answer.json()["fields"])) == (400, ["prompt"])
+        assert closed == ["a.wav"]
 
+    monkeypatch.setattr(UploadFile, "close", watched_close)
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
 
 
