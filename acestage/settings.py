@@ -87,8 +87,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_file=".env",
         env_file_encoding="utf-8",
-        # Else the name of a field alone, such as HOST, would be a setting too.
-        env_prefix="acestage_",
+        # Which no variable can have: else the name of a field alone, such as HOST, would be a setting too.
+        env_prefix="-",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
@@ -359,7 +359,7 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _speak_as_the_system(cls, values: dict[str, Any]) -> dict[str, Any]:
-        locale = values.get("LANGUAGE")
+        locale = values.get("LANGUAGE", values.get("system_language"))
         return values if locale is None else {"ACESTAGE_LANGUAGE": language_of_system(locale)} | values
 
     @property
@@ -384,11 +384,10 @@ class Settings(BaseSettings):
 
 def unknown_settings(env_file: Path | None = None) -> list[str]:
     """A line for each name of ours in `env_file`, else in `.env`, that no setting has."""
-    fields = {f"ACESTAGE_{name.upper()}" for name in Settings.model_fields}
     choices = [field.validation_alias for field in Settings.model_fields.values()]
     known = [str(name) for alias in choices if isinstance(alias, AliasChoices) for name in alias.choices]
     given = [name.upper() for name in dotenv_values(env_file or ".env", encoding="utf-8")]
-    unknown = [name for name in given if name.startswith("ACESTAGE_") and name not in fields.union(known)]
+    unknown = [name for name in given if name.startswith("ACESTAGE_") and name not in known]
     return [f"{name} is no setting{_nearest(name, known)}" for name in unknown]
 
 

@@ -25,7 +25,7 @@ from acestage.cli import (
 from acestage.cli.terminal import open_console, print_label
 from acestage.errors import AcestageError, InvalidArgumentError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """What the system says of output that it cannot keep; a pipe that nobody reads is no error."""
 
 app = typer.Typer(
@@ -67,7 +67,6 @@ def main() -> None:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        print_label(
-            open_console(stderr=True), "Error:", f"the output cannot be written: {error.strerror}", "red"
-        )
+        what = f"{error.filename or 'the output'} cannot be written: {error.strerror}"
+        print_label(open_console(stderr=True), "Error:", what, "red")
         sys.exit(1)

@@ -42,7 +42,7 @@ async def open_client(
 
     Raises:
         FailedPreconditionError: services run, and `own` has settings; or none run, and none may be started,
-            or with no such checkpoint.
+            or their checkpoint is not there.
     """
     async with AsyncExitStack() as stack:
         settings = load_settings(env_file, **own)

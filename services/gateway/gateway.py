@@ -29,7 +29,8 @@ class Gateway:
         formats: every audio format, with "" where it can be written here, else why not.
         live_streams: places of listeners to audio that is being decoded; each has an encoder.
         event_streams: places of listeners to events.
-        uploads: places of files on their way in; each may take 512 MiB of disk.
+        uploads: places of files on their way in; each may take 1 GiB of disk.
+        keyless_forms: places of forms whose key, if they have one, is in themselves.
     """
 
     client: AsyncClient
@@ -40,6 +41,7 @@ class Gateway:
     live_streams: Places = field(default_factory=lambda: Places("live streams", 16))
     event_streams: Places = field(default_factory=lambda: Places("streams of events", 256))
     uploads: Places = field(default_factory=lambda: Places("uploads", 8))
+    keyless_forms: Places = field(default_factory=lambda: Places("forms without a key in the header", 4))
 
 
 @asynccontextmanager

@@ -39,8 +39,7 @@ class Codec:
         sample_format: libavutil's name for these; a "p" at the end is one plane a channel.
         bit_rate_bps: None where the codec loses nothing.
         options: of the encoder.
-        frame_samples: of a frame, a channel, where encoders that begin at different places of a sound come to
-            write the same frames; else None.
+        frames_agree: whether encoders that begin at different samples come to write the same frames.
     """
 
     encoder: str
@@ -48,7 +47,7 @@ class Codec:
     sample_format: Literal["flt", "fltp", "s16", "s32"]
     bit_rate_bps: int | None = None
     options: Mapping[str, str] = field(default_factory=dict)
-    frame_samples: int | None = None
+    frames_agree: bool = False
 
 
 @dataclass(frozen=True, slots=True)

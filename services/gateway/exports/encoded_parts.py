@@ -12,7 +12,7 @@ from services.gateway.exports.codec import Codec, FrameMaker, Samples
 from services.runtime.processes.usable_cpus import usable_core_count
 
 PART_FRAMES = 1_250
-"""30 s of mp3. The same on every machine, so that files are."""
+"""30 s of mp3 at 48 kHz. The same on every machine, so that files are."""
 
 _STEP_FRAMES = 12
 _SETTLED_FRAMES = 4
@@ -31,7 +31,7 @@ class EncodedParts:
     it encodes that part too. What is heard is as one encoder would have written it.
 
     Args:
-        codec: with `frame_samples`.
+        codec: one whose `frames_agree`.
         blocks: gives the samples float32 [count, channels] between two numbers; called in threads.
         sample_count: of the sound, a channel.
     """
@@ -39,12 +39,11 @@ class EncodedParts:
     def __init__(
         self, codec: Codec, blocks: Blocks, sample_count: int, sample_rate_hz: int, channel_count: int
     ) -> None:
-        assert codec.frame_samples is not None
         self._codec = codec
         self._blocks = blocks
         self._sample_count = sample_count
-        self._frame_samples = codec.frame_samples
         self._maker = FrameMaker(codec, sample_rate_hz, channel_count)
+        self._frame_samples = _open_encoder(codec, self._maker).frame_size
 
     def packets(self) -> Generator[av.Packet[Any], None, None]:
         """All packets of the sound, in order. Close it, if not all are taken.
@@ -110,15 +109,7 @@ class _Part:
         self.first_frame = start // frame_samples
         self.packets: list[av.Packet[Any]] = []
         self._maker = maker
-        encoder: Any = av.CodecContext.create(codec.encoder, "w")
-        encoder.sample_rate = maker.time_base.denominator
-        encoder.time_base = maker.time_base
-        encoder.layout = maker.layout
-        encoder.format = codec.sample_format
-        encoder.options = dict(codec.options)
-        if codec.bit_rate_bps is not None:
-            encoder.bit_rate = codec.bit_rate_bps
-        self._encoder = encoder
+        self._encoder = _open_encoder(codec, maker)
 
     @property
     def end_frame(self) -> int:
@@ -141,3 +132,16 @@ class _Part:
     def drop_before(self, number: int) -> None:
         self.packets = self.packets[number - self.first_frame :]
         self.first_frame = number
+
+
+def _open_encoder(codec: Codec, maker: FrameMaker) -> Any:
+    encoder: Any = av.CodecContext.create(codec.encoder, "w")
+    encoder.sample_rate = maker.time_base.denominator
+    encoder.time_base = maker.time_base
+    encoder.layout = maker.layout
+    encoder.format = codec.sample_format
+    encoder.options = dict(codec.options)
+    if codec.bit_rate_bps is not None:
+        encoder.bit_rate = codec.bit_rate_bps
+    encoder.open()
+    return encoder

@@ -76,7 +76,7 @@ def _encode(
             yield _faded(block, first, len(samples), fade_count)
 
     try:
-        if audio_format.codec.frame_samples is not None:
+        if audio_format.codec.frames_agree:
             encoder = EncodedParts(audio_format.codec, blocks, len(samples), sample_rate_hz, channel_count)
             with closing(encoder.packets()) as packets:
                 writer.write_encoded(packets)

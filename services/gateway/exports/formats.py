@@ -77,7 +77,7 @@ def _wav(codec: Codec) -> _Kind:
     return _Kind(codec, ".wav", "audio/wav", Container("wav"), "audio/wav", Container("wav"))
 
 
-_MP3 = Codec("libmp3lame", "clipped", "fltp", bit_rate_bps=320_000, frame_samples=1_152)
+_MP3 = Codec("libmp3lame", "clipped", "fltp", bit_rate_bps=320_000, frames_agree=True)
 
 # The lossy ones are at rates that few can tell from the source: mp3 at its highest constant one, so that
 # places in a stream can be found without a table. Such a stream has no tag and no table in front, so that its

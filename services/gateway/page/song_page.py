@@ -176,7 +176,7 @@ class SongPage:
             return [error.message, {}, "", "", "", self._choices()]
         # Of a song that is being made, too: the player waits for its sound.
         is_over = job.record.state.is_final
-        take_count = len(job.record.takes) if is_over else job.record.order.options.get("batch_size", 1)
+        take_count = len(job.record.takes) if is_over else job.record.order.take_count
         sound = views.player(job, take_count, plays=False)
         shown = views.takes(job, self._gateway, self._texts)
         return [self._progress(job), {}, sound, shown, job.job_id, self._choices(job.job_id)]

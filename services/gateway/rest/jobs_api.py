@@ -131,7 +131,7 @@ async def audio(
     headers = {"Accept-Ranges": "none"}
     if request.method == "HEAD":
         return Response(media_type=wanted.stream_media_type, headers=headers)
-    parts = _live(gateway, job, take, wanted)
+    parts = _live(job, take, wanted)
     return LiveResponse(parts, wanted.stream_media_type, gateway.live_streams, headers, otherwise=file)
 
 
@@ -233,11 +233,11 @@ def _check_take_to_come(job: Job, take: int) -> None:
         raise InvalidArgumentError.at("take", f"is {take}; accepted: 0 to {take_count - 1}")
 
 
-async def _live(
-    gateway: Gateway, job: Job, take: int, audio_format: ExportFormat
-) -> AsyncGenerator[bytes, None]:
-    """The take from its first sample on; waits for it to begin. Nothing where the job ends before that, or
-    its files are being written already."""
+async def _live(job: Job, take: int, audio_format: ExportFormat) -> AsyncGenerator[bytes, None]:
+    """The take from its first sample on, once it begins.
+
+    Where it does not, as its files are being written or the job fails, nothing, once that is over.
+    """
     while (live := job.live_take(take)) is None:
         if job.record.state.is_final:
             return

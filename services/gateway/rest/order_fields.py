@@ -20,6 +20,7 @@ from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.field_values import TRUE_OR_FALSE, FieldValues
 from services.gateway.rest.request_body import MAX_FILE_COUNT, RequestBody, checked_body
 from services.gateway.rest.request_fields import ALIASES, METAS, PARAMETERS, RequestFields, spellings
+from services.gateway.rest.song_metadata import known_number, metadata
 from services.gateway.rest.song_samples import SAMPLES, SongSample
 from services.gateway.rest.source_audio import find_file, named_audio, upload
 
@@ -85,20 +86,15 @@ _OTHER_FIELDS = (
     *("model", "seeds"),
     *("src_audio", "src_audio_path", "reference_audio", "reference_audio_path"),
     *("audio_format", "title", "edge_fade_ms", "ai_token", PARAMETERS, *METAS),
-    *("device", "dtype", "kernels"),  # how a song was made, which its settings say beside the rest
 )
 _KNOWN = frozenset(
     spelling
     for name in (*_PLAIN, *_ROUTINE, *_LANGUAGE_MODEL_FLAGS, *_OTHER_FIELDS, *ALIASES)
     for spelling in spellings(name)
 )
+_OF_SETTINGS = frozenset({"device", "dtype", "kernels"})
+"""How a song was made, which its settings say beside the rest."""
 _NAMED_COUNT = 10
-
-_UNKNOWN_METAS = ("n/a", "auto", "none")
-"""Metadata of results, where nothing is known; clients send it back as it came."""
-_UNKNOWN_NUMBERS = (0, -1)
-_KEY_SCALE = re.compile(r"([A-Ga-g])([#b♯♭]?)\s*(m|min|minor|maj|major)?", re.IGNORECASE)
-_TIME_SIGNATURES = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 
 
 async def _read_order(request: Request, idempotency_key: str) -> JobOrder:
@@ -183,7 +179,7 @@ def _order(values: FieldValues, body: RequestBody, formats: Mapping[ExportFormat
         options[_OPTIONS.get(name, name)] = read(values, name)
     options["model"] = values.read("model", _model, "the name of a model")
     options |= _task(values, body)
-    options |= _metadata(values)
+    options |= metadata(values)
     options |= _seeds(values)
     options |= _routine(values, options)
     has_source = bool(options["audio_codes"] or options["source_id"] or find_file(body, "src_audio"))
@@ -221,34 +217,24 @@ def _task(values: FieldValues, body: RequestBody) -> dict[str, Any]:
     }
 
 
-def _metadata(values: FieldValues) -> dict[str, Any]:
-    bpm = None if _is_unknown(values, "bpm") else values.whole_number("bpm")
-    found: dict[str, Any] = {"bpm": None if bpm in _UNKNOWN_NUMBERS else bpm}
-    for name, convert in (
-        ("key_scale", _key_scale),
-        ("time_signature", _time_signature),
-        ("vocal_language", str.lower),
-    ):
-        text = None if _is_unknown(values, name) else values.text(name)
-        found[_OPTIONS.get(name, name)] = convert(text.strip()) if text else None
-    return found
-
-
 def _seeds(values: FieldValues) -> dict[str, Any]:
     """A seed that was sent counts, unless a random one was asked for in so many words.
 
     Settings of a song say `seeds` beside the first one.
     """
-    seeds = values.whole_numbers("seeds") or values.whole_numbers("seed") or []
+    name = "seed" if values.fields.find("seeds") is None else "seeds"
+    seeds = values.whole_numbers(name) or []
     if values.flag("use_random_seed") or not seeds or seeds == [-1]:
         return {}
     if len(seeds) == 1:
         return {"seed": seeds[0]}
     batch_size = values.whole_number("batch_size")
     if batch_size not in (None, len(seeds)):
-        values.refuse("seed", f"has {len(seeds)} seeds; accepted: one, or one for each of {batch_size} takes")
+        values.refuse(name, f"has {len(seeds)} seeds; accepted: one, or one for each of {batch_size} takes")
     if set(seeds) == {-1}:
         return {"batch_size": len(seeds)}
+    if -1 in seeds:
+        values.refuse(name, "has -1 beside others; accepted: seeds from 0 on, or -1 for all")
     return {"seeds": seeds, "batch_size": None}
 
 
@@ -267,8 +253,8 @@ def _routine(values: FieldValues, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _duration_s(values: FieldValues, has_source: bool, notes: list[str]) -> float | None:
     name = "audio_duration"
-    duration_s = None if _is_unknown(values, name) else values.number(name)
-    if duration_s is None or duration_s in _UNKNOWN_NUMBERS:
+    duration_s = known_number(values, name, values.number)
+    if duration_s is None:
         return None
     if has_source:
         notes.append(f"{name} was left out: the song is as long as its source")
@@ -318,7 +304,8 @@ def _left_out(values: FieldValues) -> list[str]:
     asked = [name for name in _LANGUAGE_MODEL_FLAGS if values.flag(name, _FLAGS.get(name, TRUE_OR_FALSE))]
     sent = values.fields.names()
     asked += [name for name in sent if _LANGUAGE_MODEL_FIELD.fullmatch(name)]
-    unknown = [name for name in sent if name not in _KNOWN and not _LANGUAGE_MODEL_FIELD.fullmatch(name)]
+    known = _KNOWN | (_OF_SETTINGS if isinstance(values.fields.find("model"), dict) else frozenset())
+    unknown = [name for name in sent if name not in known and not _LANGUAGE_MODEL_FIELD.fullmatch(name)]
     notes = []
     if asked:
         notes.append(f"no language model is served, so these had no effect: {_list(asked)}")
@@ -351,24 +338,6 @@ def _audio_codes(value: Any) -> str:
     if len(items) > 1 or not all(isinstance(item, str) for item in items):
         raise ValueError
     return items[0] if items else ""
-
-
-def _is_unknown(values: FieldValues, name: str) -> bool:
-    value = values.fields.find(name)
-    return isinstance(value, str) and value.strip().lower() in _UNKNOWN_METAS
-
-
-def _key_scale(text: str) -> str:
-    """A key as the model was trained to read it; what is none stays as it is, to be refused by name."""
-    match = _KEY_SCALE.fullmatch(text)
-    if match is None or match[3] is None:
-        return text
-    is_minor = match[3] == "m" or match[3].lower().startswith("min")
-    return f"{match[1].upper()}{match[2].lower()} {'minor' if is_minor else 'major'}"
-
-
-def _time_signature(text: str) -> str:
-    return _TIME_SIGNATURES.get(text.replace(" ", ""), text)
 
 
 def _lower(text: str | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from email.message import Message as HeaderMessage
@@ -25,6 +25,8 @@ MAX_TEXT_BYTES = 1 << 20
 """Of one text part of a form; the longest that a request may hold, audio codes, have half of that."""
 MAX_PART_COUNT = 200
 MAX_FILE_COUNT = 4
+SILENCE_TIMEOUT_S = 60.0
+"""A client that sends nothing of its body for so long is given up."""
 
 _MULTIPART = "multipart/form-data"
 _ACCEPTED = "application/json, multipart/form-data, application/x-www-form-urlencoded"
@@ -48,7 +50,8 @@ async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterat
     """The body of `request`, once its key has been checked; its files end with the block.
 
     The key may be in the body, as `ai_token`, so that it is read before anybody knows whose it is: no more
-    than a text's length where it can hold no files. A form takes a place of uploads.
+    than a text's length where it can hold no files. A form that can takes a place, one of a few where the
+    header has no key: strangers cannot take those of others.
 
     Args:
         request: whose body it is.
@@ -58,16 +61,19 @@ async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterat
         UnauthenticatedError: the key is missing or wrong.
         InvalidArgumentError: it is no JSON object, or no form.
         ResourceExhaustedError: all places of uploads are taken.
-        HTTPException: 415 where it is of another content type, 400 where a form is damaged or has more files.
+        HTTPException: 415 where it is of another content type, 400 where a form is damaged or has more files,
+            408 where nothing came for `SILENCE_TIMEOUT_S`.
     """
     key: ApiKey = request.app.state.key
     gateway: Gateway = request.app.state.gateway
     authorization = request.headers.get("authorization")
     kind = _content_type(request)
+    has_key = key.is_in(authorization or "")
     may_have_files = kind == _MULTIPART and max_file_count > 0
-    if not key.is_in(authorization or "") and (authorization or not may_have_files):
-        request = _shortened(request, key, authorization)
-    with gateway.uploads.take() if kind == _MULTIPART else nullcontext():
+    places = gateway.uploads if has_key else gateway.keyless_forms
+    is_long = has_key or (may_have_files and authorization is None)
+    request = _received(request, None if is_long else lambda: check_key(key, authorization))
+    with places.take() if may_have_files else nullcontext():
         try:
             try:
                 body = await _read(request, kind, max_file_count)
@@ -91,23 +97,30 @@ async def _read(request: Request, kind: str, max_file_count: int) -> RequestBody
     raise HTTPException(415, f"Content-Type: is {kind[:80]!r}; accepted: {_ACCEPTED}")
 
 
-def _shortened(request: Request, key: ApiKey, authorization: str | None) -> Request:
-    """`request` of somebody whose header has no key, of which no more than a text's length is read.
+def _received(request: Request, check_long: Callable[[], None] | None) -> Request:
+    """`request`, whose body has to come without a long pause.
+
+    Args:
+        check_long: raises where more than a text's length is not to be read; None lets more be read.
 
     Raises:
-        UnauthenticatedError: it is longer; if it does not say so, then reading it raises this.
+        Exception: that of `check_long`, where its header says that it is longer; else while it is read.
     """
     length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > body_limit.MAX_TEXT_BYTES:
-        check_key(key, authorization)
+    if check_long and length.isdecimal() and int(length) > body_limit.MAX_TEXT_BYTES:
+        check_long()
     received_bytes = 0
 
     async def receive() -> Message:
         nonlocal received_bytes
-        message = await request.receive()
+        try:
+            async with asyncio.timeout(SILENCE_TIMEOUT_S):
+                message = await request.receive()
+        except TimeoutError as error:
+            raise HTTPException(408, f"the body: nothing came for {SILENCE_TIMEOUT_S:g} s") from error
         received_bytes += len(message.get("body", b""))
-        if received_bytes > body_limit.MAX_TEXT_BYTES:
-            check_key(key, authorization)
+        if check_long and received_bytes > body_limit.MAX_TEXT_BYTES:
+            check_long()
         return message
 
     return Request(request.scope, receive)

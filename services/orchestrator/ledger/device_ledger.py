@@ -26,12 +26,12 @@ class DeviceLedger:
     """What is known of one device.
 
     Attributes:
-        has_one_holder: whatever its size.
+        is_always_exclusive: it has one holder at a time, whatever its size.
         line: who waits, the next one first.
         held: the leases that are not RELEASED, by id.
     """
 
-    has_one_holder: bool
+    is_always_exclusive: bool
     line: list[Ticket] = field(default_factory=list)
     held: dict[str, Lease] = field(default_factory=dict)
     _last_bytes: int | None = None
@@ -47,7 +47,7 @@ class DeviceLedger:
     @property
     def is_exclusive(self) -> bool:
         """Whether it has one holder at a time."""
-        return self.has_one_holder or self.total_bytes is None or self.total_bytes <= EXCLUSIVE_UP_TO_BYTES
+        return self._has_one_holder(self.total_bytes)
 
     def see(self, user: Ticket | Lease) -> None:
         """Notes the size that somebody reports."""
@@ -60,10 +60,13 @@ class DeviceLedger:
     def has_room(self, user: Ticket | Lease, vram_bytes: int) -> bool:
         """Whether `vram_bytes` are free for `user`; those that it has count as free."""
         others = [lease for lease in self.held.values() if lease is not user]
-        if others and self.is_exclusive:
-            return False
         total_bytes = self._least_of([user, *others])
+        if others and self._has_one_holder(total_bytes):
+            return False
         return total_bytes is None or sum(lease.vram_bytes for lease in others) + vram_bytes <= total_bytes
+
+    def _has_one_holder(self, total_bytes: int | None) -> bool:
+        return self.is_always_exclusive or total_bytes is None or total_bytes <= EXCLUSIVE_UP_TO_BYTES
 
     def _least_of(self, users: Sequence[Ticket | Lease]) -> int | None:
         return min((user.device_bytes for user in users if user.device_bytes), default=self._last_bytes)
@@ -73,7 +76,10 @@ class DeviceLedger:
         return [lease for lease in self.held.values() if lease.state in USABLE]
 
     def to_leave(self) -> frozenset[str]:
-        """The leases that must end for the first in line to fit: just enough, those without work first."""
+        """The leases that must end for the first in line to fit: just enough, those without work first.
+
+        The device counts as no larger than all holders say, also those who are asked to leave.
+        """
         usable = self.usable()
         if not self.line:
             return frozenset()

@@ -53,7 +53,7 @@ MAX_WAITER_COUNT = 1000
 """Waiters on all devices together; a stage queues its own work, so even one per stage is a long line."""
 
 MAX_DEVICE_COUNT = 64
-"""Devices that are ever asked for: each has a lock file that stays open."""
+"""Devices that anybody ever waited for. Each may have a lock file that stays open, for what it locks."""
 
 KEPT_RELEASED_COUNT = 1000
 """Released leases that are remembered, so that releasing one twice succeeds."""
@@ -131,6 +131,7 @@ class Lessor:
                 retry_delay_s=self.ttl_s,
             )
         self._ticket_count += 1
+        self._devices[device] = ledger
         ledger.see(ticket)
         ledger.line.append(ticket)
         self._update_revoking(device)
@@ -239,6 +240,7 @@ class Lessor:
                 f"lease {claimed.lease_id} on {claimed.device} cannot be taken over: others hold the device",
                 metadata={"lease_id": claimed.lease_id, "device": claimed.device},
             )
+        self._devices[claimed.device] = ledger
         ledger.see(claimed)
         self._store(replace(claimed, state=LeaseState.ACTIVE, granted_at=now, expires_at=now + self.ttl_s))
         self._update_revoking(claimed.device)
@@ -316,14 +318,13 @@ class Lessor:
         return self._devices[device].is_exclusive
 
     def _ledger(self, device: str) -> DeviceLedger:
-        if device not in self._devices:
-            if len(self._devices) >= MAX_DEVICE_COUNT:
-                raise ResourceExhaustedError(
-                    f"device: is {device}; accepted: one of the {MAX_DEVICE_COUNT} that are known already",
-                    metadata={"device": device, "limit": str(MAX_DEVICE_COUNT)},
-                )
-            self._devices[device] = DeviceLedger(self._is_exclusive)
-        return self._devices[device]
+        """The page of `device`, or a new one to be kept once somebody waits for it or holds it."""
+        if device not in self._devices and len(self._devices) >= MAX_DEVICE_COUNT:
+            raise ResourceExhaustedError(
+                f"device: is {device}; accepted: one of the {MAX_DEVICE_COUNT} that are known already",
+                metadata={"device": device, "limit": str(MAX_DEVICE_COUNT)},
+            )
+        return self._devices.get(device) or DeviceLedger(self._is_exclusive)
 
     def _usable(self) -> list[Lease]:
         return [lease for entry in self._devices.values() for lease in entry.usable()]

@@ -11,6 +11,7 @@ from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
 from acestage.tensors import MAX_TENSOR_BYTES, TensorDecoder, WireTensor
 
 SILENCE_TIMEOUT_S = 60.0
+"""A client that has begun, or only called, and sends nothing for so long is given up."""
 
 
 class TensorRequest(Protocol):
@@ -44,8 +45,9 @@ async def read_parameters(requests: AsyncIterator[TensorRequest]) -> Any:
 
     Raises:
         InvalidArgumentError: it is missing, or something else.
+        DeadlineExceededError: nothing came for `SILENCE_TIMEOUT_S`.
     """
-    first = await anext(requests, None)
+    first = await _next(requests)
     if first is None:
         raise InvalidArgumentError.at("parameters", "are missing: the stream was empty")
     if first.WhichOneof("part") != "parameters":
@@ -69,7 +71,7 @@ async def read_tensors(
 async def read_pieces(requests: AsyncIterator[TensorRequest], name: str) -> AsyncIterator[WireTensor]:
     """The tensors of the rest of a request stream as they come; all of them have the same name.
 
-    Errors are those of `read`.
+    Errors are those of `read`, but for the deadline: pieces may take as long as they do to be made.
     """
     decoder = TensorDecoder((name,))
     async for chunk in _chunks(requests):
@@ -81,17 +83,18 @@ async def read_pieces(requests: AsyncIterator[TensorRequest], name: str) -> Asyn
 
 async def _in_time(requests: AsyncIterator[TensorRequest]) -> AsyncIterator[TensorRequest]:
     """`requests`, from a client that has all of them: what it began to send must not lie here for ever."""
-    while True:
-        try:
-            async with asyncio.timeout(SILENCE_TIMEOUT_S):
-                request = await anext(requests, None)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"tensor: nothing came for {SILENCE_TIMEOUT_S:g} s; accepted: data without such a pause"
-            ) from None
-        if request is None:
-            return
+    while (request := await _next(requests)) is not None:
         yield request
+
+
+async def _next(requests: AsyncIterator[TensorRequest]) -> TensorRequest | None:
+    try:
+        async with asyncio.timeout(SILENCE_TIMEOUT_S):
+            return await anext(requests, None)
+    except TimeoutError as error:
+        raise DeadlineExceededError(
+            f"request: nothing came for {SILENCE_TIMEOUT_S:g} s; accepted: messages without such a pause"
+        ) from error
 
 
 async def _chunks(requests: AsyncIterator[TensorRequest]) -> AsyncIterator[TensorChunk]:

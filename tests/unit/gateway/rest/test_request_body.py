@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import UploadFile
 
+from services.gateway.rest import request_body
 from services.gateway.rest.app import create_rest_app
 from services.gateway.rest.body_limit import MAX_TEXT_BYTES
 from services.runtime.rpc.api_key import ApiKey
@@ -64,7 +66,7 @@ def test_a_form_with_files_may_have_the_key_in_itself(
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body, secret="k3y")
 
 
-@pytest.mark.parametrize("path", [*TAKES_FILES, *TAKES_NONE, "/v1/settings/restore", "/v1/uploads"])
+@pytest.mark.parametrize("path", [*TAKES_FILES, "/v1/settings/restore", "/v1/uploads"])
 def test_forms_beyond_the_places_are_refused(tmp_path: Path, path: str) -> None:
     async def body(door: Door) -> None:
         with ExitStack() as places:
@@ -73,8 +75,37 @@ def test_forms_beyond_the_places_are_refused(tmp_path: Path, path: str) -> None:
             answer = await door.http.post(path, files={"prompt": (None, "x")})
             assert answer.status_code == 429
             assert int(answer.headers["retry-after"]) >= 1
-            sample = await door.http.post("/create_random_sample", json={})
+            sample = await door.http.post("/create_random_sample", files={"x": (None, "x")})
             assert sample.status_code == 200
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+def test_forms_without_a_key_take_no_places_of_others(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        form = {"prompt": (None, "x"), "ai_token": (None, "k3y")}
+        with ExitStack() as places:
+            for _ in range(4):
+                places.enter_context(door.gateway.keyless_forms.take())
+            strange = await door.http.post("/v1/jobs", files=form)
+            assert strange.status_code == 429
+            known = await door.http.post("/v1/jobs", files=form, headers={"Authorization": "Bearer k3y"})
+            assert known.status_code == 201, known.text
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body, secret="k3y")
+
+
+def test_a_body_that_stops_coming_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_body, "SILENCE_TIMEOUT_S", 0.01)
+
+    async def content() -> AsyncIterator[bytes]:
+        yield HEAD
+        await asyncio.Event().wait()
+
+    async def body(door: Door) -> None:
+        answer = await door.http.post("/v1/jobs", content=content(), headers=FORM)
+        assert (answer.status_code, answer.json()) == (408, {"detail": "the body: nothing came for 0.01 s"})
+        assert door.gateway.uploads.taken_count == 0
 
     through_door(tmp_path, ScriptedOrchestrator(), body)
 

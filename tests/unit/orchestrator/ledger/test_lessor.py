@@ -303,6 +303,28 @@ def test_a_ledger_has_so_many_devices_and_no_more() -> None:
     lessor.withdraw(lessor.enqueue("cuda:0", "dit", 1, 0.0))
 
 
+def test_a_request_that_is_refused_leaves_no_device_behind() -> None:
+    lessor = new_lessor()
+    for index in range(MAX_DEVICE_COUNT):
+        with pytest.raises(VramBudgetExceededError):
+            lessor.enqueue(f"cuda:{index}", "dit", 2, 0.0, device_bytes=1)
+    assert lessor.devices() == []
+    assert grant(lessor, "cuda:999").device == "cuda:999"
+
+
+@pytest.mark.parametrize("sizes", [(16, 3), (3, 16), (16, 16)])
+def test_leases_are_taken_over_by_what_all_of_them_say(sizes: tuple[int, int]) -> None:
+    before = new_lessor()
+    leases = [granted(before, ask(before, 1)) for _ in sizes]
+    after = Lessor(epoch=2, ttl_s=TTL_S, grace_until=TTL_S)
+    after.restore(leases[0], 0.0, device_bytes=sizes[0] * GIB)
+    if min(sizes) == 16:
+        after.restore(leases[1], 0.0, device_bytes=sizes[1] * GIB)
+    else:
+        with pytest.raises(LeaseLostError):
+            after.restore(leases[1], 0.0, device_bytes=sizes[1] * GIB)
+
+
 def test_a_small_request_does_not_pass_a_large_one_that_came_before() -> None:
     lessor = new_lessor()
     granted(lessor, ask(lessor, 9))

@@ -11,19 +11,33 @@ from acestage.protos.tensor.v1.tensor_pb2 import DATA_TYPE_FLOAT32, TensorChunk,
 from acestage.protos.vae.v1 import vae_pb2 as pb
 from services.runtime.rpc import tensor_requests
 
-
-async def spec_and_silence() -> AsyncIterator[Any]:
-    spec = TensorSpec(name="latents", data_type=DATA_TYPE_FLOAT32, shape=[1, 2, 3], size_bytes=24)
-    yield pb.DecodeRequest(tensor=TensorChunk(spec=spec))
-    await asyncio.Event().wait()
+SPEC = TensorSpec(name="latents", data_type=DATA_TYPE_FLOAT32, shape=[1, 2, 3], size_bytes=24)
 
 
-def test_a_client_that_sends_a_part_and_nothing_more_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        [],
+        [pb.DecodeRequest(parameters=pb.DecodeParameters())],
+        [
+            pb.DecodeRequest(parameters=pb.DecodeParameters()),
+            pb.DecodeRequest(tensor=TensorChunk(spec=SPEC)),
+        ],
+    ],
+)
+def test_a_client_that_sends_no_more_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, sent: list[pb.DecodeRequest]
+) -> None:
     monkeypatch.setattr(tensor_requests, "SILENCE_TIMEOUT_S", 0.01)
+
+    async def messages() -> AsyncIterator[Any]:
+        for message in sent:
+            yield message
+        await asyncio.Event().wait()
 
     async def read() -> None:
         async with asyncio.timeout(5):
-            await tensor_requests.read_tensors(spec_and_silence(), "latents")
+            await tensor_requests.read(messages(), "latents")
 
     with pytest.raises(DeadlineExceededError, match=r"nothing came for 0\.01 s"):
         asyncio.run(read())
