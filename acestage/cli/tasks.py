@@ -127,7 +127,11 @@ def codes(
 
     async def ask() -> str:
         async with open_client(console, target, {}) as client:
-            return await client.audio_codes(await audio_id(client, source, "SOURCE"), model=model)
+            source_id = await audio_id(client, source, "SOURCE")
+            queue = (await client.status()).queue
+            if count := queue.running_count + queue.queued_count:
+                console.print(f"Waits for its turn: {count} came before.")
+            return await client.audio_codes(source_id, model=model)
 
     found = asyncio.run(ask())
     if as_json:

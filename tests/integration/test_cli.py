@@ -152,6 +152,23 @@ def test_a_song_that_cannot_be_written_goes_to_a_temporary_folder(
     assert "Traceback" not in ended.stderr
 
 
+def test_codes_are_printed_and_say_when_they_have_to_wait(turbo_stack: RunningStack, tmp_path: Path) -> None:
+    source = tmp_path / "source.wav"
+    soundfile.write(source, 0.1 * np.random.default_rng(1).standard_normal((5 * 48_000, 2)), 48_000)
+    command = [sys.executable, "-m", "acestage", "codes", str(source), "--target", turbo_stack.target]
+    with turbo_stack.client() as client:
+        events = client.stream("piano", duration_s=300, step_count=200, detached=True)
+        job_id = next(iter(events)).job_id  # type: ignore[union-attr]
+        wait_until(lambda: client.status().queue.running_count == 1, "the song is in work")
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as asked:
+            assert asked.stderr is not None
+            said = asked.stderr.readline()
+            client.cancel(job_id)
+            codes, rest = asked.communicate(timeout=60)
+    assert (asked.returncode, said, rest) == (0, "Waits for its turn: 1 came before.\n", "")
+    assert codes.count("<|audio_code_") == 25
+
+
 @pytest.mark.parametrize("name", ["song [final].wav", "[/x].wav", "[red].wav", ":cat:.wav"])
 def test_a_path_is_printed_as_it_is(turbo_stack: RunningStack, tmp_path: Path, name: str) -> None:
     flags = ["--duration", "10", "--steps", "1", "--target", turbo_stack.target, "-o", name]
