@@ -149,9 +149,36 @@ def test_a_song_is_stopped(page: Page) -> None:
     page.get_by_role("spinbutton", name="Steps").fill("200")
     order(page, "long drone", 600)
     until_status(page, "Diffusion: ")
+    assert page.get_by_role("button", name="In work").is_disabled()
     page.get_by_role("button", name="Stop").click()
     until_status(page, "Stopped.")
+    page.get_by_role("button", name="Generate Music").wait_for()
     take_screenshot(page, "stopped")
+
+
+def test_a_page_that_is_opened_anew_goes_on_with_the_song(page: Page, browser: Browser) -> None:
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_role("spinbutton", name="Steps").fill("200")
+    order(page, "slow tide", 600)
+    until_status(page, "Diffusion: ")
+    other = browser.new_page()
+    other.set_default_timeout(TIMEOUT_MS)
+    other.goto(page.url)
+    other.wait_for_function(
+        "[...document.querySelectorAll('input')].some(i => i.value.endsWith('slow tide · in work'))"
+    )
+    other.get_by_role("button", name="Show").click()
+    until_status(other, "Diffusion: ")
+    other.wait_for_function(
+        "seen => [...document.querySelectorAll('textarea')].some(t => t.value.startsWith('Diffusion: ') && "
+        "t.value !== seen)",
+        arg=status(other).input_value(),
+    )
+    other.get_by_role("button", name="Stop").click()
+    for shown in (other, page):
+        until_status(shown, "Stopped.")
+        shown.locator("audio.take").wait_for(state="detached")
+    other.close()
 
 
 def test_what_is_wrong_is_said_in_words_at_its_field(page: Page) -> None:
@@ -188,6 +215,8 @@ def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path
     page.get_by_label("Music Caption").fill("a guitar solo")
     page.get_by_role("radio", name="Repaint").check()
     page.set_input_files("#field-source input[type=file]", source)
+    for name in ("start_s", "end_s"):
+        assert page.locator(f"#field-{name} input").input_value() == ""
     wave = page.locator("#source-wave canvas.is-pickable")
     box = wave.bounding_box()
     assert box is not None

@@ -237,3 +237,18 @@ def test_a_gateway_that_was_killed_finds_its_jobs_again(turbo_stack: RunningStac
         assert task["status"] == 1, task
         (track,) = json.loads(task["result"])
         assert decoded_s(http.get(track["file"]).content) == pytest.approx(120.0, abs=0.2)
+
+
+def test_a_song_whose_stage_dies_has_failed(battered_stack: RunningStack, tmp_path: Path) -> None:
+    with (
+        RunningGateway.start(battered_stack.target, tmp_path) as gateway,
+        httpx.Client(base_url=gateway.url(), timeout=60.0) as http,
+    ):
+        job = submit(http, prompt="x", audio_duration=300, inference_steps=200)
+        path = f"/v1/jobs/{job['job_id']}"
+        wait_until(lambda: http.get(path).json()["progress"]["stage"] == "dit", "it is denoised")
+        battered_stack.find("services.dit").kill()
+        failed = ended(http, job["job_id"])
+        assert (failed["state"], failed["failure"]["reason"]) == ("failed", "SERVICE_UNREACHABLE")
+        assert http.delete(path).json()["state"] == "failed"
+    wait_until(lambda: battered_stack.is_idle(), "the stage is back")

@@ -17,6 +17,7 @@ from acestage.errors import (
     NotFoundError,
 )
 from acestage.generation import JobQueued
+from services.gateway.exports.export import LONGEST_EDGE_FADE_MS
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.job_follower import CANCEL_TIMEOUT_S, JobFollower, ending
 from services.gateway.jobs.order import JobOrder
@@ -99,7 +100,7 @@ class JobBook:
             QueueFullError: too many jobs wait.
             AcestageError: the orchestrator cannot take it.
         """
-        _check_text(order)
+        _check(order)
         if not idempotency_key:
             return await asyncio.shield(asyncio.create_task(self._submit(order, "")))
         if len(idempotency_key) > MAX_KEY_LENGTH:
@@ -205,8 +206,12 @@ class JobBook:
             self._keys.pop(job.record.idempotency_key, None)
 
 
-def _check_text(order: JobOrder) -> None:
-    """What reaches no field of the orchestrator's request, and yet goes into records, tags and answers."""
+def _check(order: JobOrder) -> None:
+    """What reaches no field of the orchestrator's request, and yet goes into records, tags and files."""
+    if not 0.0 <= order.edge_fade_ms <= LONGEST_EDGE_FADE_MS:
+        raise InvalidArgumentError.at(
+            "edge_fade_ms", f"is {order.edge_fade_ms:g}; accepted: 0 to {LONGEST_EDGE_FADE_MS:g}"
+        )
     if len(order.title) > MAX_TITLE_LENGTH:
         raise InvalidArgumentError.at(
             "title", f"has {len(order.title)} characters; accepted: up to {MAX_TITLE_LENGTH}"

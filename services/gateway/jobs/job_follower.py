@@ -112,7 +112,8 @@ class JobFollower:
                 )
             except UnavailableError as error:
                 away_since = self._clock() if away_since is None else away_since
-                is_ours = "target" in error.metadata  # else the job says so of one of its stages
+                # Else the job says so of one of its stages.
+                is_ours = error.metadata.get("target") == self._client.target
                 if not is_ours or self._clock() - away_since > self._reconnect_s:
                     return job.record.failed(error.reason, error.message, now())
                 await asyncio.sleep(RECONNECT_PAUSE_S)

@@ -44,16 +44,18 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
     add("take_count", gr.Slider, 1, 8, value=1, step=1, label=texts.takes)
     add("seed", gr.Number, label=texts.seed, info=texts.seed_hint, value=-1, precision=0)
     with gr.Accordion(texts.details, open=False):
-        add("vocal_language", gr.Dropdown, list(LANGUAGES), value="en", label=texts.vocal_language)
+        # What is restored may be none of the choices; the services say what they accept.
+        free: dict[str, Any] = {"allow_custom_value": True}
+        add("vocal_language", gr.Dropdown, list(LANGUAGES), value="en", label=texts.vocal_language, **free)
         add("bpm", gr.Number, label=texts.bpm, info=texts.own_choice, value=0, precision=0)
-        add("key_scale", gr.Dropdown, [(texts.unset, ""), *KEYS], value="", label=texts.key)
+        add("key_scale", gr.Dropdown, [(texts.unset, ""), *KEYS], value="", label=texts.key, **free)
         signatures = [(texts.unset, ""), "2", "3", "4", "6"]
-        add("time_signature", gr.Dropdown, signatures, value="", label=texts.time_signature)
+        add("time_signature", gr.Dropdown, signatures, value="", label=texts.time_signature, **free)
         add("reference", gr.File, label=texts.reference, type="filepath", height=140)
         add("title", gr.Textbox, "", label=texts.title)
     with gr.Accordion(texts.advanced, open=False):
         models = model_choices(texts, [])
-        add("model", gr.Dropdown, models, value="", label=texts.model, allow_custom_value=True)
+        add("model", gr.Dropdown, models, value="", label=texts.model, **free)
         own_choice: dict[str, Any] = {"value": 0, "info": texts.own_choice}
         add("step_count", gr.Slider, 0, 200, step=1, label=texts.steps, **own_choice)
         add("guidance_scale", gr.Slider, 0, 30, step=0.1, label=texts.guidance, **own_choice)
@@ -63,7 +65,7 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
         add("adapters", gr.Textbox, "", label=texts.adapters, info=texts.adapters_hint)
         formats = list(usable_formats)
         add("audio_format", gr.Dropdown, formats, value=ExportFormat.mp3.value, label=texts.audio_format)
-        add("edge_fade_ms", gr.Number, label=texts.edge_fade, value=0, minimum=0)
+        add("edge_fade_ms", gr.Number, label=texts.edge_fade, value=0)
     return fields
 
 
@@ -78,6 +80,9 @@ def model_choices(texts: Texts, names: Sequence[str]) -> list[tuple[str, str]]:
     return [(texts.first_model, ""), *((name, name) for name in names)]
 
 
-def visibility(mode: str) -> list[Any]:
-    """For each field of `SHOWN_IN` whether it is shown."""
-    return [gr.update(visible=mode in modes) for modes in SHOWN_IN.values()]
+def visibility(mode: str, *values: Any) -> list[Any]:
+    """For each field of `SHOWN_IN` whether it is shown; with its value, or one without would begin at 0."""
+    return [
+        gr.update(visible=mode in modes, value=value)
+        for modes, value in zip(SHOWN_IN.values(), values, strict=True)
+    ]

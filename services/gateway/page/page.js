@@ -122,6 +122,7 @@ const acestage = (() => {
   function clearFaults(within = document) {
     for (const fault of within.querySelectorAll(".fault")) {
       fault.parentElement.classList.remove("has-fault");
+      fault.parentElement.querySelector("input, textarea")?.removeAttribute("aria-invalid");
       fault.remove();
     }
   }
@@ -136,6 +137,7 @@ const acestage = (() => {
       fault.setAttribute("role", "alert");
       fault.textContent = text;
       place.classList.add("has-fault");
+      place.querySelector("input, textarea")?.setAttribute("aria-invalid", "true");
       place.append(fault);
     }
     document.querySelector(".has-fault")?.scrollIntoView({ block: "nearest" });

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from acestage.errors import AcestageError, InvalidArgumentError
+from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError
 from services.gateway.exports.stored_settings import read_settings
 from services.gateway.gateway import Gateway
+from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState
 from services.gateway.outputs.takes import settings_of
 from services.gateway.page import views
@@ -25,6 +28,15 @@ UPLOAD_TIMEOUT_S = 600.0
 TICK_S = 0.5
 MACHINE_TICK_S = 5.0
 KEPT_UPLOADS_S = 3600
+_OPTION = re.compile(rf"\b({'|'.join(name for name in OPTION_FIELDS if '_' in name)})\b")
+"""An option in what is said of another; those that are plain words may not be meant."""
+
+
+@dataclass(slots=True)
+class _Shown:
+    """The job that an open page shows; each has its own."""
+
+    job_id: str = ""
 
 
 class SongPage:
@@ -63,7 +75,7 @@ class SongPage:
         faults = gr.JSON(visible=False)
         player = gr.HTML(elem_classes="maybe-empty")
         takes = gr.HTML(elem_classes="maybe-empty")
-        job_id = gr.State("")
+        shown = gr.State(_Shown())
         with gr.Accordion(texts.history, open=True):
             history = gr.Dropdown([], label=texts.history_pick)
             with gr.Row():
@@ -73,12 +85,17 @@ class SongPage:
         with gr.Accordion(texts.machine, open=True):
             machine = gr.HTML()
         quiet: dict[str, Any] = {"show_progress": "hidden"}
-        outputs = [status, faults, player, takes, job_id, history]
-        begun = generate.click(self._generate, inputs, outputs, concurrency_limit=None, **quiet)
+        outputs = [status, faults, player, takes, history]
+        begun = generate.click(self._in_work, None, generate, **quiet).then(
+            self._generate, [shown, *inputs], outputs, concurrency_limit=None, **quiet
+        )
         # What is wrong comes at once; a song that goes on has nothing to show there.
         begun.then(None, faults, None, js="acestage.showFaults")
-        stop.click(self._stop, job_id, status, concurrency_limit=None, **quiet)
-        show.click(self._show, history, outputs, **quiet)
+        begun.then(self._not_in_work, None, generate, **quiet)
+        stop.click(self._stop, shown, status, concurrency_limit=None, **quiet)
+        show.click(
+            self._show, [shown, history], outputs, concurrency_limit=None, trigger_mode="multiple", **quiet
+        )
         for refilled in (
             restore.click(self._restore, history, [status, *inputs], **quiet),
             file.upload(self._restore_file, file, [status, *inputs], **quiet),
@@ -86,61 +103,92 @@ class SongPage:
             refilled.then(None, None, None, js="acestage.redraw")
         history.focus(self._choices, None, history, **quiet)
 
-        changed = fields["mode"].change(
-            visibility, fields["mode"], [fields[name] for name in SHOWN_IN], **quiet
-        )
+        some = [fields[name] for name in SHOWN_IN]
+        changed = fields["mode"].change(visibility, [fields["mode"], *some], some, **quiet)
         changed.then(None, None, None, js="acestage.redraw")
         fields["source"].change(None, fields["source"], None, js="acestage.showSource")
         limited = [fields[name] for name in ("duration_s", "take_count", "mode", "model")]
         known = gr.State("")
         looked = [machine, known, *limited]
         self.blocks.load(self._look, known, looked, **quiet)
-        self.blocks.load(self._choices, None, history, **quiet)
+        self.blocks.load(self._first_choices, None, history, **quiet)
         gr.Timer(MACHINE_TICK_S).tick(self._look, known, looked, **quiet)
 
-    async def _generate(self, *values: Any) -> AsyncIterator[list[Any]]:
+    def _in_work(self) -> Any:
+        return gr.update(interactive=False, value=self._texts.in_work)
+
+    def _not_in_work(self) -> Any:
+        return gr.update(interactive=True, value=self._texts.generate)
+
+    async def _generate(self, shown: _Shown, *values: Any) -> AsyncIterator[list[Any]]:
         form = SongForm(*values)
         needs_source = form.mode in SHOWN_IN["source"]
         try:
             if needs_source and not form.source:
                 raise InvalidArgumentError.at("source_id", self._texts.source_missing)
             order = form.order(
-                source_id=await self._upload(form.source if needs_source else None),
-                reference_id=await self._upload(form.reference),
+                source_id=await self._upload(form.source if needs_source else None, "source"),
+                reference_id=await self._upload(form.reference, "reference"),
             )
             job = await self._gateway.book.submit(order)
         except InvalidArgumentError as error:
             faults = self._faults(error)
-            yield [self._in_labels(faults, error), faults, *[gr.skip()] * 4]
+            yield [self._in_labels(faults, error), faults, *[gr.skip()] * 3]
             return
         except AcestageError as error:
-            yield [self._failed(error), {}, *[gr.skip()] * 4]
+            yield [self._failed(error), {}, *[gr.skip()] * 3]
             return
-        plays, listed = False, job.record.state
-        yield [self._progress(job), {}, "", "", job.job_id, self._choices(job.job_id)]
+        shown.job_id, listed = job.job_id, job.record.state
+        yield [self._progress(job), {}, "", "", self._choices(job.job_id)]
+        async for update in self._follow(job, shown, listed):
+            yield update
+
+    async def _follow(
+        self, job: Job, shown: _Shown, listed: JobState, *, has_player: bool = False
+    ) -> AsyncIterator[list[Any]]:
+        """What changes on the page until the job ends, or the page shows another one.
+
+        Args:
+            listed: what the list of songs says of it.
+            has_player: whether there are players for it.
+        """
         while not job.record.state.is_final:
             try:
                 async with asyncio.timeout(TICK_S):
                     await job.changed()
             except TimeoutError:
                 pass
-            begins = not plays and job.live_take(0) is not None
-            plays = plays or begins
-            sound = views.player(job, int(form.take_count), plays=True) if begins else gr.skip()
+            if shown.job_id != job.job_id:
+                return
+            begins = not has_player and job.live_take(0) is not None
+            has_player = has_player or begins
+            sound = self._player(job, plays=True) if begins else gr.skip()
             history = gr.skip() if job.record.state is listed else self._choices()
             listed = job.record.state
-            yield [self._progress(job), gr.skip(), sound, gr.skip(), gr.skip(), history]
-        succeeded = job.record.state is JobState.SUCCEEDED
-        sound = gr.skip() if plays or not succeeded else views.player(job, len(job.record.takes), plays=False)
-        shown = views.takes(job, self._gateway, self._texts)
-        yield [self._progress(job), gr.skip(), sound, shown, gr.skip(), self._choices(job.job_id)]
+            yield [self._progress(job), gr.skip(), sound, gr.skip(), history]
+        if job.record.state is not JobState.SUCCEEDED:
+            sound = ""  # a player of what broke off plays nothing
+        else:
+            sound = gr.skip() if has_player else self._player(job, plays=False)
+        shown_takes = views.takes(job, self._gateway, self._texts)
+        yield [self._progress(job), gr.skip(), sound, shown_takes, self._choices(job.job_id)]
 
-    async def _upload(self, file: str | None) -> str | None:
+    def _player(self, job: Job, *, plays: bool) -> str:
+        is_over = job.record.state.is_final
+        count = len(job.record.takes) if is_over else job.record.order.take_count
+        return views.player(job, count, self._texts, plays=plays)
+
+    async def _upload(self, file: str | None, field: str) -> str | None:
         if not file:
             return None
-        return (await self._gateway.client.upload(Path(file), timeout_s=UPLOAD_TIMEOUT_S)).audio_id
+        try:
+            return (await self._gateway.client.upload(Path(file), timeout_s=UPLOAD_TIMEOUT_S)).audio_id
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError.of(
+                FieldViolation(field, violation.description) for violation in error.violations
+            ) from error
 
-    def _progress(self, job: Any) -> str:
+    def _progress(self, job: Job) -> str:
         return views.progress(job, self._gateway, self._texts)
 
     def _failed(self, error: AcestageError) -> str:
@@ -151,7 +199,8 @@ class SongPage:
         faults: dict[str, list[str]] = {}
         for violation in error.violations:
             name = violation.field.partition("[")[0]
-            fault = self._texts.translated(violation.description)
+            said = _OPTION.sub(lambda option: self._labels[OPTION_FIELDS[option[0]]], violation.description)
+            fault = self._texts.translated(said)
             faults.setdefault(OPTION_FIELDS.get(name, name), []).append(fault)
         return {name: "; ".join(found) for name, found in faults.items()}
 
@@ -160,32 +209,37 @@ class SongPage:
         lines = [f"{self._labels.get(name, name)}: {fault}" for name, fault in faults.items()]
         return "\n".join(lines) or self._texts.translated(error.message)
 
-    async def _stop(self, job_id: str) -> str:
-        if not job_id:
+    async def _stop(self, shown: _Shown) -> str:
+        if not shown.job_id:
             return self._texts.ready
         try:
-            job = await self._gateway.book.cancel(job_id)
+            job = await self._gateway.book.cancel(shown.job_id)
         except AcestageError as error:
             return self._failed(error)
         return self._progress(job)
 
-    async def _show(self, job_id: str | None) -> list[Any]:
+    async def _show(self, shown: _Shown, job_id: str | None) -> AsyncIterator[list[Any]]:
         try:
             job = self._gateway.book.find(job_id or "")
         except AcestageError as error:
-            return [error.message, {}, "", "", "", self._choices()]
+            said = self._failed(error) if job_id else self._texts.pick_first
+            yield [said, {}, "", "", self._choices()]
+            return
+        shown.job_id, listed = job.job_id, job.record.state
         # Of a song that is being made, too: the player waits for its sound.
-        is_over = job.record.state.is_final
-        take_count = len(job.record.takes) if is_over else job.record.order.take_count
-        sound = views.player(job, take_count, plays=False)
-        shown = views.takes(job, self._gateway, self._texts)
-        return [self._progress(job), {}, sound, shown, job.job_id, self._choices(job.job_id)]
+        sound = self._player(job, plays=False)
+        shown_takes = views.takes(job, self._gateway, self._texts)
+        yield [self._progress(job), {}, sound, shown_takes, self._choices(job.job_id)]
+        if not job.record.state.is_final:
+            async for update in self._follow(job, shown, listed, has_player=True):
+                yield update
 
     async def _restore(self, job_id: str | None) -> list[Any]:
         try:
             record = self._gateway.book.find(job_id or "").record
         except AcestageError as error:
-            return [error.message, *[gr.skip()] * len(FIELDS)]
+            said = self._failed(error) if job_id else self._texts.pick_first
+            return [said, *[gr.skip()] * len(FIELDS)]
         if not record.takes:
             state = self._texts.states[record.state]
             return [self._texts.failed.format(message=state), *[gr.skip()] * len(FIELDS)]
@@ -224,6 +278,11 @@ class SongPage:
             gr.update(choices=mode_choices(texts, knows_tracks=status.has_tracks_model)),
             gr.update(choices=model_choices(texts, status.served_models)),
         ]
+
+    def _first_choices(self) -> Any:
+        """The jobs there are; one that goes on is picked, so that a page that is opened anew can show it."""
+        going_on = [job.job_id for job in self._gateway.book.jobs() if not job.record.state.is_final]
+        return self._choices(going_on[0] if going_on else None)
 
     def _choices(self, job_id: str | None = None) -> Any:
         """The jobs there are, of which `job_id` is picked; None leaves it as it is."""

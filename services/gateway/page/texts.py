@@ -80,6 +80,9 @@ class Texts:
     longest: str
     most_takes: str
     take: str
+    take_name: str
+    pick_first: str
+    in_work: str
     download: str
     free: str
     held_by: str
@@ -194,6 +197,9 @@ ENGLISH = Texts(
     longest="Longest song: {value:g} s, set by {source}",
     most_takes="Takes at once: {value:g}, set by {source}",
     take="Take {number}, seed {seed}, {duration:.1f} s",
+    take_name="Take {number}",
+    pick_first="Pick a song first.",
+    in_work="In work …",
     download="Download:",
     free="{device}: {free:.1f} of {total:.1f} GiB free",
     held_by="Held by {holders}",
@@ -300,6 +306,9 @@ PORTUGUESE = Texts(
     longest="Música mais longa: {value:g} s, definido por: {source}",
     most_takes="Versões de uma vez: {value:g}, definido por: {source}",
     take="Versão {number}, semente {seed}, {duration:.1f} s",
+    take_name="Versão {number}",
+    pick_first="Escolha uma música primeiro.",
+    in_work="Em andamento …",
     download="Baixar:",
     free="{device}: {free:.1f} de {total:.1f} GiB livres",
     held_by="Em uso por {holders}",
@@ -329,6 +338,21 @@ PORTUGUESE = Texts(
         (r"\bthe most for one request\b", "o máximo por pedido"),
         (r"\bplanner: (.*) on (.*) with ", r"planejador: \1 em \2 com "),
         (r"\btier (?=\S)", "faixa "),
+        (r"^are (?=[\d-])", "são "),
+        (r"\bcharacters\b", "caracteres"),
+        (r"\bless than\b", "menos de"),
+        (r"\bwhere the source ends\b", "onde a fonte termina"),
+        (r"\bfalling values in\b", "valores decrescentes em"),
+        (r"\bfalling numbers with commas between them, such as\b", "números decrescentes com vírgulas, como"),
+        (r"\bnames with commas between them, such as\b", "nomes com vírgulas, como"),
+        (r"^is no audio that can be read\b", "não é um áudio que se possa ler"),
+        (r"^has no settings in its tags\b", "não tem ajustes nas etiquetas"),
+        (r"\baudio or a \.json that Acestage wrote\b", "áudio ou .json que o Acestage escreveu"),
+        (r"^the audio is silent$", "o áudio está em silêncio"),
+        (
+            r"^its peak is ([\d.]+) times full scale, which files of 16 and 24 bit cut off$",
+            r"o pico é \1 vezes o máximo, e arquivos de 16 e 24 bits o cortam",
+        ),
     ),
 )
 TEXTS = {"en": ENGLISH, "pt": PORTUGUESE}

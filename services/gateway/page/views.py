@@ -22,7 +22,7 @@ def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
             notes = [*record.order.notes, *dict.fromkeys(w for take in record.takes for w in take.warnings)]
             model = (record.settings or {}).get("model") or {}
             notes += [texts.untrained] if model.get("is_untrained") else []
-            return "\n".join([texts.done.format(seconds=record.run_s or 0.0), *notes])
+            return "\n".join([texts.done.format(seconds=record.run_s or 0.0), *map(texts.translated, notes)])
         case JobState.FAILED:
             message = record.failure.message if record.failure else ""
             return texts.failed.format(message=texts.translated(message))
@@ -54,17 +54,22 @@ def _stage(record: JobRecord, texts: Texts) -> str:
     return f"{text} {texts.left.format(seconds=current.stage_left_s)}"
 
 
-def player(job: Job, take_count: int, *, plays: bool) -> str:
+def player(job: Job, take_count: int, texts: Texts, *, plays: bool) -> str:
     """A player for each take, which streams while the take is decoded.
 
     Args:
         plays: `page.js` starts the first one.
     """
-    return "".join(
-        f'<audio class="take" controls preload="none" {"data-plays" if plays and not index else ""} '
-        f'src="{_url(job, "audio", index)}&format=mp3"></audio>'
-        for index in range(take_count)
-    )
+    parts = []
+    for index in range(take_count):
+        name = texts.take_name.format(number=index + 1)
+        parts.append(
+            (f"<p>{name}</p>" if take_count > 1 else "")
+            + f'<audio class="take" aria-label="{name}" controls '
+            f'preload="none" {"data-plays" if plays and not index else ""} '
+            f'src="{_url(job, "audio", index)}&format=mp3"></audio>'
+        )
+    return "".join(parts)
 
 
 def takes(job: Job, gateway: Gateway, texts: Texts) -> str:

@@ -23,7 +23,7 @@ from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobRecord, JobState, Take
 from services.gateway.outputs.export_shelf import check_take
 from services.gateway.outputs.live_stream import encoded
-from services.gateway.outputs.takes import MASTER_FORMAT, settings_of
+from services.gateway.outputs.takes import MASTER_FORMAT, export_name, settings_of
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.gateway_of import ItsGateway
@@ -222,9 +222,7 @@ def _usable_format(gateway: Gateway, text: str) -> ExportFormat:
 
 def _file_name(job: Job, take: int, audio_format: ExportFormat, name: str) -> str:
     """Masters have short names on disk, and that of the song for people."""
-    if audio_format is not MASTER_FORMAT or not job.record.takes[take].file:
-        return name
-    return job.record.takes[take].file.rpartition(".")[0] + audio_format.suffix
+    return export_name(job.record, take, audio_format) if audio_format is MASTER_FORMAT else name
 
 
 def _check_take_to_come(job: Job, take: int) -> None:

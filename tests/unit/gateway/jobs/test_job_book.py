@@ -189,7 +189,7 @@ def test_a_job_that_a_new_orchestrator_does_not_know_is_lost_and_says_so(tmp_pat
 
 
 def test_an_orchestrator_that_is_away_for_a_while_is_asked_again(tmp_path: Path) -> None:
-    away = ServiceUnreachableError("does not answer", metadata={"target": "orchestrator"})
+    away = ServiceUnreachableError("does not answer", metadata={"target": ScriptedOrchestrator.target})
     client = ScriptedOrchestrator([*song("abc")[:4], away], [away], song("abc"))
     job = run(tmp_path, client, finished)
     assert client.attached == ["abc", "abc"]
@@ -199,7 +199,7 @@ def test_an_orchestrator_that_is_away_for_a_while_is_asked_again(tmp_path: Path)
 @pytest.mark.parametrize(
     "error",
     [
-        ServiceUnreachableError("dit does not answer", metadata={"stage": "dit"}),
+        ServiceUnreachableError("dit does not answer", metadata={"target": "dit at 127.0.0.1:50052"}),
         WorkerCrashedError("the worker of dit was killed"),
     ],
 )

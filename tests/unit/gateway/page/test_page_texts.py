@@ -54,6 +54,26 @@ def test_there_is_a_word_for_each_mode_track_and_state(language: str) -> None:
         ("planner: dit on cuda:0 with 4.0 GiB", "planejador: dit em cuda:0 com 4.0 GiB"),
         ("tier 1 (up to 4 GB)", "faixa 1 (até 4 GB)"),
         ("ACESTEP_MAX_DURATION", "ACESTEP_MAX_DURATION"),
+        ("has 16000 characters; accepted: up to 10000", "tem 16000 caracteres; aceito: até 10000"),
+        ("is 15; accepted: less than Até (s), 5", "é 15; aceito: menos de Até (s), 5"),
+        ("is 30; accepted: up to 20, where the source ends", "é 30; aceito: até 20, onde a fonte termina"),
+        (
+            "are 0.2, 0.9; accepted: up to 200 falling values in (0, 1]",
+            "são 0.2, 0.9; aceito: até 200 valores decrescentes em (0, 1]",
+        ),
+        (
+            "is 'um'; accepted: falling numbers with commas between them, such as 1, 0.6",
+            "é 'um'; aceito: números decrescentes com vírgulas, como 1, 0.6",
+        ),
+        (
+            "has no settings in its tags; accepted: audio or a .json that Acestage wrote",
+            "não tem ajustes nas etiquetas; aceito: áudio ou .json que o Acestage escreveu",
+        ),
+        ("the audio is silent", "o áudio está em silêncio"),
+        (
+            "its peak is 1.21 times full scale, which files of 16 and 24 bit cut off",
+            "o pico é 1.21 vezes o máximo, e arquivos de 16 e 24 bits o cortam",
+        ),
     ],
 )
 def test_what_the_services_say_is_put_into_portuguese(said: str, meant: str) -> None:
