@@ -181,7 +181,7 @@ def test_a_page_that_is_opened_anew_goes_on_with_the_song(page: Page, browser: B
     other.close()
 
 
-def test_what_is_wrong_is_said_in_words_at_its_field(page: Page) -> None:
+def test_what_is_wrong_is_said_in_words_at_its_field(page: Page, tmp_path: Path) -> None:
     page.get_by_role("button", name="Generate Music").focus()
     page.keyboard.press("Enter")
     until_status(page, "Music Caption: is empty")
@@ -195,11 +195,25 @@ def test_what_is_wrong_is_said_in_words_at_its_field(page: Page) -> None:
     page.get_by_label("Timesteps").fill("1, half")
     page.get_by_role("button", name="Generate Music").click()
     page.locator("#field-timesteps .fault").wait_for()
+    assert page.get_by_label("Timesteps").get_attribute("aria-invalid") == "true"
+    page.get_by_label("Timesteps").fill("1, 0.5")
+    assert page.get_by_label("Timesteps").get_attribute("aria-invalid") is None
+    page.get_by_role("button", name="Details").click()
+    page.locator("#field-key_scale input").fill("H major")  # none of the choices, as restored ones may be
+    page.locator("#field-key_scale input").press("Tab")
+    page.get_by_role("button", name="Generate Music").click()
+    page.locator("#field-key_scale .fault").get_by_text("is 'H major'; accepted").wait_for()
     page.get_by_role("radio", name="Cover (remix)").check()
     page.get_by_role("button", name="Generate Music").click()
     page.locator("#field-source .fault").wait_for()
     until_status(page, "Source audio: is empty; choose the audio")
     take_screenshot(page, "wrong")
+    no_audio = tmp_path / "notes.txt"
+    no_audio.write_text("no audio")
+    page.set_input_files("#field-source input[type=file]", no_audio)
+    page.locator("#field-source").get_by_text("notes").first.wait_for()
+    page.get_by_role("button", name="Generate Music").click()
+    page.locator("#field-source .fault").get_by_text("is no audio that can be read").wait_for()
 
 
 @pytest.fixture

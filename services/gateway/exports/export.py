@@ -22,6 +22,14 @@ from services.gateway.exports.tags import Tags, write_tags
 LONGEST_EDGE_FADE_MS = 100.0
 
 
+def check_edge_fade(edge_fade_ms: float) -> None:
+    """Raises `InvalidArgumentError` where a file cannot have a fade of this length."""
+    if not (math.isfinite(edge_fade_ms) and 0.0 <= edge_fade_ms <= LONGEST_EDGE_FADE_MS):
+        raise InvalidArgumentError.at(
+            "edge_fade_ms", f"is {edge_fade_ms:g}; accepted: 0 to {LONGEST_EDGE_FADE_MS:g}"
+        )
+
+
 def write_export(
     path: Path,
     samples: Samples,
@@ -44,10 +52,7 @@ def write_export(
         InvalidArgumentError: the fade, the samples or the settings in `tags` cannot be taken.
         ExportError: the file cannot be written, for example because the disk is full.
     """
-    if not (math.isfinite(edge_fade_ms) and 0.0 <= edge_fade_ms <= LONGEST_EDGE_FADE_MS):
-        raise InvalidArgumentError.at(
-            "edge_fade_ms", f"is {edge_fade_ms:g}; accepted: 0 to {LONGEST_EDGE_FADE_MS:g}"
-        )
+    check_edge_fade(edge_fade_ms)
     fade_count = min(round(edge_fade_ms * sample_rate_hz / 1_000), len(samples) // 2)
     try:
         with replacing(path) as part:

@@ -14,9 +14,7 @@ from mutagen.wave import WAVE
 
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.settings_json import settings_text
-from services.gateway.exports.stored_settings import MP4_PREFIX, SETTINGS_NAME, read_settings
-
-__all__ = ["Tags", "read_settings", "write_tags"]
+from services.gateway.exports.stored_settings import MP4_PREFIX, SETTINGS_NAME
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from acestage.errors import (
     NotFoundError,
 )
 from acestage.generation import JobQueued
-from services.gateway.exports.export import LONGEST_EDGE_FADE_MS
+from services.gateway.exports.export import check_edge_fade
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.job_follower import CANCEL_TIMEOUT_S, JobFollower, ending
 from services.gateway.jobs.order import JobOrder
@@ -208,10 +208,7 @@ class JobBook:
 
 def _check(order: JobOrder) -> None:
     """What reaches no field of the orchestrator's request, and yet goes into records, tags and files."""
-    if not 0.0 <= order.edge_fade_ms <= LONGEST_EDGE_FADE_MS:
-        raise InvalidArgumentError.at(
-            "edge_fade_ms", f"is {order.edge_fade_ms:g}; accepted: 0 to {LONGEST_EDGE_FADE_MS:g}"
-        )
+    check_edge_fade(order.edge_fade_ms)
     if len(order.title) > MAX_TITLE_LENGTH:
         raise InvalidArgumentError.at(
             "title", f"has {len(order.title)} characters; accepted: up to {MAX_TITLE_LENGTH}"

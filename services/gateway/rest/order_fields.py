@@ -12,7 +12,7 @@ from fastapi import Request
 
 from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError, NotFoundError
 from acestage.generation_options import GenerationOptions
-from services.gateway.exports.export import LONGEST_EDGE_FADE_MS
+from services.gateway.exports.export import check_edge_fade
 from services.gateway.exports.formats import ExportFormat, parse_format
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
@@ -294,8 +294,10 @@ def _audio_format(values: FieldValues, formats: Mapping[ExportFormat, str]) -> E
 
 def _edge_fade_ms(values: FieldValues) -> float:
     fade_ms = values.number("edge_fade_ms") or 0.0
-    if not 0.0 <= fade_ms <= LONGEST_EDGE_FADE_MS:
-        values.refuse("edge_fade_ms", f"is {fade_ms:g}; accepted: 0 to {LONGEST_EDGE_FADE_MS:g}")
+    try:
+        check_edge_fade(fade_ms)
+    except InvalidArgumentError as error:
+        values.refuse("edge_fade_ms", error.violations[0].description)
     return fade_ms
 
 

@@ -25,7 +25,8 @@ from services.gateway.exports.export import write_export
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.settings_json import LARGEST_SETTINGS_BYTES
 from services.gateway.exports.sidecar import write_sidecar
-from services.gateway.exports.tags import Tags, read_settings
+from services.gateway.exports.stored_settings import read_settings
+from services.gateway.exports.tags import Tags
 from tests.unit.gateway.exports.exported_audio import RATE_HZ, heard, two_tones
 
 SETTINGS: dict[str, Any] = {

@@ -25,7 +25,7 @@ from acestage.errors import (
 )
 from acestage.generation import AudioChunk, JobQueued, StageProgress
 from services.gateway.exports.formats import ExportFormat
-from services.gateway.exports.tags import read_settings
+from services.gateway.exports.stored_settings import read_settings
 from services.gateway.jobs import job_follower
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.job_book import JobBook
@@ -113,6 +113,20 @@ def test_a_title_has_a_limit(tmp_path: Path) -> None:
         assert (await book.submit(replace(ORDER, title="x" * 500))).job_id == "abc"
 
     run(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+@pytest.mark.parametrize("fade_ms", [-1.0, 101.0, float("nan")])
+def test_a_fade_that_no_file_can_have_is_refused_before_the_song_is_made(
+    tmp_path: Path, fade_ms: float
+) -> None:
+    client = ScriptedOrchestrator(song("abc"))
+
+    async def body(book: JobBook) -> None:
+        with pytest.raises(InvalidArgumentError, match=r"edge_fade_ms: is .*; accepted: 0 to 100"):
+            await book.submit(replace(ORDER, edge_fade_ms=fade_ms))
+
+    run(tmp_path, client, body)
+    assert client.started == []
 
 
 def test_orders_with_one_key_are_one_job_and_a_new_one_after_a_refusal(tmp_path: Path) -> None:

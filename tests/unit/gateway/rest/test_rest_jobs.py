@@ -49,6 +49,19 @@ def test_a_job_tells_all_of_itself(tmp_path: Path) -> None:
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
 
 
+@pytest.mark.parametrize("ordered", ["flac", "wav24"])
+def test_files_of_each_format_and_depth_have_names_of_their_own(tmp_path: Path, ordered: str) -> None:
+    async def body(door: Door) -> None:
+        (take,) = (await made(door, audio_format=ordered))["takes"]
+        names = set()
+        for address in take["files"].values():
+            answer = await door.http.get(address)
+            names.add(answer.headers["content-disposition"].partition("=")[2])
+        assert len(names) == len(take["files"]) == len(ExportFormat)
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
 def test_a_job_that_waits_tells_when_it_starts(tmp_path: Path) -> None:
     async def body(door: Door) -> None:
         await made(door)  # took 2 s
