@@ -13,6 +13,7 @@ from acestage.access import Access
 from acestage.cli.terminal import open_console, print_label
 from acestage.setting_types import check_address
 from acestage.settings import Settings, setting_errors
+from acestage.unknown_settings import unknown_settings
 
 
 def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
@@ -20,7 +21,7 @@ def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
 
     Says on stderr which names in that file are no settings.
     """
-    for line in settings.unknown_settings(env_file):
+    for line in unknown_settings(env_file):
         print_label(open_console(stderr=True), "Warning:", f"{env_file or '.env'}: {line}")
     given = {name: value for name, value in flags.items() if value is not None}
     try:

@@ -9,7 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from acestage.setting_types import check_address
-from acestage.settings import SERVICES, Settings, load_settings, setting_errors, unknown_settings
+from acestage.settings import SERVICES, Settings, load_settings, setting_errors
+from acestage.unknown_settings import unknown_settings
 from services.runtime.stage_config import StageConfig
 
 
