@@ -14,6 +14,7 @@ from rich.console import Console
 
 from acestage.access import Access
 from acestage.async_client import AsyncClient
+from acestage.checkpoints import open_checkpoints
 from acestage.cli.flags import load_settings
 from acestage.errors import CancelledError, FailedPreconditionError, InvalidArgumentError
 from acestage.local_stack import LocalStack, free_ports
@@ -70,8 +71,6 @@ def check_checkpoints(settings: Settings) -> None:
     Raises:
         FailedPreconditionError: one of them cannot be opened, or two have the same name.
     """
-    from acestage.checkpoints import open_checkpoints  # whoever starts nothing does not wait for it
-
     open_checkpoints(settings.checkpoints, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant)
 
 
