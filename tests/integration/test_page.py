@@ -193,14 +193,17 @@ def test_what_is_wrong_is_said_in_words_at_its_field(page: Page, tmp_path: Path)
     fault.wait_for(state="detached")
     page.get_by_role("button", name="Advanced").click()
     page.get_by_label("Timesteps").fill("1, half")
+    page.get_by_role("button", name="Advanced").click()
+    page.locator("#field-timesteps").wait_for(state="hidden")
     page.get_by_role("button", name="Generate Music").click()
     page.locator("#field-timesteps .fault").wait_for()
     assert page.get_by_label("Timesteps").get_attribute("aria-invalid") == "true"
     page.get_by_label("Timesteps").fill("1, 0.5")
     assert page.get_by_label("Timesteps").get_attribute("aria-invalid") is None
-    page.get_by_role("button", name="Details").click()
-    page.locator("#field-key_scale input").fill("H major")  # none of the choices, as restored ones may be
-    page.locator("#field-key_scale input").press("Tab")
+    restored = tmp_path / "restored.json"
+    restored.write_text('{"caption": "jazz", "key_scale": "H major"}')
+    page.set_input_files("#restore-file input", restored)
+    until_status(page, "The settings are back")
     page.get_by_role("button", name="Generate Music").click()
     page.locator("#field-key_scale .fault").get_by_text("is 'H major'; accepted").wait_for()
     page.get_by_role("radio", name="Cover (remix)").check()

@@ -9,6 +9,8 @@ from acestage.errors import InvalidArgumentError
 
 LARGEST_SETTINGS_BYTES = 1 << 20
 """Twenty times the longest lyrics that the models read."""
+DEEPEST_SETTINGS = 20
+"""Levels of objects and lists in each other; ours have four."""
 
 
 def settings_text(settings: dict[str, Any], *, indent: int | None = None) -> str:
@@ -47,7 +49,19 @@ def parsed_settings(data: str | bytes, field: str) -> dict[str, Any]:
         raise InvalidArgumentError.at(field, "has settings that are damaged: they are not JSON") from error
     if not isinstance(settings, dict):
         raise InvalidArgumentError.at(field, "has settings that are damaged: they are not a JSON object")
+    if _is_deeper(settings, DEEPEST_SETTINGS):
+        raise InvalidArgumentError.at(
+            field, f"has settings of more than {DEEPEST_SETTINGS} levels in each other; accepted: up to those"
+        )
     return settings
+
+
+def _is_deeper(value: Any, level_count: int) -> bool:
+    """Whether `value` has more levels, which no answer could be written of."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return level_count == 0 or any(_is_deeper(one, level_count - 1) for one in inner)
 
 
 def _refuse_constant(name: str) -> None:

@@ -43,7 +43,7 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
     add("duration_s", gr.Slider, 10, 600, value=60, step=1, label=texts.duration)
     add("take_count", gr.Slider, 1, 8, value=1, step=1, label=texts.takes)
     add("seed", gr.Number, label=texts.seed, info=texts.seed_hint, value=-1, precision=0)
-    with gr.Accordion(texts.details, open=False):
+    with gr.Accordion(texts.details, open=False, elem_classes="of-fields"):
         # What is restored may be none of the choices; the services say what they accept.
         free: dict[str, Any] = {"allow_custom_value": True}
         add("vocal_language", gr.Dropdown, list(LANGUAGES), value="en", label=texts.vocal_language, **free)
@@ -53,7 +53,7 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
         add("time_signature", gr.Dropdown, signatures, value="", label=texts.time_signature, **free)
         add("reference", gr.File, label=texts.reference, type="filepath", height=140)
         add("title", gr.Textbox, "", label=texts.title)
-    with gr.Accordion(texts.advanced, open=False):
+    with gr.Accordion(texts.advanced, open=False, elem_classes="of-fields"):
         models = model_choices(texts, [])
         add("model", gr.Dropdown, models, value="", label=texts.model, **free)
         own_choice: dict[str, Any] = {"value": 0, "info": texts.own_choice}

@@ -127,8 +127,9 @@ const acestage = (() => {
     }
   }
 
-  function showFaults(faults) {
+  async function showFaults(faults) {
     clearFaults();
+    if (Object.keys(faults ?? {}).some((name) => !field(name)?.offsetParent)) await openFields();
     for (const [name, text] of Object.entries(faults ?? {})) {
       const place = field(name);
       if (!place) continue;
@@ -141,6 +142,12 @@ const acestage = (() => {
       place.append(fault);
     }
     document.querySelector(".has-fault")?.scrollIntoView({ block: "nearest" });
+  }
+
+  // What is closed hides its fields, which before it was opened are not even there.
+  async function openFields() {
+    for (const button of document.querySelectorAll(".of-fields > button.label-wrap:not(.open)")) button.click();
+    await nextFrames();
   }
 
   document.addEventListener("input", (event) => {
@@ -163,6 +170,7 @@ const acestage = (() => {
   }).observe(document, { childList: true, subtree: true });
 
   // Fields change a moment after the page's framework was told so.
-  const redraw = () => requestAnimationFrame(() => requestAnimationFrame(draw));
+  const nextFrames = () => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)));
+  const redraw = () => nextFrames().then(draw);
   return { showSource, showFaults, redraw };
 })();

@@ -191,6 +191,8 @@ def syncsafe(size: int) -> bytes:
         (b"{", "damaged: they are not JSON"),
         (b'{"a": NaN}', "damaged: they are not JSON"),
         (b'{"a":' * 100_000, "damaged: they are not JSON"),
+        (b'{"a":' * 21 + b"{" + b"}" * 22, "more than 20 levels"),
+        (b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}", "more than 20 levels"),
         (b'{"a": "' + b"x" * LARGEST_SETTINGS_BYTES + b'"}', "more than 1048576 bytes"),
         (compressed_id3(b'{"a": "' + b"x" * 100 + b'"}'), "has tags that are damaged"),
         (b"RIFF\0\0\0\0WAVE" + b"LIST\0\0\0\0" * 2_000, "has tags that are damaged"),
