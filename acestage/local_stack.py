@@ -24,6 +24,7 @@ from acestage.errors import FailedPreconditionError, UnavailableError
 from acestage.exposure import check_exposure, join_address, reached_at
 from acestage.generation import STAGES
 from acestage.preload_template import PreloadTemplate
+from acestage.service_settings import settings_of
 from acestage.settings import SERVICES, Settings
 from acestage.tls import try_certificate
 
@@ -36,26 +37,6 @@ _POLL_S = 0.1
 RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
 STEADY_S = 10.0
 """A service that lived for so long may be started again at once: it does not die of its start."""
-_COMMON_SETTINGS = (
-    *("host", "insecure", "tls_cert", "tls_key", "tls_ca", "run_dir", "log_level"),
-    *("max_vram_gb", "quantization", "vae_tile_frame_count"),
-)
-_ORCHESTRATOR_SETTINGS = (
-    *("queue_max_count", "concurrent_job_count", "metrics_port", "lease_ttl_s", "offload_to_cpu"),
-    *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
-    *("tmp_dir", "max_audio_bytes", "max_audio_age_h"),
-)
-_GATEWAY_SETTINGS = (
-    *("doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
-    *("insecure", "tls_cert", "tls_key", "tls_ca", "log_level"),
-    *("output_dir", "max_output_bytes", "max_output_age_h"),
-)
-_STAGE_SETTINGS = (
-    *("checkpoint", "checkpoints_dir", "adapters_dir", "variant", "device", "dtype", "threads"),
-    *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu", "cache_dir"),
-)
-
-
 _FREE_PORTS = range(20_000, 32_768)
 """Systems give higher ones to connections, and to who asks for any."""
 
@@ -157,7 +138,7 @@ class LocalStack:
 
     def command(self, service: str) -> list[str]:
         """The command line of a service."""
-        given = {name.replace("_", "-"): getattr(self._settings, name) for name in _settings_of(service)}
+        given = {name.replace("_", "-"): getattr(self._settings, name) for name in settings_of(service)}
         flags = {name: value for name, value in given.items() if value is not None}
         flags |= {"parent-pid": os.getpid()}
         if service != GATEWAY:
@@ -263,16 +244,6 @@ def open_doors(settings: Settings) -> dict[str, tuple[str, int]]:
 def scheme(settings: Settings) -> str:
     """What URLs of the doors begin with."""
     return "http" if settings.tls_cert is None else "https"
-
-
-def _settings_of(service: str) -> tuple[str, ...]:
-    match service:
-        case "gateway":
-            return _GATEWAY_SETTINGS
-        case "orchestrator":
-            return _COMMON_SETTINGS + _ORCHESTRATOR_SETTINGS
-        case _:
-            return _COMMON_SETTINGS + _STAGE_SETTINGS
 
 
 def _check_port(name: str, host: str, port: int) -> None:

@@ -11,19 +11,18 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from acestage.service_settings import settings_of
 from acestage.settings import Settings
 
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 5.0
-WARMUP_SETTINGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "cache_dir", "log_level")
 
 
 def warmup_command(settings: Settings, env_file: Path | None = None) -> list[str]:
     """The command line of a warmup for services with `settings`, and `env_file` in the place of `.env`."""
-    given = {name.replace("_", "-"): getattr(settings, name) for name in WARMUP_SETTINGS} | {
-        "env-file": env_file
-    }
+    given = {name.replace("_", "-"): getattr(settings, name) for name in settings_of("warmup")}
+    given |= {"env-file": env_file}
     arguments = [f"--{name}={value}" for name, value in given.items() if value is not None]
     return [sys.executable, "-m", "services.warmup", *arguments]
 

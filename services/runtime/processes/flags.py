@@ -9,29 +9,11 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from acestage.generation import STAGES
+from acestage.service_settings import settings_of
 from acestage.setting_types import Doors, DTypeChoice, LimitsBasis, LogLevel, QuantizationChoice
 from acestage.settings import Settings, load_settings, setting_errors
-from acestage.warmup import WARMUP_SETTINGS
 
-_STAGE_FLAGS = (
-    *("checkpoint", "checkpoints_dir", "adapters_dir", "variant"),
-    *("device", "dtype", "threads", "orchestrator"),
-    *("max_hold_s", "progress_timeout_s", "offload_dit_to_cpu", "cache_dir"),
-)
-_ORCHESTRATOR_FLAGS = (
-    *("text_encoder", "dit", "vae", "queue_max_count", "concurrent_job_count", "metrics_port"),
-    *("limits", "max_duration_s", "max_batch_size", "init_language_model", "language_model"),
-    *("lease_ttl_s", "offload_to_cpu", "tmp_dir", "max_audio_bytes", "max_audio_age_h"),
-)
-_SERVICE_FLAGS = (
-    *("host", "port", "insecure", "tls_cert", "tls_key", "tls_ca", "run_dir", "log_level"),
-    *("max_vram_gb", "quantization", "vae_tile_frame_count"),
-)
-_GATEWAY_FLAGS = (
-    *("orchestrator", "doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
-    *("insecure", "tls_cert", "tls_key", "tls_ca", "log_level"),
-    *("output_dir", "max_output_bytes", "max_output_age_h"),
-)
 _CHOICES = {
     "doors": get_args(Doors),
     "dtype": get_args(DTypeChoice),
@@ -48,13 +30,13 @@ _HELP = {
 def _flags(service: str) -> tuple[str, ...]:
     match service:
         case "gateway":
-            return _GATEWAY_FLAGS
+            return "orchestrator", *settings_of(service)
         case "orchestrator":
-            return _ORCHESTRATOR_FLAGS + _SERVICE_FLAGS
+            return *STAGES, "port", *settings_of(service)
         case "warmup":
-            return WARMUP_SETTINGS
+            return settings_of(service)
         case _:
-            return _STAGE_FLAGS + _SERVICE_FLAGS
+            return "orchestrator", "port", *settings_of(service)
 
 
 def parse(service: str, description: str, arguments: list[str] | None = None) -> tuple[Settings, int | None]:
