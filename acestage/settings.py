@@ -118,7 +118,11 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_DEVICE", "ACESTEP_DEVICE"),
         description="auto, cpu, cuda or cuda:N.",
     )
-    dtype: DTypeChoice = Field("auto", validation_alias=_names("ACESTAGE_DTYPE"))
+    dtype: DTypeChoice = Field(
+        "auto",
+        validation_alias=_names("ACESTAGE_DTYPE"),
+        description="auto, float32, bfloat16 or float16: what the models compute in.",
+    )
     quantization: QuantizationChoice = Field(
         "auto",
         validation_alias=_names("ACESTAGE_QUANTIZATION"),
@@ -351,7 +355,11 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_THREADS"),
         description="CPU threads of a worker, else one for each physical core that it has time on.",
     )
-    log_level: LogLevel = Field("INFO", validation_alias=_names("ACESTAGE_LOG_LEVEL"))
+    log_level: LogLevel = Field(
+        "INFO",
+        validation_alias=_names("ACESTAGE_LOG_LEVEL"),
+        description="DEBUG, INFO, WARNING or ERROR: the least severity that is logged.",
+    )
 
     @model_validator(mode="before")
     @classmethod

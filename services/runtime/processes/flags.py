@@ -5,26 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from acestage.generation import STAGES
 from acestage.service_settings import settings_of
-from acestage.setting_types import Doors, DTypeChoice, LimitsBasis, LogLevel, QuantizationChoice
 from acestage.settings import Settings, load_settings, setting_errors
-
-_CHOICES = {
-    "doors": get_args(Doors),
-    "dtype": get_args(DTypeChoice),
-    "limits": get_args(LimitsBasis),
-    "log_level": get_args(LogLevel),
-    "quantization": get_args(QuantizationChoice),
-}
-_HELP = {
-    "dtype": "data type to compute in",
-    "log_level": "least severity that is logged",
-}
 
 
 def _flags(service: str) -> tuple[str, ...]:
@@ -48,12 +35,10 @@ def parse(service: str, description: str, arguments: list[str] | None = None) ->
     parser = argparse.ArgumentParser(prog=f"python -m services.{service}", description=description)
     for name in _flags(service):
         field = Settings.model_fields[name]
-        text = field.description or _HELP[name]
+        text = field.description or ""
         if name == "port":
             text += f" Default {Settings.model_fields[f'{service}_port'].default}; 0 takes a free one."
-        parser.add_argument(
-            f"--{name.replace('_', '-')}", help=text, default=argparse.SUPPRESS, choices=_CHOICES.get(name)
-        )
+        parser.add_argument(f"--{name.replace('_', '-')}", help=text, default=argparse.SUPPRESS)
     parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, ends")
     parser.add_argument("--env-file", type=Path, help="file to read in the place of .env")
     values: dict[str, Any] = vars(parser.parse_args(arguments))
