@@ -17,14 +17,7 @@ from safetensors import safe_open
 from transformers import AutoTokenizer
 
 from acestage.checkpoints.checkpoint import Checkpoint, Component
-from acestage.checkpoints.component_names import (
-    AUDIO_TOKEN_DETOKENIZER,
-    AUDIO_TOKENIZER,
-    CONDITION_ENCODER,
-    TEXT_ENCODER,
-    TRANSFORMER,
-    VAE,
-)
+from acestage.checkpoints.component_names import VAE
 from acestage.checkpoints.headers import StoredTensor
 from acestage.checkpoints.modules import build_module
 from acestage.checkpoints.silence import read_silence_latent
@@ -33,14 +26,8 @@ from acestage.errors import CheckpointError, InternalError
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import AceStepTransformer1DModel
     from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
-    from diffusers.pipelines.ace_step.modeling_ace_step import (
-        AceStepAudioTokenDetokenizer,
-        AceStepAudioTokenizer,
-        AceStepConditionEncoder,
-    )
-    from transformers import PreTrainedTokenizerFast, Qwen3Model
+    from transformers import PreTrainedTokenizerFast
 
 _SILENCE_LATENT = "silence_latent"
 
@@ -64,49 +51,24 @@ class ComponentSummary:
     dtypes: tuple[str, ...]
 
 
-def load_transformer(checkpoint: Checkpoint) -> AceStepTransformer1DModel:
-    """The diffusion transformer.
+# The classes of diffusers and transformers have no types, so what a loader returns is checked by tests.
+def load_component(checkpoint: Checkpoint, name: str) -> Any:
+    """The component `name`, such as "transformer", as a module.
+
+    The text encoder has no language model head. The condition encoder's buffer `silence_latent` is
+    `[1, frames, channels]`.
 
     Raises:
-        CheckpointError: its files are missing, damaged, or not those of its configuration.
+        CheckpointError: the checkpoint does not have it, or its files are missing, damaged, or not those of
+            its configuration.
     """
-    return _load(checkpoint.component(TRANSFORMER))
-
-
-def load_condition_encoder(checkpoint: Checkpoint) -> AceStepConditionEncoder:
-    """The condition encoder; its buffer `silence_latent` is `[1, frames, channels]`.
-
-    Raises:
-        CheckpointError: its files are missing, damaged, or not those of its configuration.
-    """
-    return _load(checkpoint.component(CONDITION_ENCODER))
-
-
-def load_text_encoder(checkpoint: Checkpoint) -> Qwen3Model:
-    """The text encoder, without a language model head.
-
-    Raises:
-        CheckpointError: its files are missing, damaged, or not those of its configuration.
-    """
-    return _load(checkpoint.component(TEXT_ENCODER))
-
-
-def load_audio_tokenizer(checkpoint: Checkpoint) -> AceStepAudioTokenizer:
-    """The model that turns latents into audio codes; not every checkpoint has it.
-
-    Raises:
-        CheckpointError: its files are missing, damaged, or not those of its configuration.
-    """
-    return _load(checkpoint.component(AUDIO_TOKENIZER))
-
-
-def load_audio_token_detokenizer(checkpoint: Checkpoint) -> AceStepAudioTokenDetokenizer:
-    """The model that turns audio codes into latents; not every checkpoint has it.
-
-    Raises:
-        CheckpointError: its files are missing, damaged, or not those of its configuration.
-    """
-    return _load(checkpoint.component(AUDIO_TOKEN_DETOKENIZER))
+    component = checkpoint.component(name)
+    module = build_module(component)
+    state = _map(_checked_tensors(component, module))
+    if component.silence_latent is not None:
+        state[_SILENCE_LATENT] = _read_silence_latent(component, module)
+    _assign(module, state)
+    return module
 
 
 def load_decoder(checkpoint: Checkpoint) -> OobleckDecoder:
@@ -171,7 +133,6 @@ def verify(checkpoint: Checkpoint) -> list[ComponentSummary]:
     return summaries
 
 
-# The classes of diffusers and transformers have no types, so what a loader returns is checked by tests.
 def _load_vae_part(checkpoint: Checkpoint, name: str) -> Any:
     component = checkpoint.component(VAE)
     vae = build_module(component)
@@ -183,15 +144,6 @@ def _load_vae_part(checkpoint: Checkpoint, name: str) -> Any:
         _map({key.removeprefix(prefix): t for key, t in tensors.items() if key.startswith(prefix)}),
     )
     return part
-
-
-def _load(component: Component) -> Any:
-    module = build_module(component)
-    state = _map(_checked_tensors(component, module))
-    if component.silence_latent is not None:
-        state[_SILENCE_LATENT] = _read_silence_latent(component, module)
-    _assign(module, state)
-    return module
 
 
 def _checked_tensors(component: Component, module: torch.nn.Module) -> dict[str, StoredTensor]:

@@ -8,7 +8,8 @@ from unittest import mock
 
 import torch
 
-from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.component_names import TRANSFORMER
+from acestage.checkpoints.loading import load_component
 from acestage.planning import Quantization
 from bench.speed import as_workers
 from bench.speed.denoising import TOKEN_COUNT, Denoised, diffusers_denoise, in_turn, random_conditioning
@@ -49,7 +50,7 @@ class Contest:
         self._dtype = scope.dtype()
         self.precise = name_of(self._dtype)
         # The method of diffusers warns of a list of exceptions that is empty.
-        self._theirs: Any = torch.nn.Module.to(load_transformer(self._checkpoint), self._dtype)
+        self._theirs: Any = torch.nn.Module.to(load_component(self._checkpoint, TRANSFORMER), self._dtype)
         self._width: int = self._theirs.condition_embedder.in_features
         self._ours = {self.precise: self._placed("none"), INT8: self._placed("int8")}
 

@@ -9,7 +9,7 @@ import torch
 
 from acestage.checkpoints import Checkpoint
 from acestage.checkpoints.component_names import TRANSFORMER
-from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.loading import load_component
 from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
@@ -26,7 +26,7 @@ from services.runtime.workers.received import received_tensors
 
 def load(checkpoint: Checkpoint) -> DitWorker:
     """Maps the transformer's weights."""
-    return DitWorker(DitEngine(load_transformer(checkpoint)))
+    return DitWorker(DitEngine(load_component(checkpoint, TRANSFORMER)))
 
 
 def without_weights(checkpoint: Checkpoint) -> DitWorker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,13 +15,7 @@ from acestage.checkpoints.component_names import (
     CONDITION_ENCODER,
     TEXT_ENCODER,
 )
-from acestage.checkpoints.loading import (
-    load_audio_token_detokenizer,
-    load_audio_tokenizer,
-    load_condition_encoder,
-    load_text_encoder,
-    load_tokenizer,
-)
+from acestage.checkpoints.loading import load_component, load_tokenizer
 from acestage.checkpoints.modules import build_module
 from acestage.planning import Quantization, StageMemory
 from acestage.tensors import WireTensor
@@ -41,30 +36,15 @@ OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents", "plain_
 
 def load(checkpoint: Checkpoint) -> TextEncoderWorker:
     """Maps the weights of Qwen3, of the condition encoder and of the audio codec, if there is one."""
-    engine = TextEncoderEngine(
-        load_tokenizer(checkpoint),
-        load_text_encoder(checkpoint),
-        load_condition_encoder(checkpoint),
-        _codec(checkpoint, load_audio_tokenizer, load_audio_token_detokenizer),
-        latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
-    )
+    engine = _engine(checkpoint, load_tokenizer(checkpoint), partial(load_component, checkpoint))
     return TextEncoderWorker(engine, SilentTimbres(engine.condition_encoder.null_condition_emb.shape[-1]))
 
 
 def without_weights(checkpoint: Checkpoint) -> TextEncoderWorker:
     """The same on the meta device, which is all that `memory` needs: no file with weights need be there."""
-    engine = TextEncoderEngine(
-        LongestPrompt(),
-        build_module(checkpoint.component(TEXT_ENCODER)),
-        build_module(checkpoint.component(CONDITION_ENCODER)),
-        _codec(
-            checkpoint,
-            lambda checkpoint: build_module(checkpoint.component(AUDIO_TOKENIZER)),
-            lambda checkpoint: build_module(checkpoint.component(AUDIO_TOKEN_DETOKENIZER)),
-        ),
-        latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
+    return TextEncoderWorker(
+        _engine(checkpoint, LongestPrompt(), lambda name: build_module(checkpoint.component(name)))
     )
-    return TextEncoderWorker(engine)
 
 
 class TextEncoderWorker:
@@ -113,11 +93,14 @@ class TextEncoderWorker:
         )
 
 
-def _codec(
-    checkpoint: Checkpoint,
-    tokenizer: Callable[[Checkpoint], Any],
-    detokenizer: Callable[[Checkpoint], Any],
-) -> AudioCodec | None:
-    if not checkpoint.model.audio_code_count:
-        return None
-    return AudioCodec(tokenizer(checkpoint), detokenizer(checkpoint))
+def _engine(checkpoint: Checkpoint, tokenizer: Any, module: Callable[[str], Any]) -> TextEncoderEngine:
+    """The engine whose components `module` makes, each by its name."""
+    return TextEncoderEngine(
+        tokenizer,
+        module(TEXT_ENCODER),
+        module(CONDITION_ENCODER),
+        AudioCodec(module(AUDIO_TOKENIZER), module(AUDIO_TOKEN_DETOKENIZER))
+        if checkpoint.model.audio_code_count
+        else None,
+        latent_frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
+    )

@@ -13,7 +13,7 @@ import torch
 
 from acestage.adapters import AdapterFolder
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.loading import load_component
 from acestage.planning import Quantization
 from acestage.protos.dit.v1 import dit_pb2
 from scripts.random_adapter import ATTENTION, write_adapter
@@ -52,7 +52,7 @@ def folder(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def engine(checkpoints: dict[str, Path]) -> DitEngine:
     path = checkpoints["base/diffusers"]
-    return DitEngine(load_transformer(open_checkpoint(path, checkpoints_dir=Path())))
+    return DitEngine(load_component(open_checkpoint(path, checkpoints_dir=Path()), "transformer"))
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_afterwards_the_model_gives_the_same_bits_as_before(
     checkpoints: dict[str, Path], folder: Path, dtype: torch.dtype, quantization: Quantization
 ) -> None:
     path = checkpoints["base/diffusers"]
-    engine = DitEngine(load_transformer(open_checkpoint(path, checkpoints_dir=Path())))
+    engine = DitEngine(load_component(open_checkpoint(path, checkpoints_dir=Path()), "transformer"))
     engine.place(torch.device("cpu"), dtype, quantization)
     given = random_conditioning()
     before = denoise(engine, given, PARAMETERS)

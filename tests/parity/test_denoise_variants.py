@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.loading import load_component
 from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.parameters import DenoiseParameters
 from services.dit.schedule import nearest
@@ -29,7 +29,7 @@ def variant(request: pytest.FixtureRequest) -> str:
 
 def load_engine(checkpoints: dict[str, Path], variant: str) -> DitEngine:
     path = checkpoints[f"{variant}/diffusers"]
-    return DitEngine(load_transformer(open_checkpoint(path, checkpoints_dir=Path())))
+    return DitEngine(load_component(open_checkpoint(path, checkpoints_dir=Path()), "transformer"))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from diffusers import AceStepPipeline
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.loading import load_component
 from acestage.planning import Quantization
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
 from services.dit.engine import DitEngine
@@ -63,7 +63,7 @@ def test_int8_weights_change_the_latents_a_little(checkpoints: dict[str, Path], 
     quantizations: tuple[Quantization, ...] = ("none", "int8")
     found = {}
     for quantization in quantizations:
-        engine = DitEngine(load_transformer(checkpoint))
+        engine = DitEngine(load_component(checkpoint, "transformer"))
         engine.place(CPU, dtype, quantization)
         found[quantization] = denoise(engine, random_conditioning(), parameters).float()
     error = (found["int8"] - found["none"]).norm() / found["none"].norm()

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.loading import load_component
 from services.dit import transformer_pass
 from services.dit.attention import Window, attend_within
 from services.dit.engine import DitEngine
@@ -60,7 +60,7 @@ def test_blocks_give_what_the_dense_mask_gives(
 @functools.cache
 def transformer() -> AceStepTransformer1DModel:
     """As diffusers has it; its window is 16 tokens, or 32 frames."""
-    return load_transformer(open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints")))
+    return load_component(open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints")), "transformer")
 
 
 def inputs(items: int, frames: int, dtype: torch.dtype) -> dict[str, Any]:

@@ -9,14 +9,16 @@ import pytest
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.loading import load_component
 from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.parameters import DenoiseParameters
 
 
 @pytest.fixture(scope="module")
 def engine(checkpoints: dict[str, Path]) -> DitEngine:
-    return DitEngine(load_transformer(open_checkpoint(checkpoints["base/diffusers"], checkpoints_dir=Path())))
+    return DitEngine(
+        load_component(open_checkpoint(checkpoints["base/diffusers"], checkpoints_dir=Path()), "transformer")
+    )
 
 
 def conditioning() -> Conditioning:

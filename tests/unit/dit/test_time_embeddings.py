@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import load_transformer
+from acestage.checkpoints.loading import load_component
 from services.dit import time_embeddings
 from services.dit.engine import DitEngine
 from services.dit.time_embeddings import EMBEDDERS, embed_timesteps
@@ -27,11 +27,11 @@ def test_each_is_what_the_transformer_of_diffusers_makes_of_it(
     dtype: torch.dtype, group_count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time_embeddings, "_GROUP_COUNT", group_count)
-    engine = DitEngine(load_transformer(TINY))
+    engine = DitEngine(load_component(TINY, "transformer"))
     engine.place(CPU, dtype, "none")
     found = embed_timesteps(engine.transformer, TIMESTEPS)
     assert tuple(found) == TIMESTEPS
-    reference = load_transformer(TINY).to(dtype)
+    reference = load_component(TINY, "transformer").to(dtype)
     for t, mine in found.items():
         own, difference = torch.full((1,), t, dtype=dtype), torch.zeros(1, dtype=dtype)
         theirs = zip(reference.time_embed(own), reference.time_embed_r(difference), strict=True)
@@ -44,7 +44,7 @@ def test_each_is_what_the_transformer_of_diffusers_makes_of_it(
 @pytest.mark.parametrize("dtype", DTYPES[1:])
 @torch.no_grad()
 def test_the_weights_are_placed_for_them_alone(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = DitEngine(load_transformer(TINY))
+    engine = DitEngine(load_component(TINY, "transformer"))
     engine.place(CPU, dtype, "none")
     parts = [engine.transformer.get_submodule(name) for name in EMBEDDERS]
     placed = []

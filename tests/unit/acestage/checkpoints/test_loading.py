@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -13,17 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acestage.checkpoints import Checkpoint, loading, open_checkpoint
+from acestage.checkpoints.component_names import OPTIONAL, REQUIRED, VAE
 from acestage.errors import CheckpointError
 from scripts.random_checkpoint import write_checkpoint
 
 LOADERS: dict[str, Callable[[Checkpoint], torch.nn.Module]] = {
-    "transformer": loading.load_transformer,
-    "condition_encoder": loading.load_condition_encoder,
-    "text_encoder": loading.load_text_encoder,
+    **{name: partial(loading.load_component, name=name) for name in (*REQUIRED, *OPTIONAL) if name != VAE},
     "decoder": loading.load_decoder,
     "encoder": loading.load_encoder,
-    "audio_tokenizer": loading.load_audio_tokenizer,
-    "audio_token_detokenizer": loading.load_audio_token_detokenizer,
 }
 MIB = 1 << 20
 
@@ -109,7 +107,7 @@ def test_model_with_a_wider_transformer_loads_from_both_layouts(folder: Path, na
 
 
 def test_transformer_of_an_xl_model_takes_the_narrower_conditions(folder: Path) -> None:
-    transformer = loading.load_transformer(opened(folder, "xl-root"))
+    transformer = loading.load_component(opened(folder, "xl-root"), "transformer")
 
     assert transformer.condition_embedder.weight.shape == (96, 64)
 
@@ -144,8 +142,8 @@ def test_weights_keep_the_data_type_of_the_file(folder: Path, name: str) -> None
 
 
 def test_derived_buffers_are_those_of_an_ordinary_module(folder: Path) -> None:
-    text_encoder = loading.load_text_encoder(opened(folder, "root"))
-    quantizer = loading.load_audio_tokenizer(opened(folder, "root")).quantizer
+    text_encoder = loading.load_component(opened(folder, "root"), "text_encoder")
+    quantizer = loading.load_component(opened(folder, "root"), "audio_tokenizer").quantizer
 
     expected = 1 / 1e6 ** (torch.arange(0, 16, 2) / 16)
     assert torch.allclose(text_encoder.rotary_emb.inv_freq, expected)
@@ -153,7 +151,8 @@ def test_derived_buffers_are_those_of_an_ordinary_module(folder: Path) -> None:
     assert quantizer._basis.tolist() == [1, 8, 64, 512, 2560, 12800]
     assert quantizer.scales.tolist() == [[1.0] * 6]
     assert quantizer.codebook_size == 64_000
-    assert "quantizer._levels" not in loading.load_audio_tokenizer(opened(folder, "root")).state_dict()
+    tokenizer = loading.load_component(opened(folder, "root"), "audio_tokenizer")
+    assert "quantizer._levels" not in tokenizer.state_dict()
 
 
 def test_decoder_does_not_map_the_encoder(folder: Path) -> None:
@@ -167,7 +166,7 @@ def test_decoder_does_not_map_the_encoder(folder: Path) -> None:
 def test_silence_of_the_original_layout_has_frames_before_channels(folder: Path) -> None:
     stored = torch.load(folder / "root" / "acestep-v15-turbo" / "silence_latent.pt", weights_only=True)
 
-    silence = loading.load_condition_encoder(opened(folder, "root")).silence_latent
+    silence = loading.load_component(opened(folder, "root"), "condition_encoder").silence_latent
 
     assert stored.shape == (1, 8, 15000)
     assert silence.is_contiguous()
@@ -179,7 +178,7 @@ def test_silence_of_the_original_layout_has_frames_before_channels(folder: Path)
 def test_text_encoder_loads_from_a_language_model_file(
     folder: Path, tmp_path: Path, prefix: str, head: bool
 ) -> None:
-    expected = loading.load_text_encoder(opened(folder, "root"))
+    expected = loading.load_component(opened(folder, "root"), "text_encoder")
     root = shutil.copytree(folder / "root", tmp_path / "root")
     path = root / "Qwen3-Embedding-0.6B" / "model.safetensors"
     tensors = {prefix + key: tensor for key, tensor in load_file(path).items()}
@@ -187,7 +186,7 @@ def test_text_encoder_loads_from_a_language_model_file(
         tensors["lm_head.weight"] = tensors[f"{prefix}embed_tokens.weight"].clone()
     save_file(tensors, path, {"format": "pt"})
 
-    module = loading.load_text_encoder(opened(tmp_path, "root"))
+    module = loading.load_component(opened(tmp_path, "root"), "text_encoder")
 
     assert torch.equal(run("text_encoder", module), run("text_encoder", expected))
 
@@ -206,7 +205,7 @@ def plain_pickle(path: Path) -> None:
 
 
 @pytest.mark.parametrize("plant", [zipped_pickle, plain_pickle])
-@pytest.mark.parametrize("use", [loading.load_condition_encoder, loading.verify])
+@pytest.mark.parametrize("use", [LOADERS["condition_encoder"], loading.verify])
 def test_code_in_the_silence_file_is_refused_and_not_run(
     folder: Path,
     tmp_path: Path,
@@ -242,7 +241,7 @@ def test_other_content_of_the_silence_file_is_named(
     torch.save(content, root / "acestep-v15-turbo" / "silence_latent.pt")
 
     with pytest.raises(CheckpointError, match=rf"silence_latent\.pt: {found}"):
-        loading.load_condition_encoder(opened(tmp_path, "root"))
+        loading.load_component(opened(tmp_path, "root"), "condition_encoder")
 
 
 def test_truncated_silence_file_is_named(folder: Path, tmp_path: Path) -> None:
@@ -251,7 +250,7 @@ def test_truncated_silence_file_is_named(folder: Path, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
 
     with pytest.raises(CheckpointError, match=r"silence_latent\.pt: cannot be read as a tensor"):
-        loading.load_condition_encoder(opened(tmp_path, "root"))
+        loading.load_component(opened(tmp_path, "root"), "condition_encoder")
 
 
 @pytest.mark.parametrize("name", ["pipeline", "root"])
@@ -313,10 +312,10 @@ def make_large(pipeline: Path, vocabulary_size: int) -> Path:
 def test_weights_are_a_mapped_file_without_a_copy(folder: Path, tmp_path: Path) -> None:
     pipeline = shutil.copytree(folder / "pipeline", tmp_path / "pipeline")
     path = make_large(pipeline, vocabulary_size=2_000_000)
-    loading.load_text_encoder(opened(folder, "pipeline"))
+    loading.load_component(opened(folder, "pipeline"), "text_encoder")
     before = anonymous_byte_count()
 
-    module = loading.load_text_encoder(opened(tmp_path, "pipeline"))
+    module = loading.load_component(opened(tmp_path, "pipeline"), "text_encoder")
     touched = module.embed_tokens.weight.detach()[::16].sum().item()
 
     assert touched == 0

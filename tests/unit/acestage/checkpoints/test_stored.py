@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from acestage.checkpoints import Checkpoint, open_checkpoint
 from acestage.checkpoints.key_schemes import KeyScheme, file_key, module_key
-from acestage.checkpoints.loading import load_transformer, verify
+from acestage.checkpoints.loading import load_component, verify
 from acestage.errors import CheckpointError
 from scripts.random_checkpoint import write_checkpoint
 
@@ -204,7 +204,7 @@ def test_damaged_file_is_found_before_a_weight_is_read(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1000])
 
     with pytest.raises(CheckpointError, match=r"diffusion_pytorch_model\.safetensors: truncated"):
-        load_transformer(opened(folder, "pipeline"))
+        load_component(opened(folder, "pipeline"), "transformer")
 
 
 def test_missing_shard_is_named(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import pytest
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import load_audio_tokenizer, load_condition_encoder, load_decoder
+from acestage.checkpoints.loading import load_component, load_decoder
 from services.runtime.weights.borrowed import borrowed, borrowed_by_layers
 from services.runtime.weights.placement import place
 
 CPU = torch.device("cpu")
 TINY = open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints"))
-LOADERS = [load_decoder, load_audio_tokenizer]
+LOADERS = [load_decoder, partial(load_component, name="audio_tokenizer")]
 
 
 def contents(module: torch.nn.Module) -> dict[str, tuple[int, torch.dtype]]:
@@ -52,7 +53,7 @@ def test_it_can_be_borrowed_again_even_after_a_pass_of_the_module_itself() -> No
 
 
 def test_in_the_stored_type_only_folded_weights_take_memory() -> None:
-    module = load_audio_tokenizer(TINY)
+    module = load_component(TINY, "audio_tokenizer")
     with borrowed(module, CPU, torch.float32) as copied:
         assert contents(copied) == contents(module)
     decoder = load_decoder(TINY)
@@ -82,7 +83,7 @@ def test_what_it_took_is_free_afterwards_however_the_job_ends() -> None:
 
 @torch.no_grad()
 def test_layers_are_placed_for_their_own_pass_alone() -> None:
-    module = load_condition_encoder(TINY).timbre_encoder
+    module = load_component(TINY, "condition_encoder").timbre_encoder
     before, layer_count = contents(module), len(module.layers)
     arguments = torch.ones(1, 20, 8, dtype=torch.bfloat16), torch.zeros(1, dtype=torch.long)
     with borrowed(module, CPU, torch.bfloat16) as whole:

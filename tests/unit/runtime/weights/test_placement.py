@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,19 +11,15 @@ import pytest
 import torch
 
 from acestage.checkpoints import open_checkpoint
-from acestage.checkpoints.loading import (
-    load_condition_encoder,
-    load_decoder,
-    load_text_encoder,
-    load_transformer,
-)
+from acestage.checkpoints.loading import load_component, load_decoder
 from acestage.planning import Quantization
 from services.runtime.weights.placement import place, placed_bytes
 from tests.storage import held_bytes
 
 CPU = torch.device("cpu")
 TINY = open_checkpoint("tiny-turbo", checkpoints_dir=Path("checkpoints"))
-LOADERS = [load_transformer, load_condition_encoder, load_text_encoder, load_decoder]
+COMPONENTS = ("transformer", "condition_encoder", "text_encoder")
+LOADERS = [*(partial(load_component, name=name) for name in COMPONENTS), load_decoder]
 
 
 @pytest.mark.parametrize("load", LOADERS)
@@ -36,14 +33,14 @@ def test_all_that_the_checkpoint_holds_takes_the_data_type(
 
 
 def test_rotary_frequencies_keep_their_precision() -> None:
-    before = load_text_encoder(TINY).rotary_emb.inv_freq
-    module = load_text_encoder(TINY)
+    before = load_component(TINY, "text_encoder").rotary_emb.inv_freq
+    module = load_component(TINY, "text_encoder")
     place(module, CPU, torch.bfloat16)
     assert torch.equal(module.rotary_emb.inv_freq, before)
 
 
 def test_placing_in_the_stored_type_copies_nothing() -> None:
-    module = load_transformer(TINY)
+    module = load_component(TINY, "transformer")
     before = [parameter.data_ptr() for parameter in module.parameters()]
     place(module, CPU, torch.float32)
     assert [parameter.data_ptr() for parameter in module.parameters()] == before

@@ -14,7 +14,7 @@ from torchao.quantization import Int8Tensor, PerRow
 
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.component_names import CONDITION_ENCODER, TRANSFORMER
-from acestage.checkpoints.loading import load_condition_encoder, load_text_encoder, load_transformer
+from acestage.checkpoints.loading import load_component
 from acestage.planning import Quantization
 from scripts.random_checkpoint.sizes import model_settings
 from services.dit.engine import Conditioning, DitEngine
@@ -73,8 +73,8 @@ def test_a_weight_quantized_in_parts_is_the_one_quantized_at_once(dtype: torch.d
 @torch.no_grad()
 def test_every_layer_of_the_models_is_off_by_rounding_alone() -> None:
     count = 0
-    for load in (load_transformer, load_text_encoder, load_condition_encoder):
-        exact, module = load(TINY), load(TINY)
+    for component in ("transformer", "text_encoder", "condition_encoder"):
+        exact, module = load_component(TINY, component), load_component(TINY, component)
         place(module, CPU, torch.float32, "int8")
         for name, layer in exact.named_modules():
             if is_quantized(name, layer):
@@ -87,7 +87,7 @@ def test_every_layer_of_the_models_is_off_by_rounding_alone() -> None:
 
 @torch.no_grad()
 def denoised(dtype: torch.dtype, quantization: Quantization) -> torch.Tensor:
-    transformer = load_transformer(TINY)
+    transformer = load_component(TINY, "transformer")
     place(transformer, CPU, dtype, quantization)
     conditioning = Conditioning(noise(1, 60, 64), noise(1, 1, 64), noise(1, 250, 16))
     *_, latents = DitEngine(transformer).denoise(conditioning, DenoiseParameters(seeds=(1,)))
@@ -129,5 +129,5 @@ def test_a_layer_in_full_precision_is_gone_before_the_next_one_is_moved() -> Non
         dense.append(weakref.ref(layer.weight))
         quantize(layer)
 
-    place(load_transformer(TINY), CPU, torch.bfloat16, "int8", watched)
+    place(load_component(TINY, "transformer"), CPU, torch.bfloat16, "int8", watched)
     assert len(dense) == 4 * 11
