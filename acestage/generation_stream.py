@@ -9,7 +9,6 @@ from datetime import UTC
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf import duration_pb2
 
 from acestage.errors import DataLossError, InternalError
 from acestage.generation import (
@@ -30,6 +29,7 @@ from acestage.generation import (
 )
 from acestage.generation_options import Adapter, Model, Settings
 from acestage.limits import Clamped
+from acestage.protobuf_times import seconds
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.vae.v1 import vae_pb2
@@ -95,8 +95,8 @@ class GenerationStream:
             tracks=self._song.tracks(completed.tracks),
             settings=_settings(completed.settings),
             stages=tuple(self._stages),
-            total_s=_seconds(completed.total_time),
-            run_s=_seconds(completed.run_time),
+            total_s=seconds(completed.total_time),
+            run_s=seconds(completed.run_time),
             processes=(*memory, *processes.values()),
             clamped=tuple(Clamped.from_pb(clamped) for clamped in completed.clamped),
             decode_cost=_decode_cost(completed),
@@ -168,7 +168,7 @@ def _started(message: pb.StageStarted) -> StageStarted:
         dtype=started.dtype,
         lease_id=started.lease_id,
         fencing_token=started.fencing_token,
-        lease_wait_s=_seconds(started.lease_wait),
+        lease_wait_s=seconds(started.lease_wait),
         quantization=started.quantization,
         vram_bytes=started.vram_bytes,
         was_warm=started.was_warm,
@@ -183,8 +183,8 @@ def _completed(message: pb.StageCompleted) -> StageCompleted:
         fencing_token=report.fencing_token,
         started_at=report.start_time.ToDatetime(UTC),
         ended_at=report.end_time.ToDatetime(UTC),
-        load_s=_seconds(report.load_time),
-        compute_s=_seconds(report.compute_time),
+        load_s=seconds(report.load_time),
+        compute_s=seconds(report.compute_time),
         processes=_memory(report.processes),
         peak_device_bytes=report.peak_device_bytes,
         planned_bytes=report.planned_bytes,
@@ -240,7 +240,3 @@ def _settings(settings: pb.Settings) -> Settings:
 
 def _memory(processes: Iterable[stage_pb2.ProcessMemory]) -> tuple[ProcessMemory, ...]:
     return tuple(memory_from_pb(process) for process in processes)
-
-
-def _seconds(duration: duration_pb2.Duration) -> float:
-    return duration.ToNanoseconds() / 1e9

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from acestage import errors
+from acestage.protobuf_times import duration, seconds
 
 DOMAIN = "acestage"
 
@@ -44,9 +45,8 @@ def to_status(error: errors.AcestageError) -> status_pb2.Status:
         details=[_pack(info)],
     )
     if error.retry_delay_s is not None:
-        delay = duration_pb2.Duration()
-        delay.FromNanoseconds(round(error.retry_delay_s * 1e9))
-        status.details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
+        retry = error_details_pb2.RetryInfo(retry_delay=duration(error.retry_delay_s))
+        status.details.append(_pack(retry))
     if isinstance(error, errors.InvalidArgumentError) and error.violations:
         room_bytes = MAX_STATUS_BYTES - status.ByteSize() - _PACKING_BYTES
         status.details.append(_pack(_bad_request(error.violations, room_bytes)))
@@ -129,7 +129,7 @@ def _from_status(status: status_pb2.Status) -> errors.AcestageError | None:
     if info.domain != DOMAIN:
         return None
     cls = errors.error_classes().get(info.reason, errors.InternalError)
-    retry_delay_s = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
+    retry_delay_s = seconds(retry.retry_delay) if retry.HasField("retry_delay") else None
     metadata = dict(info.metadata)
     if issubclass(cls, errors.InvalidArgumentError):
         violations = [errors.FieldViolation(v.field, v.description) for v in bad_request.field_violations]

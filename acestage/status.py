@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from google.protobuf import duration_pb2
-
 from acestage.generation import ProcessMemory
+from acestage.protobuf_times import seconds
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2
 from acestage.protos.stage.v1 import stage_pb2
@@ -202,9 +201,9 @@ def status_from_pb(status: pb.GetStatusResponse, now: datetime | None = None) ->
         ),
         leases=tuple(_lease(lease, taken_at) for lease in ledger.leases),
         waiters=tuple(
-            Waiter(w.device, w.holder, w.vram_bytes, w.position, _seconds(w.waited)) for w in ledger.waiters
+            Waiter(w.device, w.holder, w.vram_bytes, w.position, seconds(w.waited)) for w in ledger.waiters
         ),
-        grace_remaining_s=_seconds(ledger.grace_remaining),
+        grace_remaining_s=seconds(ledger.grace_remaining),
         queue=QueueStatus(
             running_count=queue.running_count,
             queued_count=queue.queued_count,
@@ -257,7 +256,7 @@ def _lease(lease: lease_pb2.Lease, now: datetime) -> LeaseStatus:
         is_idle=lease.is_idle,
         granted_at=granted_at,
         age_s=max(0.0, (now - granted_at).total_seconds()),
-        remaining_s=_seconds(lease.remaining),
+        remaining_s=seconds(lease.remaining),
     )
 
 
@@ -265,7 +264,7 @@ def _job(job: pb.EndedJob) -> EndedJob:
     return EndedJob(
         job_id=job.job_id,
         ended_at=job.end_time.ToDatetime(UTC),
-        total_s=_seconds(job.total_time),
+        total_s=seconds(job.total_time),
         outcome=job.outcome,
         duration_s=job.duration_s,
         batch_size=job.batch_size,
@@ -281,7 +280,3 @@ def memory_from_pb(process: stage_pb2.ProcessMemory) -> ProcessMemory:
         anonymous_bytes=process.anonymous_bytes,
         device_bytes=process.device_bytes,
     )
-
-
-def _seconds(duration: duration_pb2.Duration) -> float:
-    return duration.ToNanoseconds() / 1e9

@@ -7,19 +7,17 @@ from datetime import UTC, datetime, timedelta
 
 from google.protobuf import timestamp_pb2
 
+from acestage.protobuf_times import duration, timestamp
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2
 from acestage.protos.stage.v1 import stage_pb2
-from services.runtime.rpc.durations import duration
 
 MIB = 1 << 20
 NOW = datetime(2030, 1, 2, 12, 0, 0, tzinfo=UTC)
 
 
 def stamp(before_now_s: float) -> timestamp_pb2.Timestamp:
-    moment = timestamp_pb2.Timestamp()
-    moment.FromDatetime(NOW - timedelta(seconds=before_now_s))
-    return moment
+    return timestamp(NOW - timedelta(seconds=before_now_s))
 
 
 def process(name: str, pid: int, mib: int, device_mib: int = 0) -> stage_pb2.ProcessMemory:

@@ -13,6 +13,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from acestage.generation import STAGES
+from acestage.protobuf_times import seconds
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob
@@ -65,13 +66,13 @@ class Metrics:
     def count_stage_event(self, stage: str, event: StageEvent) -> None:
         """Counts a job's start on the device, and its report."""
         if isinstance(event, stage_pb2.StageStarted):
-            self._lease_wait_s.labels(stage).observe(event.lease_wait.ToNanoseconds() / 1e9)
+            self._lease_wait_s.labels(stage).observe(seconds(event.lease_wait))
             if not event.was_warm:
                 self._swaps.labels(stage).inc()
         else:
-            if load_ns := event.load_time.ToNanoseconds():  # a warm stage loads nothing
-                self._load_s.labels(stage).observe(load_ns / 1e9)
-            self._compute_s.labels(stage).observe(event.compute_time.ToNanoseconds() / 1e9)
+            if load_s := seconds(event.load_time):  # a warm stage loads nothing
+                self._load_s.labels(stage).observe(load_s)
+            self._compute_s.labels(stage).observe(seconds(event.compute_time))
 
     def count_job(self, job: EndedJob) -> None:
         """Counts a job that ended."""

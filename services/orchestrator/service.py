@@ -6,9 +6,9 @@ import asyncio
 from datetime import UTC, datetime
 
 import grpc.aio
-from google.protobuf import timestamp_pb2
 
 from acestage import __version__, errors
+from acestage.protobuf_times import timestamp
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2
@@ -87,12 +87,10 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def status(self) -> pb.GetStatusResponse:
         """How things are; a stage that does not answer costs `STATUS_TIMEOUT_S`."""
         stages = await asyncio.gather(*(_stage_status(stage) for stage in self._pipeline.stages))
-        start_time = timestamp_pb2.Timestamp()
-        start_time.FromDatetime(self._started_at)
         memory = measure("orchestrator")
         return pb.GetStatusResponse(
             version=__version__,
-            start_time=start_time,
+            start_time=timestamp(self._started_at),
             stages=stages,
             ledger=await self._leases.ListLeases(lease_pb2.ListLeasesRequest(), None),
             queue=pb.QueueStatus(

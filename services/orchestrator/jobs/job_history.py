@@ -7,11 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from google.protobuf import timestamp_pb2
-
 from acestage.errors import QueueFullError
+from acestage.protobuf_times import duration, timestamp
 from acestage.protos.generation.v1 import generation_pb2 as pb
-from services.runtime.rpc.durations import duration
 
 KEPT_COUNT = 20
 
@@ -43,11 +41,9 @@ class EndedJob:
         return self.outcome if self.outcome in (SUCCEEDED, CANCELLED) else FAILED
 
     def to_pb(self) -> pb.EndedJob:
-        end_time = timestamp_pb2.Timestamp()
-        end_time.FromDatetime(self.ended_at)
         return pb.EndedJob(
             job_id=self.job_id,
-            end_time=end_time,
+            end_time=timestamp(self.ended_at),
             total_time=duration(self.total_s),
             outcome=self.outcome,
             duration_s=self.duration_s,

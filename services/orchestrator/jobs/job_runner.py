@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from acestage import errors
+from acestage.protobuf_times import duration
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob, JobHistory
 from services.orchestrator.jobs.job_log import JobEnd, JobLog, Write
@@ -23,7 +24,6 @@ from services.orchestrator.stage_clients import Deadline
 from services.runtime.processes.finishing import finish
 from services.runtime.processes.process_memory import measure
 from services.runtime.processes.request_context import request_id
-from services.runtime.rpc.durations import duration
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from typing import Any
 from google.protobuf import timestamp_pb2
 
 from acestage.errors import FieldViolation, InvalidArgumentError
+from acestage.protobuf_times import duration
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from services.orchestrator.ledger.lease import Lease, LeaseState
 from services.orchestrator.ledger.lessor import Lessor
 from services.runtime.processes.finishing import end
-from services.runtime.rpc.durations import duration
 
 log = logging.getLogger(__name__)
 

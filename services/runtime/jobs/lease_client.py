@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from acestage.errors import DeadlineExceededError, InternalError, LeaseLostError, ServiceUnreachableError
+from acestage.protobuf_times import seconds
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
@@ -141,7 +142,7 @@ class HeldLease:
         self.vram_bytes = response.lease.vram_bytes
         self._granted = response.lease
         if response.sequence:
-            self._grace_s = response.grace_remaining.ToNanoseconds() / 1e9
+            self._grace_s = seconds(response.grace_remaining)
         if response.lease.state == pb.LEASE_STATE_REVOKING:
             self.revoked.set()
         else:
@@ -259,8 +260,8 @@ class LeaseClient:
 
     async def _keep_alive(self, lease: HeldLease, granted: pb.LeaseGranted, renewed: asyncio.Event) -> None:
         """Renews `lease` until cancelled; ends early, with `lease` lost, when that does not work."""
-        patience_s = granted.ttl.ToNanoseconds() / 1e9 - self._lost_margin_s
-        interval_s = granted.renew_interval.ToNanoseconds() / 1e9
+        patience_s = seconds(granted.ttl) - self._lost_margin_s
+        interval_s = seconds(granted.renew_interval)
         why = "its keepalive failed"
         try:
             async with asyncio.timeout(patience_s) as patience:

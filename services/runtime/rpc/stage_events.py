@@ -8,15 +8,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 import grpc.aio
-from google.protobuf import timestamp_pb2
 
+from acestage.protobuf_times import duration, timestamp
 from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.jobs.feed import Feed
 from services.runtime.jobs.job_budget import Adaptation, AdaptationKind
 from services.runtime.jobs.stage_event import Queued, Report, StageEvent, Started
 from services.runtime.jobs.stage_runner import StageRunner
 from services.runtime.processes.finishing import finish
-from services.runtime.rpc.durations import duration
 from services.runtime.workers.messages import Message
 
 ResponseT = TypeVar("ResponseT")
@@ -100,14 +99,11 @@ def started_to_pb(event: Started) -> stage_pb2.StageStarted:
 
 
 def report_to_pb(event: Report) -> stage_pb2.StageReport:
-    started, ended = timestamp_pb2.Timestamp(), timestamp_pb2.Timestamp()
-    started.FromDatetime(event.started_at)
-    ended.FromDatetime(event.ended_at)
     return stage_pb2.StageReport(
         lease_id=event.lease_id,
         fencing_token=event.fencing_token,
-        start_time=started,
-        end_time=ended,
+        start_time=timestamp(event.started_at),
+        end_time=timestamp(event.ended_at),
         load_time=duration(event.load_s),
         compute_time=duration(event.compute_s),
         kernels=event.kernels,

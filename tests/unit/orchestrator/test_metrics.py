@@ -14,13 +14,13 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.parser import text_string_to_metric_families
 
 from acestage.errors import FailedPreconditionError
+from acestage.protobuf_times import duration
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from services.orchestrator import metrics as module
 from services.orchestrator.jobs.job_history import EndedJob
 from services.orchestrator.metrics import Metrics, StatusCollector, gauges
 from services.orchestrator.metrics_server import metrics_server
-from services.runtime.rpc.durations import duration
 from tests.statuses import MIB, status_message
 
 Samples = dict[tuple[str, str], float]
