@@ -13,6 +13,7 @@ from acestage.audio_file import AudioFormat, BitDepth, format_of, write_audio
 from acestage.errors import InvalidArgumentError
 from acestage.generation_options import Settings
 from acestage.limits import Clamped
+from acestage.protos.stage.v1 import stage_pb2
 
 STAGES = ("text_encoder", "dit", "vae")
 """The stages, in the order in which a job goes through them."""
@@ -64,7 +65,9 @@ class ProcessMemory:
     """Memory of a process in bytes.
 
     Attributes:
-        rss_bytes: resident now; mapped weights count, though the kernel may drop them.
+        rss_bytes: resident now. Mapped weights count, though the kernel may drop them at any time, and what a
+            worker shares with its preload counts in both.
+        peak_rss_bytes: the most that was resident.
         anonymous_bytes: resident now, and not to be dropped. Pages that processes share after a fork count
             for each by its share, so that the sum over processes is what they take together.
         device_bytes: on a CUDA device now, where the driver tells; else 0.
@@ -76,6 +79,27 @@ class ProcessMemory:
     peak_rss_bytes: int
     anonymous_bytes: int = 0
     device_bytes: int = 0
+
+    def to_pb(self) -> stage_pb2.ProcessMemory:
+        return stage_pb2.ProcessMemory(
+            name=self.name,
+            pid=self.pid,
+            rss_bytes=self.rss_bytes,
+            peak_rss_bytes=self.peak_rss_bytes,
+            anonymous_bytes=self.anonymous_bytes,
+            device_bytes=self.device_bytes,
+        )
+
+    @classmethod
+    def from_pb(cls, memory: stage_pb2.ProcessMemory) -> ProcessMemory:
+        return cls(
+            name=memory.name,
+            pid=memory.pid,
+            rss_bytes=memory.rss_bytes,
+            peak_rss_bytes=memory.peak_rss_bytes,
+            anonymous_bytes=memory.anonymous_bytes,
+            device_bytes=memory.device_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
 
+from acestage.protos.dit.v1 import dit_pb2
+
 TRACK_NAMES = (
     *("vocals", "backing_vocals", "drums", "bass", "guitar", "keyboard", "percussion", "strings"),
     *("synth", "fx", "brass", "woodwinds"),
@@ -19,6 +21,13 @@ class Adapter:
 
     name: str
     scale: float = 1.0
+
+    def to_pb(self) -> dit_pb2.Adapter:
+        return dit_pb2.Adapter(name=self.name, scale=self.scale)
+
+    @classmethod
+    def from_pb(cls, adapter: dit_pb2.Adapter) -> Adapter:
+        return cls(adapter.name, adapter.scale) if adapter.HasField("scale") else cls(adapter.name)
 
 
 class GenerationOptions(TypedDict, total=False):

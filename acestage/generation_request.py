@@ -9,7 +9,6 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from acestage.errors import FieldViolation, InvalidArgumentError
 from acestage.generation_options import GenerationOptions
-from acestage.protos.dit.v1 import dit_pb2
 from acestage.protos.generation.v1 import generation_pb2 as pb
 
 _FIELDS: Mapping[str, FieldDescriptor] = pb.GenerateRequest.DESCRIPTOR.fields_by_name
@@ -52,7 +51,7 @@ def request_to_pb(caption: str, options: GenerationOptions) -> pb.GenerateReques
 def _of(name: str, value: Any) -> pb.GenerateRequest:
     """A request of this field alone."""
     if name == "adapters":
-        value = [dit_pb2.Adapter(name=adapter.name, scale=adapter.scale) for adapter in value]
+        value = [adapter.to_pb() for adapter in value]
     return pb.GenerateRequest(**{name: value})
 
 

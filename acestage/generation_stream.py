@@ -33,7 +33,6 @@ from acestage.protobuf_times import seconds
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.vae.v1 import vae_pb2
-from acestage.status import memory_from_pb
 
 
 def makes_tracks(response: pb.GenerateResponse) -> bool:
@@ -233,10 +232,10 @@ def _settings(settings: pb.Settings) -> Settings:
         track_name=settings.track_name,
         track_classes=tuple(settings.track_classes),
         infer_method=settings.infer_method,
-        adapters=tuple(Adapter(adapter.name, adapter.scale) for adapter in settings.adapters),
+        adapters=tuple(Adapter.from_pb(adapter) for adapter in settings.adapters),
         kernels=settings.kernels,
     )
 
 
 def _memory(processes: Iterable[stage_pb2.ProcessMemory]) -> tuple[ProcessMemory, ...]:
-    return tuple(memory_from_pb(process) for process in processes)
+    return tuple(ProcessMemory.from_pb(process) for process in processes)

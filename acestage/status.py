@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from acestage.generation import ProcessMemory
-from acestage.protobuf_times import seconds
+from acestage.protobuf_times import duration, seconds, timestamp
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2
 from acestage.protos.stage.v1 import stage_pb2
+
+SUCCEEDED = "succeeded"
+CANCELLED = "cancelled"
+FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,18 @@ class LedgerDevice:
     leased_bytes: int
     is_exclusive: bool
 
+    def to_pb(self) -> lease_pb2.LedgerDevice:
+        return lease_pb2.LedgerDevice(
+            device=self.device,
+            total_bytes=self.total_bytes,
+            leased_bytes=self.leased_bytes,
+            is_exclusive=self.is_exclusive,
+        )
+
+    @classmethod
+    def from_pb(cls, device: lease_pb2.LedgerDevice) -> LedgerDevice:
+        return cls(device.device, device.total_bytes, device.leased_bytes, device.is_exclusive)
+
 
 @dataclass(frozen=True, slots=True)
 class LeaseStatus:
@@ -132,7 +148,7 @@ class EndedJob:
     Attributes:
         total_s: from the request to the end.
         outcome: "succeeded", "cancelled", or the reason of the error, such as "WORKER_CRASHED".
-        duration_s: of the music that was asked for.
+        duration_s: of the music that was asked for; 0 where a job failed before that was known.
     """
 
     job_id: str
@@ -141,6 +157,32 @@ class EndedJob:
     outcome: str
     duration_s: float
     batch_size: int
+
+    @property
+    def kind(self) -> str:
+        """ "succeeded", "cancelled" or "failed"."""
+        return self.outcome if self.outcome in (SUCCEEDED, CANCELLED) else FAILED
+
+    def to_pb(self) -> pb.EndedJob:
+        return pb.EndedJob(
+            job_id=self.job_id,
+            end_time=timestamp(self.ended_at),
+            total_time=duration(self.total_s),
+            outcome=self.outcome,
+            duration_s=self.duration_s,
+            batch_size=self.batch_size,
+        )
+
+    @classmethod
+    def from_pb(cls, job: pb.EndedJob) -> EndedJob:
+        return cls(
+            job_id=job.job_id,
+            ended_at=job.end_time.ToDatetime(UTC),
+            total_s=seconds(job.total_time),
+            outcome=job.outcome,
+            duration_s=job.duration_s,
+            batch_size=job.batch_size,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +238,7 @@ def status_from_pb(status: pb.GetStatusResponse, now: datetime | None = None) ->
         taken_at=taken_at,
         devices=tuple(devices.values()),
         stages=stages,
-        ledger_devices=tuple(
-            LedgerDevice(d.device, d.total_bytes, d.leased_bytes, d.is_exclusive) for d in ledger.devices
-        ),
+        ledger_devices=tuple(LedgerDevice.from_pb(device) for device in ledger.devices),
         leases=tuple(_lease(lease, taken_at) for lease in ledger.leases),
         waiters=tuple(
             Waiter(w.device, w.holder, w.vram_bytes, w.position, seconds(w.waited)) for w in ledger.waiters
@@ -212,8 +252,8 @@ def status_from_pb(status: pb.GetStatusResponse, now: datetime | None = None) ->
             failed_count=queue.failed_count,
             cancelled_count=queue.cancelled_count,
         ),
-        recent_jobs=tuple(_job(job) for job in status.recent_jobs),
-        orchestrator=memory_from_pb(status.orchestrator_memory),
+        recent_jobs=tuple(EndedJob.from_pb(job) for job in status.recent_jobs),
+        orchestrator=ProcessMemory.from_pb(status.orchestrator_memory),
     )
 
 
@@ -232,7 +272,7 @@ def _stage(stage: pb.StageStatus) -> StageStatus:
         placed_model=info.placed_model,
         device=info.device,
         active_job_count=info.active_job_count,
-        processes=tuple(memory_from_pb(process) for process in info.processes),
+        processes=tuple(ProcessMemory.from_pb(process) for process in info.processes),
         device_memory=_device(info.device_memory) if info.HasField("device_memory") else None,
         worker_state="" if worker_state == "unspecified" else worker_state,
         quantization=info.quantization,
@@ -257,26 +297,4 @@ def _lease(lease: lease_pb2.Lease, now: datetime) -> LeaseStatus:
         granted_at=granted_at,
         age_s=max(0.0, (now - granted_at).total_seconds()),
         remaining_s=seconds(lease.remaining),
-    )
-
-
-def _job(job: pb.EndedJob) -> EndedJob:
-    return EndedJob(
-        job_id=job.job_id,
-        ended_at=job.end_time.ToDatetime(UTC),
-        total_s=seconds(job.total_time),
-        outcome=job.outcome,
-        duration_s=job.duration_s,
-        batch_size=job.batch_size,
-    )
-
-
-def memory_from_pb(process: stage_pb2.ProcessMemory) -> ProcessMemory:
-    return ProcessMemory(
-        name=process.name,
-        pid=process.pid,
-        rss_bytes=process.rss_bytes,
-        peak_rss_bytes=process.peak_rss_bytes,
-        anonymous_bytes=process.anonymous_bytes,
-        device_bytes=process.device_bytes,
     )

@@ -15,12 +15,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from acestage.generation import ProcessMemory
 from acestage.generation_options import GenerationOptions
 from acestage.settings import EMBEDDED_CHECKPOINT
 from bench.results import mib, print_table, write_json
 from bench.songs import sing
 from bench.stack import Setup, Stack, is_worker
-from services.runtime.processes.process_memory import ProcessMemory, measure, read_rollup
+from services.runtime.processes.process_memory import measure, read_rollup
 
 SAMPLE_INTERVAL_S = 0.2
 LIMIT_BYTES = 4 << 30

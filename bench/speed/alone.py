@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from acestage.checkpoints import Checkpoint
+from acestage.generation import ProcessMemory
 from acestage.planning import DEFAULT_TILE_FRAMES
 from bench.speed import as_workers
 from bench.speed.denoising import in_turn, random_conditioning
 from bench.speed.scope import Scope
 from services.dit import worker as dit
 from services.dit.parameters import DenoiseParameters
-from services.runtime.processes.process_memory import ProcessMemory, measure
+from services.runtime.processes.process_memory import measure
 from services.vae import worker as vae
 
 WARM_UP_S = 10.0

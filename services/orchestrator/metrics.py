@@ -16,7 +16,7 @@ from acestage.generation import STAGES
 from acestage.protobuf_times import seconds
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
-from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob
+from acestage.status import CANCELLED, FAILED, SUCCEEDED, EndedJob
 
 log = logging.getLogger(__name__)
 

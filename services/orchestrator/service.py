@@ -12,7 +12,8 @@ from acestage.protobuf_times import timestamp
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
 from acestage.protos.lease.v1 import lease_pb2
-from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED, JobHistory
+from acestage.status import CANCELLED, FAILED, SUCCEEDED
+from services.orchestrator.jobs.job_history import JobHistory
 from services.orchestrator.jobs.job_queue import JobQueue
 from services.orchestrator.jobs.job_runner import JobRunner
 from services.orchestrator.ledger.lease_service import LeaseService

@@ -16,6 +16,7 @@ import grpc.aio
 from acestage.access import Access
 from acestage.checkpoints import ModelFacts, open_checkpoints
 from acestage.errors import AcestageError
+from acestage.generation import ProcessMemory
 from acestage.planning import MIB
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.settings import Settings
@@ -30,7 +31,6 @@ from services.runtime.preload.facts import MappedModel
 from services.runtime.processes import flags, logs
 from services.runtime.processes.finishing import end
 from services.runtime.processes.parent_death import die_with_parent
-from services.runtime.processes.process_memory import ProcessMemory
 from services.runtime.rpc.channels import channel_between_services
 from services.runtime.rpc.model_catalog import ModelCatalog
 from services.runtime.rpc.server import Server, run_service, until_stopped

@@ -4,51 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import datetime
 
 from acestage.errors import QueueFullError
-from acestage.protobuf_times import duration, timestamp
-from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.status import CANCELLED, FAILED, SUCCEEDED, EndedJob
 
 KEPT_COUNT = 20
-
-SUCCEEDED = "succeeded"
-CANCELLED = "cancelled"
-FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class EndedJob:
-    """A job that ended.
-
-    Attributes:
-        total_s: from the request to the end.
-        outcome: "succeeded", "cancelled", or the reason of the error, such as "WORKER_CRASHED".
-        duration_s: of the music that was asked for; 0 where a job failed before that was known.
-    """
-
-    job_id: str
-    ended_at: datetime
-    total_s: float
-    outcome: str
-    duration_s: float
-    batch_size: int
-
-    @property
-    def kind(self) -> str:
-        """ "succeeded", "cancelled" or "failed"."""
-        return self.outcome if self.outcome in (SUCCEEDED, CANCELLED) else FAILED
-
-    def to_pb(self) -> pb.EndedJob:
-        return pb.EndedJob(
-            job_id=self.job_id,
-            end_time=timestamp(self.ended_at),
-            total_time=duration(self.total_s),
-            outcome=self.outcome,
-            duration_s=self.duration_s,
-            batch_size=self.batch_size,
-        )
 
 
 class JobHistory:

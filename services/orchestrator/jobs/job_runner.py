@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from acestage import errors
 from acestage.protobuf_times import duration
 from acestage.protos.generation.v1 import generation_pb2 as pb
-from services.orchestrator.jobs.job_history import CANCELLED, FAILED, SUCCEEDED, EndedJob, JobHistory
+from acestage.status import CANCELLED, FAILED, SUCCEEDED, EndedJob
+from services.orchestrator.jobs.job_history import JobHistory
 from services.orchestrator.jobs.job_log import JobEnd, JobLog, Write
 from services.orchestrator.jobs.job_queue import JobQueue
 from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds

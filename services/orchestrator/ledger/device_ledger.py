@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from acestage.status import LedgerDevice
 from services.orchestrator.ledger.lease import USABLE, Lease, Ticket
 
 EXCLUSIVE_UP_TO_BYTES = 4 << 30
 """A device of up to 4 GiB has one holder at a time: two contexts and two sets of weights do not fit."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceSummary:
-    """A device as the ledger sees it; `total_bytes` is 0 where nobody said."""
-
-    device: str
-    total_bytes: int
-    leased_bytes: int
-    is_exclusive: bool
 
 
 @dataclass(slots=True)
@@ -99,6 +90,6 @@ class DeviceLedger:
             missing -= lease.vram_bytes
         return frozenset(asked)
 
-    def summary(self, device: str) -> DeviceSummary:
+    def summary(self, device: str) -> LedgerDevice:
         leased_bytes = sum(lease.vram_bytes for lease in self.held.values())
-        return DeviceSummary(device, self.total_bytes or 0, leased_bytes, self.is_exclusive)
+        return LedgerDevice(device, self.total_bytes or 0, leased_bytes, self.is_exclusive)

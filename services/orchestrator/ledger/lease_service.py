@@ -193,15 +193,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
                 )
                 for ticket, position in self._lessor.waiters()
             ],
-            devices=[
-                pb.LedgerDevice(
-                    device=device.device,
-                    total_bytes=device.total_bytes,
-                    leased_bytes=device.leased_bytes,
-                    is_exclusive=device.is_exclusive,
-                )
-                for device in self._lessor.devices()
-            ],
+            devices=[device.to_pb() for device in self._lessor.devices()],
             grace_remaining=duration(self._lessor.grace_remaining_s(now)),
         )
 

@@ -38,7 +38,8 @@ from acestage.errors import (
     StaleFencingTokenError,
     VramBudgetExceededError,
 )
-from services.orchestrator.ledger.device_ledger import DeviceLedger, DeviceSummary
+from acestage.status import LedgerDevice
+from services.orchestrator.ledger.device_ledger import DeviceLedger
 from services.orchestrator.ledger.lease import (
     COUNTER_BITS,
     MAX_EPOCH,
@@ -309,7 +310,7 @@ class Lessor:
             for index, ticket in enumerate(entry.line)
         ]
 
-    def devices(self) -> list[DeviceSummary]:
+    def devices(self) -> list[LedgerDevice]:
         """Every device that anybody ever asked for, by name."""
         return [entry.summary(name) for name, entry in sorted(self._devices.items())]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from acestage.protos.dit.v1 import dit_pb2
+from acestage.generation_options import Adapter
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
 from services.orchestrator.song import audio_codes
@@ -21,17 +21,6 @@ class DenoisedOn:
     dtype: str
     quantization: str
     kernels: str
-
-
-@dataclass(frozen=True, slots=True)
-class Adapter:
-    """A LoRA adapter, and how much of it."""
-
-    name: str
-    scale: float
-
-    def to_pb(self) -> dit_pb2.Adapter:
-        return dit_pb2.Adapter(name=self.name, scale=self.scale)
 
 
 @dataclass(frozen=True, slots=True)

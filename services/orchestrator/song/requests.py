@@ -8,12 +8,13 @@ from dataclasses import replace
 
 from acestage.checks import Checks
 from acestage.errors import VramBudgetExceededError
+from acestage.generation_options import Adapter
 from acestage.limits import Clamped, Limits
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
 from services.orchestrator.limits.limits import MIN_DURATION_S, MODEL_DURATION, MODEL_LIMITS
 from services.orchestrator.song import audio_codes, source_requests
-from services.orchestrator.song.generation_settings import Adapter, GenerationSettings
+from services.orchestrator.song.generation_settings import GenerationSettings
 from services.orchestrator.song.tasks import COVER, TEXT_TO_MUSIC
 from services.runtime.rpc.request_limits import (
     ADAPTER_SCALE,
@@ -184,10 +185,7 @@ def resolve(
         repaint_end_s=request.repaint_end_s if request.HasField("repaint_end_s") else None,
         track_name=request.track_name,
         track_classes=tuple(request.track_classes),
-        adapters=tuple(
-            Adapter(adapter.name, adapter.scale if adapter.HasField("scale") else 1.0)
-            for adapter in request.adapters
-        ),
+        adapters=tuple(Adapter.from_pb(adapter) for adapter in request.adapters),
     )
     if settings.timeline is not None:
         return replace(settings, duration_s=settings.timeline.sample_count / model.sample_rate_hz)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from acestage.generation import ProcessMemory
 from services.runtime.jobs.job_budget import Adaptation
-from services.runtime.processes.process_memory import ProcessMemory
 from services.runtime.workers.messages import Message
 
 

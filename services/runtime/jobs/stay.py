@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from acestage import errors
+from acestage.generation import ProcessMemory
 from acestage.planning import MIB
 from services.runtime.devices.device_memory import DeviceMemory
 from services.runtime.jobs.feed import Feed
@@ -18,7 +19,6 @@ from services.runtime.jobs.lease_client import HeldLease
 from services.runtime.jobs.stage_event import Started
 from services.runtime.jobs.stage_job import StageJob
 from services.runtime.processes.finishing import end, finish, first_of
-from services.runtime.processes.process_memory import ProcessMemory
 from services.runtime.workers.messages import Message, to_error
 from services.runtime.workers.worker_handle import WorkerHandle
 from services.runtime.workers.worker_host import WorkerHost

@@ -4,45 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from acestage.protos.stage.v1 import stage_pb2
+from acestage.generation import ProcessMemory
 
 PROC = Path("/proc")
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessMemory:
-    """Memory of one process, in bytes.
-
-    Attributes:
-        rss_bytes: resident now (`VmRSS`). Mapped weights count, though the kernel may drop them at any time,
-            and what a worker shares with its preload counts in both.
-        peak_rss_bytes: the most that was resident (`VmHWM`).
-        anonymous_bytes: the part that the kernel cannot drop, now. A page that forked processes share counts
-            for each of them by its share, so that the sum over all processes of the services is what they
-            take together. `RssAnon` is no such figure: a worker starts with all pages of its preload in it,
-            about 290 MiB that exist only once.
-        device_bytes: on a CUDA device, where the driver tells; else 0.
-    """
-
-    name: str
-    pid: int
-    rss_bytes: int
-    peak_rss_bytes: int
-    anonymous_bytes: int = 0
-    device_bytes: int = 0
-
-    def to_pb(self) -> stage_pb2.ProcessMemory:
-        return stage_pb2.ProcessMemory(
-            name=self.name,
-            pid=self.pid,
-            rss_bytes=self.rss_bytes,
-            peak_rss_bytes=self.peak_rss_bytes,
-            anonymous_bytes=self.anonymous_bytes,
-            device_bytes=self.device_bytes,
-        )
 
 
 def measure(
@@ -75,6 +41,7 @@ def measure(
         rss_bytes=status.get("VmRSS", 0),
         peak_rss_bytes=status.get("VmHWM", 0),
         anonymous_bytes=(
+            # RssAnon would hold, in a worker, all pages of its preload: about 290 MiB that exist only once.
             # Without swap the pages of shared memory stay too.
             rollup["Pss_Anon"] + rollup.get("Pss_Shmem", 0)
             if "Pss_Anon" in rollup  # kernels before 5.4 do not tell

@@ -8,11 +8,12 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from acestage.errors import WorkerCrashedError
+from acestage.generation import ProcessMemory
 from services.runtime.devices.device_memory import process_device_bytes
 from services.runtime.preload.client import PreloadClient
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.processes.finishing import finish
-from services.runtime.processes.process_memory import ProcessMemory, measure
+from services.runtime.processes.process_memory import measure
 from services.runtime.stage_config import StageConfig
 from services.runtime.workers.worker_handle import WorkerHandle
 

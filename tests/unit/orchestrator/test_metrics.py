@@ -17,8 +17,8 @@ from acestage.errors import FailedPreconditionError
 from acestage.protobuf_times import duration
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
+from acestage.status import EndedJob
 from services.orchestrator import metrics as module
-from services.orchestrator.jobs.job_history import EndedJob
 from services.orchestrator.metrics import Metrics, StatusCollector, gauges
 from services.orchestrator.metrics_server import metrics_server
 from tests.statuses import MIB, status_message

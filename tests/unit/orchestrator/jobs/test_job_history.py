@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from services.orchestrator.jobs.job_history import KEPT_COUNT, EndedJob, JobHistory
+from acestage.status import EndedJob
+from services.orchestrator.jobs.job_history import KEPT_COUNT, JobHistory
 
 NOW = datetime(2030, 1, 2, 12, 0, 0, tzinfo=UTC)
 
