@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
+from google.protobuf.message import Message
 
 from acestage import tensors
 from acestage.errors import (
@@ -20,13 +21,13 @@ from acestage.errors import (
 )
 from acestage.protos.dit.v1 import dit_pb2, dit_pb2_grpc
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
-from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
 from acestage.protos.text_encoder.v1 import text_encoder_pb2, text_encoder_pb2_grpc
 from acestage.protos.vae.v1 import vae_pb2, vae_pb2_grpc
 from acestage.rpc_errors import from_rpc_error
 from acestage.tensors import WireTensor
 from services.runtime.processes.request_context import outgoing_metadata
 
+RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT", covariant=True)
 
 INFO_TIMEOUT_S = 10.0
@@ -120,13 +121,8 @@ class TextEncoderClient(StageClient):
     ) -> dict[str, WireTensor]:
         """The conditioning tensors by name; every other response goes to `on_event`."""
         stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._channel)
-
-        def requests() -> Iterator[text_encoder_pb2.EncodeRequest]:
-            yield text_encoder_pb2.EncodeRequest(parameters=parameters)
-            for chunk in _chunks(latents):
-                yield text_encoder_pb2.EncodeRequest(tensor=chunk)
-
-        call = stub.Encode(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        requests = _requests(text_encoder_pb2.EncodeRequest, parameters, latents)
+        call = stub.Encode(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         return await self.tensors(call, on_event)
 
     async def tokenize(
@@ -138,14 +134,9 @@ class TextEncoderClient(StageClient):
     ) -> tuple[int, ...]:
         """The audio codes of `latents`; every other response goes to `on_event`."""
         stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._channel)
-
-        def requests() -> Iterator[text_encoder_pb2.TokenizeRequest]:
-            yield text_encoder_pb2.TokenizeRequest(parameters=parameters)
-            for chunk in _chunks([latents]):
-                yield text_encoder_pb2.TokenizeRequest(tensor=chunk)
-
+        requests = _requests(text_encoder_pb2.TokenizeRequest, parameters, [latents])
         codes: list[int] = []
-        call = stub.Tokenize(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        call = stub.Tokenize(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         async with self.responses(call) as responses:
             async for response in responses:
                 if response.WhichOneof("event") == "codes":
@@ -165,13 +156,8 @@ class DitClient(StageClient):
     ) -> WireTensor:
         """The latents [items, frames, channels]; every other response goes to `on_event`."""
         stub = dit_pb2_grpc.DitServiceStub(self._channel)
-
-        def requests() -> Iterator[dit_pb2.DenoiseRequest]:
-            yield dit_pb2.DenoiseRequest(parameters=parameters)
-            for chunk in _chunks(conditioning):
-                yield dit_pb2.DenoiseRequest(tensor=chunk)
-
-        call = stub.Denoise(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        requests = _requests(dit_pb2.DenoiseRequest, parameters, conditioning)
+        call = stub.Denoise(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         return tensors.require(await self.tensors(call, on_event), "latents", None, None, None)
 
 
@@ -185,13 +171,8 @@ class VaeClient(StageClient):
     ) -> WireTensor:
         """The latents [1, frames, channels] of `audio`; every other response goes to `on_event`."""
         stub = vae_pb2_grpc.VaeServiceStub(self._channel)
-
-        def requests() -> Iterator[vae_pb2.EncodeRequest]:
-            yield vae_pb2.EncodeRequest(parameters=parameters)
-            for chunk in _chunks([audio]):
-                yield vae_pb2.EncodeRequest(tensor=chunk)
-
-        call = stub.Encode(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        requests = _requests(vae_pb2.EncodeRequest, parameters, [audio])
+        call = stub.Encode(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         return tensors.require(await self.tensors(call, on_event), "latents", 1, None, None)
 
     async def decode(
@@ -199,13 +180,8 @@ class VaeClient(StageClient):
     ) -> AsyncGenerator[vae_pb2.DecodeResponse, None]:
         """The responses of the decode, audio and progress."""
         stub = vae_pb2_grpc.VaeServiceStub(self._channel)
-
-        def requests() -> Iterator[vae_pb2.DecodeRequest]:
-            yield vae_pb2.DecodeRequest(parameters=parameters)
-            for chunk in _chunks([latents]):
-                yield vae_pb2.DecodeRequest(tensor=chunk)
-
-        call = stub.Decode(requests(), timeout=deadline.remaining_s(), metadata=outgoing_metadata())
+        requests = _requests(vae_pb2.DecodeRequest, parameters, [latents])
+        call = stub.Decode(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         async with self.responses(call) as responses:
             async for response in responses:
                 yield response
@@ -221,6 +197,11 @@ def _as_of_the_request(error: AcestageError) -> AcestageError:
     )
 
 
-def _chunks(items: Iterable[WireTensor]) -> Iterator[TensorChunk]:
+def _requests(
+    request_type: Callable[..., RequestT], parameters: Message, items: Iterable[WireTensor]
+) -> Iterator[RequestT]:
+    """What goes to a stage: the parameters, then the tensors in chunks."""
+    yield request_type(parameters=parameters)
     for tensor in items:
-        yield from tensors.encode(tensor)
+        for chunk in tensors.encode(tensor):
+            yield request_type(tensor=chunk)
