@@ -19,7 +19,15 @@ from acestage.planning.overheads import (
     RESERVE_BYTES,
     context_bytes,
 )
-from acestage.planning.plan import MAX_BATCH_SIZE, MAX_DURATION_S, Plan, StagePlan, Wishes, make_plan
+from acestage.planning.plan import (
+    EXCLUSIVE_BYTES,
+    MAX_BATCH_SIZE,
+    MAX_DURATION_S,
+    Plan,
+    StagePlan,
+    Wishes,
+    make_plan,
+)
 from acestage.planning.stage_memory import (
     GIB,
     MIB,
@@ -33,6 +41,7 @@ __all__ = [
     "CPU_PROCESS_BYTES",
     "CUDA_CONTEXT_BYTES",
     "DEFAULT_TILE_FRAMES",
+    "EXCLUSIVE_BYTES",
     "GIB",
     "MAX_BATCH_SIZE",
     "MAX_DURATION_S",

@@ -22,7 +22,7 @@ from acestage.setting_types import QuantizationChoice
 MAX_DURATION_S = 600
 MAX_BATCH_SIZE = 8
 EXCLUSIVE_BYTES = 4 * GIB
-"""Up to this size a device has one stage at a time."""
+"""A device of up to 4 GiB has one stage at a time: two contexts and two sets of weights do not fit."""
 
 
 @dataclass(frozen=True, slots=True)

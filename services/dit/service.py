@@ -14,6 +14,7 @@ from acestage.adapters import AdapterFolder
 from acestage.checkpoints import ModelFacts
 from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
+from acestage.planning import MAX_BATCH_SIZE
 from acestage.protos.dit.v1 import dit_pb2 as pb
 from acestage.protos.dit.v1 import dit_pb2_grpc
 from acestage.settings import Settings
@@ -24,7 +25,6 @@ from services.runtime.rpc import tensor_requests
 from services.runtime.rpc.model_catalog import ModelCatalog
 from services.runtime.rpc.request_limits import (
     MAX_FRAME_COUNT,
-    MAX_ITEM_COUNT,
     MAX_TOKEN_COUNT,
     InferMethod,
     check_infer_method,
@@ -114,7 +114,7 @@ def parameters_from_pb(parameters: pb.DenoiseParameters) -> DenoiseParameters:
         InvalidArgumentError: with every wrong field.
     """
     checks = Checks()
-    checks.within(len(parameters.seeds), "parameters.seeds", 1, MAX_ITEM_COUNT)
+    checks.within(len(parameters.seeds), "parameters.seeds", 1, MAX_BATCH_SIZE)
     timesteps = tuple(parameters.timesteps)
     checks.timesteps(timesteps, "parameters.timesteps", MAX_STEPS)
     if not timesteps:

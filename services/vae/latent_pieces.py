@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from acestage import tensors
 from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
+from acestage.planning import MAX_BATCH_SIZE
 from acestage.tensors import ITEM_BYTES, WireTensor
 from services.runtime.jobs.feed import Feed
-from services.runtime.rpc.request_limits import MAX_ITEM_COUNT
 from services.runtime.workers.messages import Message
 
 
@@ -76,7 +76,7 @@ class LatentPieces:
         items = self._first.shape[0] if self._first else None
         tensors.require({"latents": piece}, "latents", items, None, self._channel_count)
         checks = Checks()
-        checks.at_most(piece.shape[0], "items", "tensor.latents.shape", MAX_ITEM_COUNT)
+        checks.at_most(piece.shape[0], "items", "tensor.latents.shape", MAX_BATCH_SIZE)
         left = self._frame_count - self._come_count
         checks.at_most(piece.shape[1], f"frames after {self._come_count}", "tensor.latents.shape", left)
         if self._first is not None:

@@ -11,6 +11,7 @@ import grpc.aio
 from acestage import tensors
 from acestage.checkpoints import ModelFacts
 from acestage.checks import Checks
+from acestage.planning import MAX_BATCH_SIZE
 from acestage.protos.vae.v1 import vae_pb2 as pb
 from acestage.protos.vae.v1 import vae_pb2_grpc
 from acestage.settings import Settings
@@ -18,7 +19,7 @@ from services.runtime.jobs.stage_runner import StageRunner
 from services.runtime.processes.finishing import end
 from services.runtime.rpc import tensor_requests
 from services.runtime.rpc.model_catalog import ModelCatalog
-from services.runtime.rpc.request_limits import MAX_FRAME_COUNT, MAX_ITEM_COUNT
+from services.runtime.rpc.request_limits import MAX_FRAME_COUNT
 from services.runtime.rpc.stage_events import relay
 from services.runtime.workers.messages import Message
 from services.vae.audio_checks import require_audio, require_finite
@@ -50,7 +51,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
         received = await tensor_requests.read_tensors(request_iterator, "latents")
         latents = tensors.require(received, "latents", None, None, model.latent_channel_count)
         checks = Checks()
-        checks.at_most(latents.shape[0], "items", "tensor.latents.shape", MAX_ITEM_COUNT)
+        checks.at_most(latents.shape[0], "items", "tensor.latents.shape", MAX_BATCH_SIZE)
         checks.at_most(latents.shape[1], "frames", "tensor.latents.shape", MAX_FRAME_COUNT)
         checks.done()
         job = _decode_job(parameters, model, latents, latents.shape[1])

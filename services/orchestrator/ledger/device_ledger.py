@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from acestage.planning import EXCLUSIVE_BYTES
 from acestage.status import LedgerDevice
 from services.orchestrator.ledger.lease import USABLE, Lease, Ticket
-
-EXCLUSIVE_UP_TO_BYTES = 4 << 30
-"""A device of up to 4 GiB has one holder at a time: two contexts and two sets of weights do not fit."""
 
 
 @dataclass(slots=True)
@@ -57,7 +55,7 @@ class DeviceLedger:
         return total_bytes is None or sum(lease.vram_bytes for lease in others) + vram_bytes <= total_bytes
 
     def _has_one_holder(self, total_bytes: int | None) -> bool:
-        return self.is_always_exclusive or total_bytes is None or total_bytes <= EXCLUSIVE_UP_TO_BYTES
+        return self.is_always_exclusive or total_bytes is None or total_bytes <= EXCLUSIVE_BYTES
 
     def _least_of(self, users: Sequence[Ticket | Lease]) -> int | None:
         return min((user.device_bytes for user in users if user.device_bytes), default=self._last_bytes)

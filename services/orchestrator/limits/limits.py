@@ -12,6 +12,7 @@ from acestage.limits import LanguageModelLimit, Limit, Limits
 from acestage.planning import (
     DEFAULT_TILE_FRAMES,
     GIB,
+    MAX_BATCH_SIZE,
     MAX_DURATION_S,
     LanguageModelMemory,
     StageMemory,
@@ -23,13 +24,12 @@ from acestage.planning.stage_memory import largest
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.settings import Settings
 from services.orchestrator.limits.tiers import Tier, tier_of
-from services.runtime.rpc.request_limits import MAX_ITEM_COUNT
 
 MIN_DURATION_S = 10
 """The shortest song that the model was made for, in seconds."""
 
 MODEL_DURATION = Limit(MAX_DURATION_S, "the model")
-MOST_ITEMS = Limit(MAX_ITEM_COUNT, "the most for one request")
+MOST_ITEMS = Limit(MAX_BATCH_SIZE, "the most for one request")
 MODEL_LIMITS = Limits(MODEL_DURATION, MOST_ITEMS, (), "", 0, "", "planner")
 """Limits that no device and no setting can raise."""
 

@@ -10,6 +10,7 @@ from acestage.checks import Checks
 from acestage.errors import VramBudgetExceededError
 from acestage.generation_options import Adapter
 from acestage.limits import Clamped, Limits
+from acestage.planning import MAX_BATCH_SIZE
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1.stage_pb2 import Model
 from services.orchestrator.limits.limits import MIN_DURATION_S, MODEL_DURATION, MODEL_LIMITS
@@ -19,7 +20,6 @@ from services.orchestrator.song.tasks import COVER, TEXT_TO_MUSIC
 from services.runtime.rpc.request_limits import (
     ADAPTER_SCALE,
     MAX_ADAPTER_COUNT,
-    MAX_ITEM_COUNT,
     check_infer_method,
     check_prompt,
     check_quantization,
@@ -29,7 +29,7 @@ DEFAULT_DURATION_S = 60.0
 STEPS = (1, 200)
 SHIFT = (0.1, 10.0)
 GUIDANCE_SCALE = (0.0, 30.0)
-MAX_SEED = 2**63 - 1 - MAX_ITEM_COUNT
+MAX_SEED = 2**63 - 1 - MAX_BATCH_SIZE
 RANDOM_SEED = -1
 
 TURBO_STEPS = 8
@@ -111,7 +111,7 @@ def _check_amounts(checks: Checks, request: pb.GenerateRequest, limits: Limits) 
             is_given = request.HasField(field)
             checks.require(not is_given, field, "is set beside seeds; accepted: one or the other")
         checks.within(len(request.seeds), "seeds", 1, most_items.value, most_items.source)
-        for index, seed in enumerate(request.seeds[:MAX_ITEM_COUNT]):
+        for index, seed in enumerate(request.seeds[:MAX_BATCH_SIZE]):
             checks.within(seed, f"seeds[{index}]", 0, MAX_SEED)
 
 

@@ -23,10 +23,8 @@ from services.orchestrator.song.tasks import (
     Task,
 )
 from services.orchestrator.song.timeline import Span, Timeline, whole_song, with_window
+from services.orchestrator.uploads.audio_facts import LEAST_DURATION_S
 from services.runtime.rpc.request_limits import MAX_FRAME_COUNT
-
-LEAST_SONG_S = 1
-"""As of uploads."""
 
 MAX_CODES_CHARACTERS = 500_000
 """Ten minutes of codes are 66,000."""
@@ -72,8 +70,8 @@ def check(
         _check_song(checks, request, limits, model, source_sample_count)
     if codes and model.frames_per_audio_code:
         duration_s = len(codes) * model.frames_per_audio_code / model.latent_frame_rate_hz
-        least = f"accepted: {LEAST_SONG_S} s or more"
-        checks.require(duration_s >= LEAST_SONG_S, "audio_codes", f"make a song of {duration_s:g} s; {least}")
+        found = f"make a song of {duration_s:g} s; accepted: {LEAST_DURATION_S} s or more"
+        checks.require(duration_s >= LEAST_DURATION_S, "audio_codes", found)
         _check_length(checks, "audio_codes", duration_s, limits)
 
 

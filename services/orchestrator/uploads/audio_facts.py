@@ -11,6 +11,8 @@ from acestage.protos.audio.v1 import audio_pb2 as pb
 SAMPLE_RATE_HZ = 48_000
 CHANNEL_COUNT = 2
 """Of the audio that the VAE encodes."""
+LEAST_DURATION_S = 1
+"""Seconds that an upload, or a song from audio codes, lasts at least."""
 
 
 @dataclass(frozen=True, slots=True)

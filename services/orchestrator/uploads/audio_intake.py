@@ -16,14 +16,19 @@ import soxr
 
 from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
+from acestage.planning import MAX_DURATION_S
 from services.orchestrator.song.audio_meter import SILENCE
 from services.orchestrator.song.sample_measure import SampleMeasure
-from services.orchestrator.uploads.audio_facts import CHANNEL_COUNT, SAMPLE_RATE_HZ, AudioFacts, RawFormat
+from services.orchestrator.uploads.audio_facts import (
+    CHANNEL_COUNT,
+    LEAST_DURATION_S,
+    SAMPLE_RATE_HZ,
+    AudioFacts,
+    RawFormat,
+)
 from services.orchestrator.uploads.audio_mixing import weights
 from services.orchestrator.uploads.audio_sources import Block, Source, open_source
 
-LEAST_DURATION_S = 1
-MOST_DURATION_S = 600
 LEAST_SAMPLE_RATE_HZ = 4_000
 MOST_SAMPLE_RATE_HZ = 384_000
 MOST_CHANNEL_COUNT = 16
@@ -60,7 +65,7 @@ def take_in(path: Path, raw: RawFormat | None, destination: BinaryIO) -> AudioFa
         for block in source.blocks():
             peak = max(peak, _checked_peak(block, frame_count / source.sample_rate_hz))
             frame_count += len(block)
-            _check_most(frame_count, source.sample_rate_hz, f"more than {MOST_DURATION_S} s")
+            _check_most(frame_count, source.sample_rate_hz, f"more than {MAX_DURATION_S} s")
             resampled.add(block if source.channel_count == CHANNEL_COUNT else block @ mix)
         _check_least(frame_count, source)
         resampled.finish()
@@ -92,7 +97,7 @@ def check_raw(raw: RawFormat, byte_count: int | None = None) -> None:
 
 def most_raw_bytes(raw: RawFormat) -> int:
     """Bytes of the longest audio in the format `raw`."""
-    return MOST_DURATION_S * raw.sample_rate_hz * raw.channel_count * 4
+    return MAX_DURATION_S * raw.sample_rate_hz * raw.channel_count * 4
 
 
 def _refused(description: str) -> InvalidArgumentError:
@@ -117,15 +122,15 @@ def _check_format(
 
 
 def _check_most(frame_count: int, sample_rate_hz: int, how_long: str) -> None:
-    if frame_count > MOST_DURATION_S * sample_rate_hz:
-        raise _refused(f"lasts {how_long}; accepted: {LEAST_DURATION_S} to {MOST_DURATION_S} s")
+    if frame_count > MAX_DURATION_S * sample_rate_hz:
+        raise _refused(f"lasts {how_long}; accepted: {LEAST_DURATION_S} to {MAX_DURATION_S} s")
 
 
 def _check_least(frame_count: int, source: Source) -> None:
     if frame_count < LEAST_DURATION_S * source.sample_rate_hz:
         why = f" ({source.problem})" if source.problem else ""
         seconds = frame_count / source.sample_rate_hz
-        raise _refused(f"lasts {seconds:.6g} s{why}; accepted: {LEAST_DURATION_S} to {MOST_DURATION_S} s")
+        raise _refused(f"lasts {seconds:.6g} s{why}; accepted: {LEAST_DURATION_S} to {MAX_DURATION_S} s")
 
 
 def _checked_peak(block: Block, start_s: float) -> float:

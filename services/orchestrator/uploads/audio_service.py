@@ -10,11 +10,12 @@ from pathlib import Path
 import grpc.aio
 
 from acestage.errors import DeadlineExceededError, InvalidArgumentError, QueueFullError
+from acestage.planning import MAX_DURATION_S
 from acestage.protos.audio.v1 import audio_pb2 as pb
 from acestage.protos.audio.v1 import audio_pb2_grpc
 from services.orchestrator.uploads.audio_decoding import decode
 from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
-from services.orchestrator.uploads.audio_intake import MOST_DURATION_S, check_raw, most_raw_bytes
+from services.orchestrator.uploads.audio_intake import check_raw, most_raw_bytes
 from services.orchestrator.uploads.audio_store import AudioStore, disk_error
 from services.runtime.processes.finishing import finish
 
@@ -158,4 +159,4 @@ def _too_large(byte_count: int, most_bytes: int, raw: RawFormat | None) -> str:
     text = f"has {byte_count} bytes or more; accepted: up to {most_bytes}"
     if raw is None or most_bytes < most_raw_bytes(raw):
         return text
-    return f"{text}, {MOST_DURATION_S} s of {raw.channel_count} channels at {raw.sample_rate_hz} Hz"
+    return f"{text}, {MAX_DURATION_S} s of {raw.channel_count} channels at {raw.sample_rate_hz} Hz"

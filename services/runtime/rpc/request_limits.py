@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any, Literal, Protocol, get_args
 
 from acestage.checks import Checks
+from acestage.planning import MAX_DURATION_S
 
-MAX_FRAME_COUNT = 25 * 600
-"""Latent frames: ten minutes, at 25 a second."""
+MAX_FRAME_COUNT = 25 * MAX_DURATION_S
+"""Latent frames of the longest song, at 25 a second."""
 MAX_TOKEN_COUNT = 256 + 2_048 + 1
 """Tokens of conditioning that the text encoder makes of the longest prompt: text, lyrics, one of timbre.
 Plans are made for as many."""
-MAX_ITEM_COUNT = 8
-"""Items of a batch."""
 MAX_ADAPTER_COUNT = 4
 """Adapters of a request."""
 ADAPTER_SCALE = (-4.0, 4.0)
