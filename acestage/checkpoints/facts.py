@@ -15,6 +15,7 @@ from acestage.checkpoints.component_names import (
     VAE,
 )
 from acestage.checkpoints.configs import ConfigFile
+from acestage.checkpoints.model_version import is_turbo
 from acestage.errors import CheckpointError
 
 
@@ -27,12 +28,14 @@ def model_facts(name: str, configs: Mapping[str, ConfigFile], *, is_untrained: b
     transformer, vae = configs[TRANSFORMER], configs[VAE]
     sample_rate_hz = vae.count("sampling_rate")
     hop_sample_count = math.prod(_even_ratios(vae))
-    is_turbo = transformer.flag("is_turbo") or transformer.values.get("model_version") == "turbo"
-    version = str(transformer.values.get("model_version") or name)
+    version = transformer.values.get("model_version")
+    turbo = is_turbo(transformer.flag("is_turbo"), version)
+    # Older files do not say their version; then the name tells.
+    parts = re.split(r"[-_]", str(version or name).lower())
     tokenizer = configs.get(AUDIO_TOKENIZER) if AUDIO_TOKEN_DETOKENIZER in configs else None
     return ModelFacts(
         name=name,
-        is_turbo=is_turbo,
+        is_turbo=turbo,
         latent_channel_count=transformer.count("audio_acoustic_hidden_dim"),
         latent_frame_rate_hz=sample_rate_hz / hop_sample_count,
         sample_rate_hz=sample_rate_hz,
@@ -40,8 +43,7 @@ def model_facts(name: str, configs: Mapping[str, ConfigFile], *, is_untrained: b
         audio_channel_count=vae.count("audio_channels"),
         condition_width=configs[CONDITION_ENCODER].count("hidden_size"),
         is_untrained=is_untrained,
-        # Older files do not say their version; then the name tells.
-        knows_tracks=not is_turbo and "sft" not in re.split(r"[-_]", version.lower()),
+        knows_tracks=not turbo and "sft" not in parts,
         audio_code_count=math.prod(tokenizer.counts("fsq_input_levels")) if tokenizer else 0,
         frames_per_audio_code=tokenizer.count("pool_window_size") if tokenizer else 0,
     )

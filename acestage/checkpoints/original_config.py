@@ -6,7 +6,6 @@ Fields as in ACE-Step 1.5's `AceStepConfig`. The XL models have a wider transfor
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from acestage.checkpoints.component_names import (
@@ -16,13 +15,11 @@ from acestage.checkpoints.component_names import (
     TRANSFORMER,
 )
 from acestage.checkpoints.configs import ConfigFile
+from acestage.checkpoints.model_version import family_of, is_turbo
 from acestage.errors import CheckpointError
 
 MODEL_TYPE = "acestep"
 ARCHITECTURE = "AceStepConditionGenerationModel"
-
-# `turbo`, `base` and `sft`, their XL forms, and their descendants such as `turbo_shift3`.
-_VERSION = re.compile(r"(?:xl[_-])?(?P<family>turbo|base|sft)(?:[_-].*)?", re.IGNORECASE)
 
 _ATTENTION = (
     "head_dim",
@@ -48,14 +45,8 @@ def check_family(config: ConfigFile) -> None:
         raise _unknown(config, "model_type", model_type, MODEL_TYPE)
     if architectures and (not isinstance(architectures, list) or ARCHITECTURE not in architectures):
         raise _unknown(config, "architectures", architectures, ARCHITECTURE)
-    if version is not None and (not isinstance(version, str) or not _VERSION.fullmatch(version)):
+    if version is not None and family_of(version) is None:
         raise _unknown(config, "model_version", version, "turbo, base, sft, xl_turbo, xl_base or xl_sft")
-
-
-def is_turbo(config: ConfigFile) -> bool:
-    """Whether the model runs without guidance: it says so, or its version does."""
-    version = _VERSION.fullmatch(str(config.values.get("model_version")))
-    return config.flag("is_turbo") or (version is not None and version["family"].lower() == "turbo")
 
 
 def component_settings(config: ConfigFile) -> Mapping[str, Mapping[str, object]]:
@@ -80,7 +71,7 @@ def component_settings(config: ConfigFile) -> Mapping[str, Mapping[str, object]]
             **_copied(config, "num_hidden_layers", "in_channels", "audio_acoustic_hidden_dim", "patch_size"),
             "layer_types": _first_layer_types(config, "num_hidden_layers"),
             "encoder_hidden_size": encoder["hidden_size"],
-            "is_turbo": is_turbo(config),
+            "is_turbo": is_turbo(config.flag("is_turbo"), config.values.get("model_version")),
             "model_version": config.values.get("model_version"),
         },
         CONDITION_ENCODER: {

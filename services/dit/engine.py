@@ -10,6 +10,7 @@ import torch
 from diffusers import AceStepTransformer1DModel
 from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
 
+from acestage.checkpoints.model_version import is_turbo
 from acestage.errors import CheckpointError
 from acestage.planning import Quantization
 from services.dit.adapters import Adapters
@@ -98,7 +99,7 @@ class DitEngine:
             raise CheckpointError(f"rms_norm_eps: is {config.rms_norm_eps:g}; accepted: {NORM_EPSILON:g}")
         self.adapters = Adapters(transformer)
         self.transformer_pass = TransformerPass(transformer)
-        self.is_turbo = bool(config.is_turbo) or config.model_version == "turbo"
+        self.is_turbo = is_turbo(bool(config.is_turbo), config.model_version)
         self.channel_count = int(config.audio_acoustic_hidden_dim)
 
     def place(

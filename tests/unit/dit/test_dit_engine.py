@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.loading import load_component
 from services.dit.engine import Conditioning, DitEngine, StepDone
 from services.dit.parameters import DenoiseParameters
+from services.dit.worker import without_weights
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +28,31 @@ def conditioning() -> Conditioning:
     generator = torch.Generator().manual_seed(3)
     shapes = ((1, 40, 64), (1, 1, 64), (1, 101, 16))
     return Conditioning(*(torch.randn(*shape, generator=generator) for shape in shapes))
+
+
+@pytest.mark.parametrize(
+    ("version", "is_turbo"),
+    [
+        ("turbo", True),
+        ("xl_turbo", True),
+        ("turbo_shift3", True),
+        ("xl_base", False),
+        ("turbocharged", False),
+    ],
+)
+def test_without_a_flag_the_version_tells_everywhere_whether_a_pipeline_is_turbo(
+    checkpoints: dict[str, Path], tmp_path: Path, version: str, is_turbo: bool
+) -> None:
+    path = shutil.copytree(checkpoints["base/diffusers"], tmp_path / "model")
+    config = path / "transformer" / "config.json"
+    settings = json.loads(config.read_text()) | {"model_version": version}
+    del settings["is_turbo"]
+    config.write_text(json.dumps(settings))
+
+    checkpoint = open_checkpoint(path, checkpoints_dir=Path())
+
+    assert checkpoint.model.is_turbo is is_turbo
+    assert without_weights(checkpoint).engine.is_turbo is is_turbo
 
 
 @torch.no_grad()
