@@ -113,13 +113,7 @@ class HeldLease:
     async def _ask_for(self, vram_bytes: int) -> bool:
         self.report(is_idle=False, vram_bytes=vram_bytes)
         asked = self._sequence + 1
-        confirmed = asyncio.ensure_future(self._until_confirmed(asked))
-        lost = asyncio.ensure_future(self.lost.wait())
-        try:
-            await asyncio.wait([confirmed, lost], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            confirmed.cancel()
-            lost.cancel()
+        await first_of(self._until_confirmed(asked), self.lost.wait())
         return self.vram_bytes >= vram_bytes
 
     def next_request(self, now: float) -> pb.KeepLeaseAliveRequest:
