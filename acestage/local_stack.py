@@ -274,7 +274,7 @@ async def _end(service: _Service) -> None:
         await process.wait()
 
 
-def free_ports(host: str = "127.0.0.1") -> dict[str, int]:
+def free_ports() -> dict[str, int]:
     """A free port for each service, which no connection is given while the service is started again.
 
     Raises:
@@ -285,7 +285,7 @@ def free_ports(host: str = "127.0.0.1") -> dict[str, int]:
         for port in SystemRandom().sample(_FREE_PORTS, len(_FREE_PORTS)):
             listener = socket.socket()
             try:
-                listener.bind((host, port))
+                listener.bind(("127.0.0.1", port))
             except OSError:
                 listener.close()
                 continue
@@ -294,6 +294,6 @@ def free_ports(host: str = "127.0.0.1") -> dict[str, int]:
             if len(ports) == len(SERVICES):
                 return dict(zip(SERVICES, ports, strict=True))
     raise UnavailableError(
-        f"services need {len(SERVICES)} free ports of {host} between {min(_FREE_PORTS)} and"
+        f"services need {len(SERVICES)} free ports of 127.0.0.1 between {min(_FREE_PORTS)} and"
         f" {max(_FREE_PORTS)}; free are {len(ports)}"
     )

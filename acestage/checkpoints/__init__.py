@@ -3,21 +3,18 @@
 Nothing here imports torch; `acestage.checkpoints.loading`, for the engines, does.
 """
 
-from acestage.checkpoints.checkpoint import Checkpoint, Component, Layout, ModelFacts
+from acestage.checkpoints.checkpoint import Checkpoint, Layout, ModelFacts
 from acestage.checkpoints.hub import pull
 from acestage.checkpoints.library_logs import quieten
-from acestage.checkpoints.listing import LocalCheckpoint, list_local
+from acestage.checkpoints.listing import list_local
 from acestage.checkpoints.opening import open_checkpoint, open_checkpoints
-from acestage.checkpoints.repositories import REPOSITORIES, Repository
+from acestage.checkpoints.repositories import REPOSITORIES
 
 __all__ = [
     "REPOSITORIES",
     "Checkpoint",
-    "Component",
     "Layout",
-    "LocalCheckpoint",
     "ModelFacts",
-    "Repository",
     "list_local",
     "open_checkpoint",
     "open_checkpoints",

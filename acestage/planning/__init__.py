@@ -2,7 +2,6 @@
 
 from acestage.planning.choices import (
     DEFAULT_TILE_FRAMES,
-    Choice,
     EncodeMode,
     choose_dit,
     choose_encode,
@@ -14,7 +13,6 @@ from acestage.planning.choices import (
 )
 from acestage.planning.language_model import LanguageModelMemory
 from acestage.planning.overheads import (
-    CPU_PROCESS_BYTES,
     CUDA_CONTEXT_BYTES,
     RESERVE_BYTES,
     context_bytes,
@@ -24,7 +22,6 @@ from acestage.planning.plan import (
     MAX_BATCH_SIZE,
     MAX_DURATION_S,
     Plan,
-    StagePlan,
     Wishes,
     make_plan,
 )
@@ -38,7 +35,6 @@ from acestage.planning.stage_memory import (
 )
 
 __all__ = [
-    "CPU_PROCESS_BYTES",
     "CUDA_CONTEXT_BYTES",
     "DEFAULT_TILE_FRAMES",
     "EXCLUSIVE_BYTES",
@@ -48,13 +44,11 @@ __all__ = [
     "MIB",
     "RESERVE_BYTES",
     "ActivationCurve",
-    "Choice",
     "EncodeMode",
     "LanguageModelMemory",
     "Plan",
     "Quantization",
     "StageMemory",
-    "StagePlan",
     "Wishes",
     "as_quantization",
     "choose_dit",

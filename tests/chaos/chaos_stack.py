@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from acestage import Client
-from acestage.errors import AcestageError, DeadlineExceededError
+from acestage.errors import AcestageError
 from acestage.generation import Generation, GenerationEvent
 from acestage.settings import SERVICES
 from acestage.status import LeaseStatus, Status
@@ -195,7 +195,7 @@ class ChaosStack:
         """Whether all of the device can be had within `timeout_s`; then nothing else holds any of it."""
         try:
             asyncio.run(self._hold_all(timeout_s))
-        except DeadlineExceededError:
+        except TimeoutError:
             return False
         return True
 
@@ -207,9 +207,8 @@ class ChaosStack:
                 self.total_bytes,
                 on_waiting=lambda position: None,
                 device_bytes=self.total_bytes,
-                timeout_s=timeout_s,
             )
-            async with hold as lease:
+            async with asyncio.timeout(timeout_s), hold as lease:
                 held = await asyncio.to_thread(self.leases)
                 assert [one.lease_id for one in held] == [lease.lease_id]
                 assert self.workers() == []

@@ -19,7 +19,6 @@ import torch
 from acestage.planning import CUDA_CONTEXT_BYTES, MIB, RESERVE_BYTES, Quantization, StageMemory
 from acestage.tensors import WireTensor
 from services.dit.parameters import DenoiseParameters
-from services.runtime.devices.device_lock import is_free
 from services.runtime.devices.device_memory import read_device_memory
 from services.runtime.jobs.stay import FREE_TIMEOUT_S
 from services.runtime.preload.facts import PreloadFacts
@@ -29,6 +28,7 @@ from services.runtime.workers import worker
 from services.runtime.workers.messages import Message
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.prompt import Prompt
+from tests.free_devices import is_free
 from tests.published_workers import (
     adapter_for,
     architecture,

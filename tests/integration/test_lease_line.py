@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from acestage.errors import (
-    DeadlineExceededError,
     QueueFullError,
 )
 from acestage.protos.lease.v1 import lease_pb2 as pb
@@ -89,19 +88,6 @@ def test_who_cancels_while_waiting_leaves_the_line() -> None:
             await holder.leave()
             await patient.granted.wait()
             await patient.leave()
-
-    run(test())
-
-
-def test_the_line_has_a_deadline_for_who_wants_one() -> None:
-    async def test() -> None:
-        async with running_ledger() as ledger:
-            holder = Line(await ledger.client())
-            await holder.granted.wait()
-            with pytest.raises(DeadlineExceededError, match=r"no lease on cpu within 0.2 s"):
-                async with (await ledger.client()).hold("cpu", 1, on_waiting=ignore_position, timeout_s=0.2):
-                    pytest.fail("granted twice")
-            await holder.leave()
 
     run(test())
 

@@ -25,7 +25,7 @@ from services.runtime.preload.facts import MappedModel, PreloadFacts
 from services.runtime.workers.messages import Message, error_message
 from services.runtime.workers.worker_host import WorkerHost
 
-PLACED = Message("placed", {"load_s": 0.1, "kernels": "eager"})
+PLACED = Message("placed", {"kernels": "eager"})
 DONE = Message("done", {"compute_s": 0.2, "peak_rss_bytes": 5, "peak_device_bytes": 0})
 STEP = Message("step", {"step": 1})
 

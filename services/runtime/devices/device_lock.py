@@ -37,22 +37,6 @@ def lock_path(run_dir: Path, device: str) -> Path:
     return run_dir / f"{device.replace(':', '-')}.lock"
 
 
-def is_free(run_dir: Path, device: str) -> bool:
-    """True if no process holds the lock of `device`, which a device that was never used also proves.
-
-    Raises:
-        OSError: the lock file cannot be opened, so nothing is known.
-    """
-    try:
-        fd = os.open(lock_path(run_dir, device), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return True
-    try:
-        return _try_flock(fd, fcntl.LOCK_EX)
-    finally:
-        os.close(fd)
-
-
 def open_run_file(path: Path) -> int:
     """Opens a file of the run folder, both made where they are missing, for this user alone.
 

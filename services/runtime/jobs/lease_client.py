@@ -11,7 +11,7 @@ from typing import TypeAlias
 import grpc
 import grpc.aio
 
-from acestage.errors import DeadlineExceededError, InternalError, LeaseLostError, ServiceUnreachableError
+from acestage.errors import InternalError, LeaseLostError, ServiceUnreachableError
 from acestage.protobuf_times import seconds
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
@@ -185,7 +185,6 @@ class LeaseClient:
         *,
         on_waiting: Callable[[int], None],
         device_bytes: int = 0,
-        timeout_s: float | None = None,
     ) -> AsyncIterator[HeldLease]:
         """Waits in line for `device`, and holds it for as long as the context lasts.
 
@@ -197,11 +196,9 @@ class LeaseClient:
             vram_bytes: bytes wanted on the device.
             on_waiting: called with the place in line, at once and whenever it changes; 1 is next.
             device_bytes: the device's size, for the ledger; 0 where it is not known.
-            timeout_s: the longest wait in line; None waits for as long as it takes.
 
         Raises:
             ServiceUnreachableError: the ledger does not answer.
-            DeadlineExceededError: `timeout_s` passed.
             InvalidArgumentError: the ledger refuses `device` or `vram_bytes`.
             QueueFullError: too many wait already.
             VramBudgetExceededError: the device is too small.
@@ -210,7 +207,7 @@ class LeaseClient:
         request = pb.AcquireLeaseRequest(
             device=device, holder=self._holder, vram_bytes=vram_bytes, device_bytes=device_bytes
         )
-        granted = await self._acquire(request, on_waiting, timeout_s)
+        granted = await self._acquire(request, on_waiting)
         lease = HeldLease(granted, device_bytes)
         renewed = asyncio.Event()
         keepalive = asyncio.create_task(self._keep_alive(lease, granted, renewed))
@@ -223,12 +220,9 @@ class LeaseClient:
             await finish(self._leave(lease, keepalive))
 
     async def _acquire(
-        self, request: pb.AcquireLeaseRequest, on_waiting: Callable[[int], None], timeout_s: float | None
+        self, request: pb.AcquireLeaseRequest, on_waiting: Callable[[int], None]
     ) -> pb.LeaseGranted:
-        device = request.device
-        call = self._stub.AcquireLease(
-            request, timeout=timeout_s, metadata=outgoing_metadata(), wait_for_ready=True
-        )
+        call = self._stub.AcquireLease(request, metadata=outgoing_metadata(), wait_for_ready=True)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S) as connecting:
                 while isinstance(response := await call.read(), pb.AcquireLeaseResponse):
@@ -243,14 +237,10 @@ class LeaseClient:
                 retry_delay_s=1.0,
             ) from error
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise DeadlineExceededError(
-                    f"no lease on {device} within {timeout_s} s", metadata={"device": device}
-                ) from error
             raise from_rpc_error(error, target=self._target) from error
         finally:
             call.cancel()
-        raise InternalError(f"{self._target} ended the wait for {device} without a grant")
+        raise InternalError(f"{self._target} ended the wait for {request.device} without a grant")
 
     async def _keep_alive(self, lease: HeldLease, granted: pb.LeaseGranted, renewed: asyncio.Event) -> None:
         """Renews `lease` until cancelled; ends early, with `lease` lost, when that does not work."""

@@ -184,7 +184,6 @@ def _hold(
         timeout_s=LOCK_TIMEOUT_S,
     )
     with lock, torch.no_grad():
-        start = time.monotonic()
         usage = open_device_usage(config.device, run_dir, config.stage)
         usage.cap(hold.fields["vram_bytes"], hold.fields["context_bytes"])
         with usage.counted():
@@ -195,7 +194,7 @@ def _hold(
             kernels.look()  # before weights come, which kernels may quantize
             kept = KeptWeights(cache_dir, models.stamps[model], device, dtype)
             place(worker, kept, device, dtype, hold.fields["quantization"])
-        _send(connection, Message("placed", {"load_s": time.monotonic() - start, "kernels": kernels.word}))
+        _send(connection, Message("placed", {"kernels": kernels.word}))
         while (answer := _next_answer(connection, inbox, worker, config, usage, hold, kernels)) is not None:
             # By now nothing has the tensors of the request any more, nor those of the work on it.
             usage.trim()  # for as long as this worker may have to wait for the next job

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from acestage.errors import DeviceQuarantinedError, FailedPreconditionError, StaleFencingTokenError
-from services.runtime.devices.device_lock import DeviceLock, Fences, is_free, lock_path
+from services.runtime.devices.device_lock import DeviceLock, Fences, lock_path
+from tests.free_devices import is_free
 
 TAKE_LOCK = """
 import os, subprocess, sys
@@ -63,10 +64,6 @@ def process(script: str, run_dir: Path) -> Iterator[tuple[subprocess.Popen[str],
     ) as started:
         assert started.stdout is not None
         yield started, int(started.stdout.readline())
-
-
-def test_a_device_that_nobody_used_is_free(tmp_path: Path) -> None:
-    assert is_free(tmp_path / "missing", "cpu")
 
 
 def test_each_device_has_its_own_lock_file(tmp_path: Path) -> None:

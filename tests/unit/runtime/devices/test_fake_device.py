@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.runtime.devices.device_lock import DeviceLock, is_free
+from services.runtime.devices.device_lock import DeviceLock
 from services.runtime.devices.fake_device.spec import FakeDeviceSpec, Fault, due_fault, used_bytes
 from services.runtime.devices.fake_device.usage import FakeUsage
+from tests.free_devices import is_free
 from tests.running_stack import wait_until
 
 DEVICE = "fake:0"

@@ -293,7 +293,7 @@ def test_kernels_are_mixed_where_another_worker_made_a_part_of_the_result(
         assert report_of(await stage.run()).kernels == kernels
 
     def placed(kernels: str) -> Message:
-        return Message("placed", {"load_s": 0.1, "kernels": kernels})
+        return Message("placed", {"kernels": kernels})
 
     workers = ([placed(first), *answers, OUT_OF_MEMORY], [placed("compiled"), STEP, DONE])
     within(lambda: Stage(*workers, budget=PartsBudget()), test)
