@@ -17,23 +17,6 @@ EncodeMode = Literal["encode", "codes"]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """A way of working, and whether it fits.
-
-    Attributes:
-        mode: as in `StageMemory.activations`.
-        quantization: of the weights.
-        total_bytes: that the stage needs.
-        fits: whether there are so many.
-    """
-
-    mode: str
-    quantization: Quantization
-    total_bytes: int
-    fits: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Way:
     """A way of working.
 
@@ -46,6 +29,13 @@ class Way:
     mode: str
     quantization: Quantization
     total_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Choice(Way):
+    """The way to take; `fits`: whether there are so many bytes."""
+
+    fits: bool
 
 
 def dit_ways(

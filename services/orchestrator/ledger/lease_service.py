@@ -12,7 +12,8 @@ from typing import Any
 
 from google.protobuf import timestamp_pb2
 
-from acestage.errors import FieldViolation, InvalidArgumentError
+from acestage.checks import Checks
+from acestage.errors import InvalidArgumentError
 from acestage.protobuf_times import duration
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
@@ -279,23 +280,16 @@ def _lease_from_pb(request: pb.KeepLeaseAliveRequest) -> Lease:
 
 
 def _validate(request: pb.AcquireLeaseRequest | pb.Lease) -> None:
-    violations = []
-    if not _DEVICE.fullmatch(request.device):
-        violations.append(
-            FieldViolation(
-                "device", f'is {request.device[:40]!r}; expected "cpu" or "cuda:N", N without zeros'
-            )
-        )
-    if not 1 <= len(request.holder) <= MAX_HOLDER_LENGTH:
-        violations.append(
-            FieldViolation(
-                "holder", f"has {len(request.holder)} characters; expected 1 to {MAX_HOLDER_LENGTH}"
-            )
-        )
-    if request.vram_bytes < 1:
-        violations.append(FieldViolation("vram_bytes", f"is {request.vram_bytes}; expected at least 1"))
-    if violations:
-        raise InvalidArgumentError.of(violations)
+    checks = Checks()
+    device, length, vram_bytes = request.device, len(request.holder), request.vram_bytes
+    devices = '"cpu", "cuda:N" or "fake:N", N without leading zeros'
+    checks.require(bool(_DEVICE.fullmatch(device)), "device", f"is {device[:40]!r}; accepted: {devices}")
+    lengths = f"1 to {MAX_HOLDER_LENGTH}"
+    checks.require(
+        1 <= length <= MAX_HOLDER_LENGTH, "holder", f"has {length} characters; accepted: {lengths}"
+    )
+    checks.require(vram_bytes >= 1, "vram_bytes", f"is {vram_bytes}; accepted: 1 or more")
+    checks.done()
 
 
 def _lease_to_pb(lease: Lease, now: float) -> pb.Lease:

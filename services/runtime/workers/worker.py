@@ -164,7 +164,7 @@ def work(connection: socket.socket, models: StageModels, config: StageConfig, pa
         if not is_out_of_memory(error):
             log.exception("the worker failed")
             exit_code = 1
-        _send(connection, error_message(to_error(error, config)))
+        _send(connection, error_message(error_of_failure(error, config)))
     sys.stderr.flush()
     os._exit(exit_code)  # no atexit handlers: those of the preload are not ours
 
@@ -250,7 +250,7 @@ def _send(connection: socket.socket, message: Message) -> None:
     connection.sendall(pack(message))
 
 
-def to_error(error: Exception, config: StageConfig) -> errors.AcestageError:
+def error_of_failure(error: Exception, config: StageConfig) -> errors.AcestageError:
     """What a failure of the engine means to the caller."""
     metadata = {"stage": config.stage, "device": config.device}
     if is_out_of_memory(error):

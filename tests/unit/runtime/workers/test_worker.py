@@ -30,7 +30,7 @@ from services.runtime.preload.models import StageModels
 from services.runtime.stage_config import StageConfig
 from services.runtime.workers import worker
 from services.runtime.workers.messages import Message, pack, receive
-from services.runtime.workers.worker import _Inbox, is_out_of_memory, to_error
+from services.runtime.workers.worker import _Inbox, error_of_failure, is_out_of_memory
 
 CONFIG = StageConfig(
     stage="dit",
@@ -68,13 +68,13 @@ def failed_allocation() -> Exception:
 )
 def test_running_out_of_memory_is_told_as_such_on_every_device(error: Exception) -> None:
     assert is_out_of_memory(error)
-    told = to_error(error, CONFIG)
+    told = error_of_failure(error, CONFIG)
     assert isinstance(told, VramBudgetExceededError)
     assert "dit ran out of memory on cpu" in told.message
 
 
 def test_any_other_failure_is_a_crash_that_says_what_happened() -> None:
-    told = to_error(RuntimeError("shapes differ"), CONFIG)
+    told = error_of_failure(RuntimeError("shapes differ"), CONFIG)
     assert isinstance(told, WorkerCrashedError)
     assert told.message == "dit worker: RuntimeError: shapes differ"
 
