@@ -1,1 +1,1 @@
-"""The gRPC services: one folder for each stage, the orchestrator, and the runtime that they share."""
+"""The processes of Acestage: stages, orchestrator, gateway, planner, warmup; `runtime` is what they share."""

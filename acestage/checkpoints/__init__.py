@@ -1,6 +1,6 @@
 """Checkpoints of ACE-Step 1.5 on this machine: found, described, checked, downloaded and listed.
 
-Nothing here imports torch; `acestage.checkpoints.loading`, for the engines, does.
+What this offers imports no torch; `loading`, `modules` and `silence`, for the engines, do.
 """
 
 from acestage.checkpoints.checkpoint import Checkpoint, Layout, ModelFacts

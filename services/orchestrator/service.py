@@ -88,7 +88,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
     async def status(self) -> pb.GetStatusResponse:
         """How things are; a stage that does not answer costs `STATUS_TIMEOUT_S`."""
         stages = await asyncio.gather(*(_stage_status(stage) for stage in self._pipeline.stages))
-        memory = measure("orchestrator")
+        memory = await asyncio.to_thread(measure, "orchestrator")
         return pb.GetStatusResponse(
             version=__version__,
             start_time=timestamp(self._started_at),
