@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"", "0.0.0.0", "::"})
@@ -32,7 +33,7 @@ class OriginGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and (problem := self._problem(scope)):
-            await _refuse(scope, send, problem)
+            await _refusal(scope, problem)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -57,11 +58,7 @@ def _name(url: str) -> str:
         return ""
 
 
-async def _refuse(scope: Scope, send: Send, problem: str) -> None:
+def _refusal(scope: Scope, problem: str) -> ASGIApp:
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": problem[:120]})
-        return
-    body = json.dumps({"detail": problem}).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        return WebSocketClose(1008, problem[:120])
+    return JSONResponse({"detail": problem}, 403)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from acestage import __version__
 from services.gateway.gateway import Gateway
@@ -84,13 +85,14 @@ class Guarded:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # nothing of the page needs one
-            await send({"type": "websocket.close", "code": 1008})
+            await WebSocketClose(1008)(scope, receive, send)
             return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         if scope["path"] != "/health" and not self._is_known(Headers(scope=scope).get("authorization", "")):
-            await _ask(send)
+            challenge = {"www-authenticate": 'Basic realm="Acestage", charset="UTF-8"'}
+            await Response(status_code=401, headers=challenge)(scope, receive, send)
             return
 
         async def send_with_policy(message: Message) -> None:
@@ -108,9 +110,3 @@ class Guarded:
         except ValueError:  # no base64, or not even ASCII
             given = b""
         return self._key.is_in(given.partition(b":")[2].decode(errors="replace"))
-
-
-async def _ask(send: Send) -> None:
-    headers = [(b"www-authenticate", b'Basic realm="Acestage", charset="UTF-8"'), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_TEXT_BYTES = 4 << 20
@@ -31,7 +30,7 @@ class BodyLimit:
         most_bytes = _most_bytes(headers)
         length = headers.get("content-length", "0")
         if length.isdecimal() and int(length) > most_bytes:
-            await _refuse(send, most_bytes)
+            await _refusal(most_bytes)(scope, receive, send)
             return
         received_bytes = 0
         has_started = False
@@ -54,7 +53,7 @@ class BodyLimit:
         except _TooLargeError:
             if has_started:
                 raise
-            await _refuse(send, most_bytes)
+            await _refusal(most_bytes)(scope, receive, send)
 
 
 def _most_bytes(headers: Headers) -> int:
@@ -63,12 +62,6 @@ def _most_bytes(headers: Headers) -> int:
     return MAX_TEXT_BYTES if is_text else MAX_FILES_BYTES
 
 
-async def _refuse(send: Send, most_bytes: int) -> None:
-    body = json.dumps({"detail": f"the body is too large; accepted: up to {most_bytes} bytes"}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"connection", b"close"),
-    ]
-    await send({"type": "http.response.start", "status": 413, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _refusal(most_bytes: int) -> JSONResponse:
+    problem = f"the body is too large; accepted: up to {most_bytes} bytes"
+    return JSONResponse({"detail": problem}, 413, {"connection": "close"})
