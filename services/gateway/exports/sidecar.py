@@ -10,8 +10,8 @@ from services.gateway.exports.errors import ExportError
 from services.gateway.exports.settings_json import settings_text
 
 
-def write_sidecar(path: Path, settings: dict[str, Any]) -> Path:
-    """Writes `settings` beside the audio file `path`, under its name with ".json"; returns where.
+def write_sidecar(path: Path, settings: dict[str, Any]) -> None:
+    """Writes `settings` beside the audio file `path`, under its name with ".json".
 
     Raises:
         InvalidArgumentError: the settings are no JSON, or too large.
@@ -24,4 +24,3 @@ def write_sidecar(path: Path, settings: dict[str, Any]) -> Path:
             part.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
         raise ExportError(f"{sidecar.name} cannot be written: {error.strerror or error}") from error
-    return sidecar

@@ -16,6 +16,9 @@ from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.settings_json import settings_text
 from services.gateway.exports.stored_settings import MP4_PREFIX, SETTINGS_NAME
 
+_MAKER = "Acestage"
+"""The artist, and the program, of every file."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tags:
@@ -28,9 +31,6 @@ class Tags:
     title: str
     seed: int
     settings: dict[str, Any] = field(default_factory=dict)
-    artist: str = "Acestage"
-    software: str = "Acestage"
-    comment: str = ""
 
 
 def write_tags(path: Path, audio_format: ExportFormat, tags: Tags) -> None:
@@ -63,10 +63,8 @@ def _add_frames(frames: Any, tags: Tags, settings: str) -> None:
     """ID3, version 2.4: https://id3.org/id3v2.4.0-frames."""
     utf8 = id3.Encoding.UTF8
     frames.add(id3.TIT2(encoding=utf8, text=_plain(tags.title)))
-    frames.add(id3.TPE1(encoding=utf8, text=_plain(tags.artist)))
-    frames.add(id3.TSSE(encoding=utf8, text=_plain(tags.software)))
-    if tags.comment:
-        frames.add(id3.COMM(encoding=utf8, lang="XXX", desc="", text=_plain(tags.comment)))
+    frames.add(id3.TPE1(encoding=utf8, text=_MAKER))
+    frames.add(id3.TSSE(encoding=utf8, text=_MAKER))
     frames.add(id3.TXXX(encoding=utf8, desc="seed", text=str(tags.seed)))
     frames.add(id3.TXXX(encoding=utf8, desc=SETTINGS_NAME, text=settings))
 
@@ -74,10 +72,8 @@ def _add_frames(frames: Any, tags: Tags, settings: str) -> None:
 def _write_comments(file: Any, tags: Tags, settings: str) -> None:
     """Vorbis comments: https://xiph.org/vorbis/doc/v-comment.html."""
     file["title"] = _plain(tags.title)
-    file["artist"] = _plain(tags.artist)
-    file["encoder"] = _plain(tags.software)
-    if tags.comment:
-        file["comment"] = _plain(tags.comment)
+    file["artist"] = _MAKER
+    file["encoder"] = _MAKER
     file["seed"] = str(tags.seed)
     file[SETTINGS_NAME] = settings
     file.save()
@@ -87,10 +83,8 @@ def _write_atoms(path: Path, tags: Tags, settings: str) -> None:
     """The list of metadata items of QuickTime and iTunes; those without a name of their own are freeform."""
     file = MP4(path)
     file["\xa9nam"] = _plain(tags.title)
-    file["\xa9ART"] = _plain(tags.artist)
-    file["\xa9too"] = _plain(tags.software)
-    if tags.comment:
-        file["\xa9cmt"] = _plain(tags.comment)
+    file["\xa9ART"] = _MAKER
+    file["\xa9too"] = _MAKER
     for name, text in (("seed", str(tags.seed)), (SETTINGS_NAME, settings)):
         file[MP4_PREFIX + name] = MP4FreeForm(text.encode(), dataformat=AtomDataType.UTF8)
     file.save()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, replace
 
@@ -34,23 +34,12 @@ class JobFollower:
         client: of the orchestrator.
         area: where records and audio go.
         pace: hears how long jobs took.
-        reconnect_s: for so long an orchestrator that does not answer is asked again.
     """
 
-    def __init__(
-        self,
-        client: AsyncClient,
-        area: OutputArea,
-        pace: Pace,
-        *,
-        reconnect_s: float = RECONNECT_S,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, client: AsyncClient, area: OutputArea, pace: Pace) -> None:
         self._client = client
         self._area = area
         self._pace = pace
-        self._reconnect_s = reconnect_s
-        self._clock = clock
 
     async def follow(
         self,
@@ -111,10 +100,10 @@ class JobFollower:
                     "JOB_LOST", "the orchestrator was started anew and does not know this job any more", now()
                 )
             except UnavailableError as error:
-                away_since = self._clock() if away_since is None else away_since
+                away_since = time.monotonic() if away_since is None else away_since
                 # Else the job says so of one of its stages.
                 is_ours = error.metadata.get("target") == self._client.target
-                if not is_ours or self._clock() - away_since > self._reconnect_s:
+                if not is_ours or time.monotonic() - away_since > RECONNECT_S:
                     return job.record.failed(error.reason, error.message, now())
                 await asyncio.sleep(RECONNECT_PAUSE_S)
             except AcestageError as error:
@@ -123,7 +112,7 @@ class JobFollower:
 
     async def _hear(self, job: Job, event: GenerationEvent, pace: StagePace) -> None:
         record = job.record
-        progress = progress_after(record.progress, event, pace, self._clock())
+        progress = progress_after(record.progress, event, pace, time.monotonic())
         if isinstance(event, JobQueued):
             if event.position == 0 and record.state is JobState.QUEUED:
                 record = replace(record, state=JobState.RUNNING, started_at=now())
