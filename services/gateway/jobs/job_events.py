@@ -11,8 +11,6 @@ from acestage.generation import (
     Generation,
     GenerationEvent,
     JobQueued,
-    PreviewAudio,
-    PreviewCompleted,
     StageCompleted,
     StageProgress,
     StageStarted,
@@ -29,8 +27,6 @@ _NAMES: dict[type, str] = {
     StageProgress: "progress",
     StageCompleted: "stage_completed",
     AudioChunk: "audio",
-    PreviewAudio: "preview_audio",
-    PreviewCompleted: "preview_completed",
 }
 
 
@@ -38,15 +34,13 @@ def to_job_event(event: GenerationEvent) -> JobEvent:
     """`event` for listeners, with where audio is in the place of its samples."""
     name = _NAMES[type(event)]
     match event:
-        case AudioChunk() | PreviewAudio():
+        case AudioChunk():
             data: dict[str, Any] = {
                 "take": event.item_index,
                 "start_sample": event.start_sample,
                 "sample_count": len(event.samples),
                 "sample_rate_hz": event.sample_rate_hz,
             }
-        case PreviewCompleted():
-            data = {"take_count": len(event.tracks), "step_count": event.step_count}
         case Generation():  # its end has the record, which knows the files
             raise TypeError("the end of a job is no event of the orchestrator's")
         case _:

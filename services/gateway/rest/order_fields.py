@@ -58,7 +58,6 @@ _PLAIN: Mapping[str, Callable[[FieldValues, str], Any]] = {
     "track_classes": FieldValues.names,
     "adapters": FieldValues.adapters,
     "clamp": FieldValues.flag,
-    "preview": FieldValues.flag,
 }
 """Options that need no more than to be read as what they are."""
 

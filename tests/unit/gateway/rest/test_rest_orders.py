@@ -296,6 +296,7 @@ def test_who_says_what_the_music_is_like_gets_no_sample(tmp_path: Path) -> None:
 
 def test_what_no_language_model_does_is_said(tmp_path: Path) -> None:
     body = {"sample_query": "x", "thinking": True, "lm_temperature": 0.8, "use_cot_caption": False, "odd": 1}
+    body["preview"] = True
 
     async def ask(door: Door) -> None:
         await door.http.post("/release_task", json=body)
@@ -303,7 +304,7 @@ def test_what_no_language_model_does_is_said(tmp_path: Path) -> None:
         query, asked, unknown = job.record.order.notes
         assert "sample_query" in query
         assert asked.endswith("thinking, lm_temperature")
-        assert unknown.endswith(": odd")
+        assert unknown.endswith(": odd, preview")
 
     through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
 
