@@ -9,6 +9,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from acestage.errors import FieldViolation, InvalidArgumentError
 from acestage.generation_options import GenerationOptions
+from acestage.naming import shown
 from acestage.protos.generation.v1 import generation_pb2 as pb
 
 _FIELDS: Mapping[str, FieldDescriptor] = pb.GenerateRequest.DESCRIPTOR.fields_by_name
@@ -23,7 +24,6 @@ _ACCEPTED = {
 """What a field of each type can hold; what of that makes sense, the orchestrator says."""
 _UNFIT = (AttributeError, OverflowError, TypeError, ValueError)
 """What protobuf raises at a value of the wrong kind or range, and we at what is no `Adapter`."""
-_SHOWN_LENGTH = 50
 
 
 def request_to_pb(caption: str, options: GenerationOptions) -> pb.GenerateRequest:
@@ -62,9 +62,5 @@ def _violation(field: FieldDescriptor, value: Any) -> FieldViolation:
             try:
                 _of(field.name, [item])
             except _UNFIT:
-                return FieldViolation(f"{field.name}[{index}]", f"is {_shown(item)}; accepted: {accepted}")
-    return FieldViolation(field.name, f"is {_shown(value)}; accepted: {accepted}")
-
-
-def _shown(value: Any) -> str:
-    return repr(value[:_SHOWN_LENGTH]) if isinstance(value, str) else repr(value)[:_SHOWN_LENGTH]
+                return FieldViolation(f"{field.name}[{index}]", f"is {shown(item)}; accepted: {accepted}")
+    return FieldViolation(field.name, f"is {shown(value)}; accepted: {accepted}")

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from acestage.errors import FieldViolation, InvalidArgumentError
 from acestage.generation_options import Adapter
+from acestage.naming import shown
 from services.gateway.rest.request_body import parse_json
 from services.gateway.rest.request_fields import RequestFields
 
@@ -15,7 +16,6 @@ T = TypeVar("T")
 
 _TRUE = ("true", "1", "yes", "y", "on")
 _FALSE = ("false", "0", "no", "n", "off")
-_SHOWN_LENGTH = 50
 MAX_LIST_LENGTH = 1_000
 """What may be longer in a request is text."""
 _UP_TO = f"up to {MAX_LIST_LENGTH:,}"
@@ -82,11 +82,6 @@ class FieldValues:
             raise InvalidArgumentError.of(self._violations)
 
 
-def shown(value: Any) -> str:
-    """The start of a value, for a message."""
-    return repr(value[:_SHOWN_LENGTH]) if isinstance(value, str) else repr(value)[:_SHOWN_LENGTH]
-
-
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
@@ -136,7 +131,7 @@ def _parsed(text: str) -> Any:
     try:
         return parse_json(text, "")
     except InvalidArgumentError as error:
-        raise ValueError(text[:_SHOWN_LENGTH]) from error
+        raise ValueError from error
 
 
 def _numbers(value: Any) -> list[float]:

@@ -12,6 +12,7 @@ from fastapi import Request
 
 from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError, NotFoundError
 from acestage.generation_options import GenerationOptions
+from acestage.naming import first_names
 from services.gateway.exports.export import check_edge_fade
 from services.gateway.exports.formats import ExportFormat, parse_format
 from services.gateway.gateway import Gateway
@@ -309,9 +310,9 @@ def _left_out(values: FieldValues) -> list[str]:
     unknown = [name for name in sent if name not in known and not _LANGUAGE_MODEL_FIELD.fullmatch(name)]
     notes = []
     if asked:
-        notes.append(f"no language model is served, so these had no effect: {_list(asked)}")
+        notes.append(f"no language model is served, so these had no effect: {_listed(asked)}")
     if unknown:
-        notes.append(f"not known here, so without effect: {_list(unknown)}")
+        notes.append(f"not known here, so without effect: {_listed(unknown)}")
     return notes
 
 
@@ -345,6 +346,5 @@ def _lower(text: str | None) -> str | None:
     return text.strip().lower() if text else None
 
 
-def _list(names: list[str]) -> str:
-    shown = ", ".join(name[:40] for name in names[:_NAMED_COUNT])
-    return shown + (f" and {len(names) - _NAMED_COUNT} more" if len(names) > _NAMED_COUNT else "")
+def _listed(names: list[str]) -> str:
+    return first_names([name[:40] for name in names], _NAMED_COUNT)
