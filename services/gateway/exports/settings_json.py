@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from acestage.errors import InvalidArgumentError
+from services.gateway.strict_json import parsed_json
 
 LARGEST_SETTINGS_BYTES = 1 << 20
 """Twenty times the longest lyrics that the models read."""
@@ -44,7 +45,7 @@ def parsed_settings(data: str | bytes, field: str) -> dict[str, Any]:
         )
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
-        settings = json.loads(text, parse_constant=_refuse_constant)
+        settings = parsed_json(text)
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError.at(field, "has settings that are damaged: they are not JSON") from error
     if not isinstance(settings, dict):
@@ -62,7 +63,3 @@ def _is_deeper(value: Any, level_count: int) -> bool:
         return False
     inner = value.values() if isinstance(value, dict) else value
     return level_count == 0 or any(_is_deeper(one, level_count - 1) for one in inner)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

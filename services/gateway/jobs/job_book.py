@@ -24,6 +24,7 @@ from services.gateway.jobs.order import JobOrder
 from services.gateway.jobs.pace import Pace
 from services.gateway.jobs.record import JobRecord, JobState, Progress, now
 from services.gateway.outputs.output_area import OutputArea
+from services.gateway.strict_json import check_text
 from services.runtime.processes.finishing import end
 
 log = logging.getLogger(__name__)
@@ -213,13 +214,7 @@ def _check(order: JobOrder) -> None:
         raise InvalidArgumentError.at(
             "title", f"has {len(order.title)} characters; accepted: up to {MAX_TITLE_LENGTH}"
         )
-    for field, texts in (("title", (order.title,)), ("notes", order.notes)):
-        try:
-            "".join(texts).encode()
-        except UnicodeEncodeError as error:
-            raise InvalidArgumentError.at(
-                field, "has half of a surrogate pair; accepted: text that UTF-8 can encode"
-            ) from error
+    check_text({"title": order.title, "notes": order.notes})
 
 
 def _known(job: Job) -> asyncio.Future[Job]:

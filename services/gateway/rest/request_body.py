@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from acestage.errors import InvalidArgumentError
 from services.gateway.gateway import Gateway
 from services.gateway.rest import body_limit
 from services.gateway.rest.auth import check_key
+from services.gateway.strict_json import check_text, parsed_json
 from services.runtime.rpc.api_key import ApiKey
 
 MAX_TEXT_BYTES = 1 << 20
@@ -133,27 +133,11 @@ def parse_json(data: str | bytes, name: str) -> Any:
         InvalidArgumentError: it is no JSON, or a text in it is none; of an object this names the field.
     """
     try:
-        parsed = json.loads(data, parse_constant=_refuse_constant)
+        parsed = parsed_json(data)
         check_text(parsed if isinstance(parsed, dict) else {name: parsed})
     except (ValueError, RecursionError) as error:
         raise InvalidArgumentError.at(name, "is no JSON; accepted: a JSON object") from error
     return parsed
-
-
-def check_text(values: Mapping[str, Any]) -> None:
-    """No answer could hold half of a surrogate pair, which JSON can escape and some charsets can encode.
-
-    Raises:
-        InvalidArgumentError: names the first of `values` that has one.
-    """
-    for name, value in values.items():
-        try:
-            json.dumps({name: value}, ensure_ascii=False).encode()
-        except UnicodeEncodeError as error:
-            raise InvalidArgumentError.at(
-                name.encode("utf-8", "backslashreplace").decode(),
-                "has half of a surrogate pair; accepted: text that UTF-8 can encode",
-            ) from error
 
 
 def _content_type(request: Request) -> str:
@@ -185,7 +169,3 @@ def _of_form(form: FormData) -> RequestBody:
 def _kind(value: Any) -> str:
     names = {list: "array", str: "string", bool: "boolean", type(None): "null"}
     return names.get(type(value), "number")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

@@ -19,8 +19,8 @@ from services.gateway.gateway import Gateway
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.gateway_of import ItsGateway
-from services.gateway.rest.request_body import check_text
 from services.gateway.rest.source_audio import UPLOAD_TIMEOUT_S
+from services.gateway.strict_json import check_text
 
 SPOOL_BYTES = 1 << 20
 """What is larger goes to disk as it comes."""
