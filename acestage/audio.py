@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
@@ -17,6 +18,8 @@ from acestage.errors import InvalidArgumentError
 from acestage.protos.audio.v1 import audio_pb2 as pb
 
 CHUNK_BYTES = 1 << 20
+AUDIO_ID = re.compile(r"a[0-9a-f]{32}")
+"""What requests name uploaded audio by: "a", and 32 hex digits of the SHA-256 of its samples."""
 
 AudioSource: TypeAlias = "str | os.PathLike[str] | BinaryIO | npt.NDArray[np.floating[Any]]"
 """The path of an audio file, such a file open for reading, or samples [count] or [count, channels] in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, cast
 import typer
 
 from acestage.async_client import AsyncClient
+from acestage.audio import AUDIO_ID
 from acestage.cli.job_run import Events, run_job, submit_job
 from acestage.cli.output_options import OutputFlags
 from acestage.cli.services import open_client
@@ -22,7 +22,6 @@ from acestage.generation import GenerationEvent
 from acestage.generation_options import GenerationOptions
 from acestage.generation_request import request_to_pb
 
-_AUDIO_ID = re.compile(r"a[0-9a-f]{32}")
 _ID_OPTIONS = {"SOURCE": "source_id", "--reference": "reference_id"}
 """What a request calls the audio that these give."""
 
@@ -88,7 +87,7 @@ def make_song(
 
 def check_audio(source: str, flag: str) -> None:
     """Raises `typer.BadParameter` where `source`, which `flag` gave, is no id and no readable file."""
-    if _AUDIO_ID.fullmatch(source):
+    if AUDIO_ID.fullmatch(source):
         return
     if os.path.isdir(source):
         raise typer.BadParameter(f"{source} is a folder, not a file", param_hint=flag)
@@ -106,7 +105,7 @@ async def audio_id(client: AsyncClient, source: str, flag: str) -> str:
     Raises:
         AcestageError: it could not be uploaded.
     """
-    if _AUDIO_ID.fullmatch(source):
+    if AUDIO_ID.fullmatch(source):
         return source
     with named_in_errors(source, flag):
         return (await client.upload(Path(source))).audio_id

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
-
 from acestage.async_client import AsyncClient
+from acestage.audio import AUDIO_ID
 from acestage.errors import InvalidArgumentError
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.request_body import RequestBody
 from services.gateway.rest.request_fields import spellings
 
 UPLOAD_TIMEOUT_S = 600.0
-
-_AUDIO_ID = re.compile(r"a[0-9a-f]{32}")
 
 
 def named_audio(values: FieldValues, body: RequestBody, name: str) -> str | None:
@@ -27,7 +24,7 @@ def named_audio(values: FieldValues, body: RequestBody, name: str) -> str | None
     if found is None:
         return None
     audio_id = found.strip().rpartition("/")[2]
-    if _AUDIO_ID.fullmatch(audio_id) is None:
+    if AUDIO_ID.fullmatch(audio_id) is None:
         values.refuse(
             name,
             f"is {found[:50]!r}; accepted: audio that was uploaded here, by its id or the path that the "

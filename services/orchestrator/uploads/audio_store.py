@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from acestage.audio import AUDIO_ID
 from acestage.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
 from services.orchestrator.uploads.audio_facts import AudioFacts
 from services.orchestrator.uploads.stored_file import ENDING, append_facts, read_facts
@@ -30,7 +30,6 @@ from services.runtime.processes.work_folder import WorkFolder
 
 log = logging.getLogger(__name__)
 
-_ID = re.compile(r"a[0-9a-f]{32}")
 _IN_USE_RETRY_S = 10.0
 _FULL_RETRY_S = 30.0
 
@@ -193,7 +192,7 @@ class AudioStore:
             for path in self._folder.glob(f"*{ENDING}")
         ]
         for _, audio_id in sorted(found):
-            if _ID.fullmatch(audio_id):
+            if AUDIO_ID.fullmatch(audio_id):
                 self._find(audio_id)
         dropped: list[Path] = []
         with contextlib.suppress(ResourceExhaustedError):  # nothing is in use yet, so all may go
@@ -201,7 +200,7 @@ class AudioStore:
         _remove(dropped)
 
     def _require(self, audio_id: str) -> _Entry:
-        entry = self._find(audio_id) if _ID.fullmatch(audio_id) else None
+        entry = self._find(audio_id) if AUDIO_ID.fullmatch(audio_id) else None
         if entry is None:
             raise NotFoundError(
                 f"there is no audio with the id {audio_id[:64]!r}: it was never uploaded, was deleted, was "
