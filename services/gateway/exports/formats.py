@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -127,11 +127,16 @@ _ALIASES = {"wav": ExportFormat.wav16}
 _SHOWN_CHARACTERS = 40
 
 
-def parse_format(text: str, field: str = "audio_format") -> ExportFormat:
+def parse_format(text: str, faults: Mapping[ExportFormat, str], field: str = "audio_format") -> ExportFormat:
     """The format called `text`, in any case; "wav" is the one of 16 bits.
 
+    Args:
+        text: what a client asks for.
+        faults: why some cannot be written here, as `usable_formats` says.
+        field: what an error calls it.
+
     Raises:
-        InvalidArgumentError: there is none of that name; it names `field`.
+        InvalidArgumentError: there is none of that name, or it cannot be written.
     """
     accepted = {**_ALIASES, **{name.value: name for name in ExportFormat}}
     found = accepted.get(text.strip().lower())
@@ -139,6 +144,9 @@ def parse_format(text: str, field: str = "audio_format") -> ExportFormat:
         raise InvalidArgumentError.at(
             field, f"is {text[:_SHOWN_CHARACTERS]!r}; accepted: {', '.join(sorted(accepted))}"
         )
+    if fault := faults[found]:
+        usable = ", ".join(name for name, why in faults.items() if not why)
+        raise InvalidArgumentError.at(field, f"is {found.value!r}, but {fault}; accepted: {usable}")
     return found
 
 

@@ -113,7 +113,7 @@ async def audio(
     download: Annotated[bool, Query(description="To be saved rather than played.")] = False,
 ) -> Response:
     """A take: the file with its tags, or, while the job goes on, what is there and then what comes."""
-    wanted = _usable_format(gateway, audio_format)
+    wanted = parse_format(audio_format, gateway.formats, "format")
     job = gateway.book.find(job_id)
 
     async def file() -> FileResponse:
@@ -210,14 +210,6 @@ router.include_router(keyed)
 
 def _answer(gateway: Gateway, job: Job) -> JobAnswer:
     return job_answer(job, gateway, gateway.book.counts()[JobState.RUNNING])
-
-
-def _usable_format(gateway: Gateway, text: str) -> ExportFormat:
-    wanted = parse_format(text, "format")
-    if fault := gateway.formats.get(wanted):
-        usable = ", ".join(name for name, why in gateway.formats.items() if not why)
-        raise InvalidArgumentError.at("format", f"is {wanted}, but {fault}; accepted: {usable}")
-    return wanted
 
 
 def _file_name(job: Job, take: int, audio_format: ExportFormat, name: str) -> str:

@@ -282,14 +282,10 @@ def _audio_format(values: FieldValues, formats: Mapping[ExportFormat, str]) -> E
     if text is None:
         return ExportFormat.mp3
     try:
-        audio_format = parse_format(text)
+        return parse_format(text, formats)
     except InvalidArgumentError as error:
         values.refuse("audio_format", error.violations[0].description)
         return ExportFormat.mp3
-    if fault := formats.get(audio_format):
-        usable = ", ".join(name for name, why in formats.items() if not why)
-        values.refuse("audio_format", f"is {text[:50]!r}, but {fault}; accepted: {usable}")
-    return audio_format
 
 
 def _edge_fade_ms(values: FieldValues) -> float:

@@ -18,6 +18,7 @@ from tests.unit.gateway.exports.exported_audio import RATE_HZ, heard, loudest_hz
 
 # What a decoder may add that is told nothing of the codec's delay: a frame at either end, and its look-ahead.
 MOST_EXTRA = {ExportFormat.mp3: 2 * 1152 + 529, ExportFormat.aac: 2 * 1024}
+NO_FAULTS = dict.fromkeys(ExportFormat, "")
 
 
 def encoded(audio_format: ExportFormat, *pieces: np.ndarray) -> bytes:
@@ -139,18 +140,18 @@ def test_a_rate_that_the_codec_lacks_is_refused() -> None:
     ("text", "audio_format"), [("MP3", "mp3"), (" Wav ", "wav16"), ("wav32", "wav32"), ("AAC", "aac")]
 )
 def test_formats_are_known_in_any_case(text: str, audio_format: str) -> None:
-    assert parse_format(text) == ExportFormat(audio_format)
+    assert parse_format(text, NO_FAULTS) == ExportFormat(audio_format)
 
 
 def test_an_unknown_format_names_the_field_and_what_is_accepted() -> None:
     with pytest.raises(
         InvalidArgumentError, match="format: is 'ogg'; accepted: aac, flac, mp3, opus, wav, wav16"
     ):
-        parse_format("ogg", "format")
+        parse_format("ogg", NO_FAULTS, "format")
 
 
 def test_every_encoder_works_here() -> None:
-    assert usable_formats() == dict.fromkeys(ExportFormat, "")
+    assert usable_formats() == NO_FAULTS
 
 
 def test_a_missing_encoder_is_told_apart() -> None:
@@ -159,5 +160,7 @@ def test_a_missing_encoder_is_told_apart() -> None:
         return encode_a_tone(Codec("libabsent", "float", "flt") if is_opus else codec, container)
 
     faults = usable_formats(without_opus)
+    with pytest.raises(InvalidArgumentError, match=r"is 'opus', but .*; accepted: mp3, .*, aac$"):
+        parse_format("Opus", faults)
     assert "libopus does not work here" in faults.pop(ExportFormat.opus)
     assert set(faults.values()) == {""}
