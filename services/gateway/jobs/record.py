@@ -108,6 +108,11 @@ class JobRecord:
     clamped: tuple[dict[str, Any], ...] = ()
     idempotency_key: str = ""
 
+    @property
+    def warnings(self) -> list[str]:
+        """Each once, although takes may share them."""
+        return list(dict.fromkeys(warning for take in self.takes for warning in take.warnings))
+
     def failed(self, reason: str, message: str, at: datetime) -> Self:
         return replace(self, state=JobState.FAILED, failure=Failure(reason, message), ended_at=at)
 

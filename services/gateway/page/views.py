@@ -19,7 +19,7 @@ def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
     record = job.record
     match record.state:
         case JobState.SUCCEEDED:
-            notes = [*record.order.notes, *dict.fromkeys(w for take in record.takes for w in take.warnings)]
+            notes = [*record.order.notes, *record.warnings]
             model = (record.settings or {}).get("model") or {}
             notes += [texts.untrained] if model.get("is_untrained") else []
             return "\n".join([texts.done.format(seconds=record.run_s or 0.0), *map(texts.translated, notes)])

@@ -111,7 +111,7 @@ def job_answer(job: Job, gateway: Gateway, running_count: int) -> JobAnswer:
         takes=[_take(record, index, take, gateway) for index, take in enumerate(record.takes)],
         audio=_url(record, f"audio?format={record.order.audio_format}&take=0"),
         events=_url(record, "events"),
-        warnings=_warnings(record),
+        warnings=record.warnings,
         clamped=[
             ClampedAnswer(
                 field=clamped["field"],
@@ -172,11 +172,6 @@ def _take(record: JobRecord, index: int, take: Take, gateway: Gateway) -> TakeAn
         settings=_url(record, f"settings?take={index}"),
         warnings=list(take.warnings),
     )
-
-
-def _warnings(record: JobRecord) -> list[str]:
-    """Each once, although takes may share them."""
-    return list(dict.fromkeys(warning for take in record.takes for warning in take.warnings))
 
 
 def _url(record: JobRecord, rest: str) -> str:
