@@ -16,6 +16,9 @@ from services.gateway.outputs.export_shelf import ExportShelf
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.places import Places
 
+UPLOAD_TIMEOUT_S = 600.0
+"""Of a file on its way to the orchestrator."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gateway:

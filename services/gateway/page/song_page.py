@@ -14,7 +14,7 @@ import gradio as gr
 
 from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError
 from services.gateway.exports.stored_settings import read_settings
-from services.gateway.gateway import Gateway
+from services.gateway.gateway import UPLOAD_TIMEOUT_S, Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState
 from services.gateway.outputs.takes import settings_of
@@ -24,7 +24,6 @@ from services.gateway.page.machine import Machine
 from services.gateway.page.song_form import FIELDS, OPTION_FIELDS, SHOWN_IN, SongForm, restored
 from services.gateway.page.texts import Texts
 
-UPLOAD_TIMEOUT_S = 600.0
 TICK_S = 0.5
 MACHINE_TICK_S = 5.0
 KEPT_UPLOADS_S = 3600

@@ -5,11 +5,10 @@ from __future__ import annotations
 from acestage.async_client import AsyncClient
 from acestage.audio import AUDIO_ID
 from acestage.errors import InvalidArgumentError
+from services.gateway.gateway import UPLOAD_TIMEOUT_S
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.request_body import RequestBody
 from services.gateway.rest.request_fields import spellings
-
-UPLOAD_TIMEOUT_S = 600.0
 
 
 def named_audio(values: FieldValues, body: RequestBody, name: str) -> str | None:
