@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-_MIB = 2**20
-_GIB = 2**30
+from acestage.planning import GIB, MIB
 
 
 def size(byte_count: int) -> str:
     """For example "3005 MiB" or "23.6 GiB"."""
-    if byte_count < 10_000 * _MIB:
-        return f"{byte_count / _MIB:.0f} MiB"
-    return f"{byte_count / _GIB:.1f} GiB"
+    if byte_count < 10_000 * MIB:
+        return f"{byte_count / MIB:.0f} MiB"
+    return f"{byte_count / GIB:.1f} GiB"
 
 
 def span(seconds: float) -> str:

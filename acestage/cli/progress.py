@@ -22,8 +22,7 @@ from acestage.generation import (
     StageStarted,
     StageWaiting,
 )
-
-_MIB = 2**20
+from acestage.planning import MIB
 
 
 class ProgressView:
@@ -109,7 +108,7 @@ def print_summary(console: Console, generation: Generation, first_audio_s: float
             f"{stage.load_s:.2f} s",
             f"{stage.compute_s:.2f} s",
             f"{start:.2f} s to {stop:.2f} s",
-            f"{stage.planned_bytes / _MIB:.0f} MiB",
+            f"{stage.planned_bytes / MIB:.0f} MiB",
             str(stage.fencing_token),
         )
     console.print(stages)
@@ -121,5 +120,5 @@ def print_summary(console: Console, generation: Generation, first_audio_s: float
             print_label(console, "Note:", text)
     memory = Table("process", "pid", "peak memory", title="Processes")
     for process in generation.processes:
-        memory.add_row(process.name, str(process.pid), f"{process.peak_rss_bytes / _MIB:.0f} MiB")
+        memory.add_row(process.name, str(process.pid), f"{process.peak_rss_bytes / MIB:.0f} MiB")
     console.print(memory)

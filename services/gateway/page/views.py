@@ -5,13 +5,12 @@ from __future__ import annotations
 from html import escape
 
 from acestage.limits import Limit, Limits
+from acestage.planning import GIB
 from acestage.status import Status
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobRecord, JobState
 from services.gateway.page.texts import Texts
-
-GIB = 2**30
 
 
 def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
