@@ -20,28 +20,18 @@ from services.gateway.jobs.job import Job
 from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.field_values import TRUE_OR_FALSE, FieldValues
 from services.gateway.rest.request_body import MAX_FILE_COUNT, RequestBody, checked_body
-from services.gateway.rest.request_fields import ALIASES, METAS, PARAMETERS, RequestFields, spellings
+from services.gateway.rest.request_fields import ALIASES, METAS, OPTIONS, PARAMETERS, RequestFields, spellings
 from services.gateway.rest.song_metadata import known_number, metadata
 from services.gateway.rest.song_samples import SAMPLES, SongSample
 from services.gateway.rest.source_audio import find_file, named_audio, upload
 
-FIELD_NAMES: Mapping[str, str] = {
-    "caption": "prompt",
-    "language": "vocal_language",
-    "duration_s": "audio_duration",
-    "step_count": "inference_steps",
-    "task": "task_type",
+_FIELDS = {option: name for name, option in OPTIONS.items()} | {
     "source_id": "src_audio",
     "reference_id": "reference_audio",
-    "audio_codes": "audio_code_string",
-    "repaint_start_s": "repainting_start",
-    "repaint_end_s": "repainting_end",
     "seeds": "seed",
 }
-"""Options of a generation that are called otherwise here."""
-_OPTIONS = {name: option for option, name in FIELD_NAMES.items() if option != "seeds"}
-
-_OPTION_NAME = re.compile(rf"\b({'|'.join(name for name in FIELD_NAMES if '_' in name)})\b")
+"""What options of a generation are called here, where they are called otherwise."""
+_OPTION_NAME = re.compile(rf"\b({'|'.join(name for name in _FIELDS if '_' in name)})\b")
 """Such a name in a text; of those that are plain words nobody knows whether the option is meant."""
 _AUDIO_FIELDS = {"src_audio_path": "source_id", "reference_audio_path": "reference_id"}
 
@@ -161,7 +151,7 @@ def _in_field_names(error: InvalidArgumentError) -> InvalidArgumentError:
     return InvalidArgumentError.of(
         FieldViolation(
             _field_name(violation.field),
-            _OPTION_NAME.sub(lambda match: FIELD_NAMES[match[0]], violation.description),
+            _OPTION_NAME.sub(lambda match: _FIELDS[match[0]], violation.description),
         )
         for violation in error.violations
     )
@@ -169,14 +159,14 @@ def _in_field_names(error: InvalidArgumentError) -> InvalidArgumentError:
 
 def _field_name(option: str) -> str:
     name, bracket, index = option.partition("[")
-    return FIELD_NAMES.get(name, name) + bracket + index
+    return _FIELDS.get(name, name) + bracket + index
 
 
 def _order(values: FieldValues, body: RequestBody, formats: Mapping[ExportFormat, str]) -> JobOrder:
     notes: list[str] = []
     options: dict[str, Any] = {}
     for name, read in _PLAIN.items():
-        options[_OPTIONS.get(name, name)] = read(values, name)
+        options[OPTIONS.get(name, name)] = read(values, name)
     options["model"] = values.read("model", _model, "the name of a model")
     options |= _task(values, body)
     options |= metadata(values)
@@ -247,7 +237,7 @@ def _routine(values: FieldValues, options: Mapping[str, Any]) -> dict[str, Any]:
             number = None
         is_for_task = task in tasks
         if is_for_task or number != _WITHOUT_EFFECT.get(name):
-            found[_OPTIONS.get(name, name)] = number
+            found[OPTIONS.get(name, name)] = number
     return found
 
 
