@@ -32,7 +32,7 @@ the wire.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -92,6 +92,12 @@ class InvalidArgumentError(AcestageError):
         """The error that says all of `violations`, which must not be empty."""
         found = tuple(violations)
         return cls("; ".join(f"{v.field}: {v.description}" for v in found), violations=found)
+
+    def retold(self, tell: Callable[[FieldViolation], FieldViolation]) -> InvalidArgumentError:
+        """The same in other words: each violation as `tell` says it."""
+        if not self.violations:
+            return InvalidArgumentError(self.message)
+        return InvalidArgumentError.of(map(tell, self.violations))
 
 
 class NotFoundError(AcestageError):

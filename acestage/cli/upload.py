@@ -49,11 +49,8 @@ def named_in_errors(source: str, flag: str) -> Iterator[None]:
     try:
         yield
     except InvalidArgumentError as error:
-        if not error.violations:
-            raise
-        raise InvalidArgumentError.of(
-            FieldViolation(flag, f"{source}: {wrong.field}: {wrong.description}")
-            for wrong in error.violations
+        raise error.retold(
+            lambda wrong: FieldViolation(flag, f"{source}: {wrong.field}: {wrong.description}")
         ) from error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from html import escape
@@ -17,6 +16,7 @@ from services.gateway.exports.stored_settings import read_settings
 from services.gateway.gateway import UPLOAD_TIMEOUT_S, Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState
+from services.gateway.option_names import renamed
 from services.gateway.outputs.takes import settings_of
 from services.gateway.page import views
 from services.gateway.page.fields import build_fields, mode_choices, model_choices, visibility
@@ -27,8 +27,6 @@ from services.gateway.page.texts import Texts
 TICK_S = 0.5
 MACHINE_TICK_S = 5.0
 KEPT_UPLOADS_S = 3600
-_OPTION = re.compile(rf"\b({'|'.join(name for name in OPTION_FIELDS if '_' in name)})\b")
-"""An option in what is said of another; those that are plain words may not be meant."""
 
 
 @dataclass(slots=True)
@@ -63,6 +61,7 @@ class SongPage:
                 with gr.Column(min_width=320):
                     self._build_results()
         self._labels = {name: field.label for name, field in self._fields.items()}
+        self._options = {option: self._labels[name] for option, name in OPTION_FIELDS.items()}
 
     def _build_results(self) -> None:
         texts, fields = self._texts, self._fields
@@ -183,9 +182,7 @@ class SongPage:
         try:
             return (await self._gateway.client.upload(Path(file), timeout_s=UPLOAD_TIMEOUT_S)).audio_id
         except InvalidArgumentError as error:
-            raise InvalidArgumentError.of(
-                FieldViolation(field, violation.description) for violation in error.violations
-            ) from error
+            raise error.retold(lambda wrong: FieldViolation(field, wrong.description)) from error
 
     def _progress(self, job: Job) -> str:
         return views.progress(job, self._gateway, self._texts)
@@ -198,8 +195,7 @@ class SongPage:
         faults: dict[str, list[str]] = {}
         for violation in error.violations:
             name = violation.field.partition("[")[0]
-            said = _OPTION.sub(lambda option: self._labels[OPTION_FIELDS[option[0]]], violation.description)
-            fault = self._texts.translated(said)
+            fault = self._texts.translated(renamed(violation.description, self._options))
             faults.setdefault(OPTION_FIELDS.get(name, name), []).append(fault)
         return {name: "; ".join(found) for name, found in faults.items()}
 

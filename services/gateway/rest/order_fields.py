@@ -18,6 +18,7 @@ from services.gateway.exports.formats import ExportFormat, parse_format
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.order import JobOrder
+from services.gateway.option_names import renamed
 from services.gateway.rest.field_values import TRUE_OR_FALSE, FieldValues
 from services.gateway.rest.request_body import MAX_FILE_COUNT, RequestBody, checked_body
 from services.gateway.rest.request_fields import ALIASES, METAS, OPTIONS, PARAMETERS, RequestFields, spellings
@@ -31,8 +32,6 @@ _FIELDS = {option: name for name, option in OPTIONS.items()} | {
     "seeds": "seed",
 }
 """What options of a generation are called here, where they are called otherwise."""
-_OPTION_NAME = re.compile(rf"\b({'|'.join(name for name in _FIELDS if '_' in name)})\b")
-"""Such a name in a text; of those that are plain words nobody knows whether the option is meant."""
 _AUDIO_FIELDS = {"src_audio_path": "source_id", "reference_audio_path": "reference_id"}
 
 _PLAIN: Mapping[str, Callable[[FieldValues, str], Any]] = {
@@ -125,7 +124,7 @@ async def submit(request: Request, idempotency_key: str = "") -> Job:
     try:
         return await gateway.book.submit(order, idempotency_key)
     except InvalidArgumentError as error:
-        raise _in_field_names(error) from error
+        raise error.retold(_in_field_names) from error
     except NotFoundError as error:
         raise _unknown_audio(error, order) from error
 
@@ -145,21 +144,10 @@ def _unknown_audio(error: NotFoundError, order: JobOrder) -> AcestageError:
     )
 
 
-def _in_field_names(error: InvalidArgumentError) -> InvalidArgumentError:
-    if not error.violations:
-        return error
-    return InvalidArgumentError.of(
-        FieldViolation(
-            _field_name(violation.field),
-            _OPTION_NAME.sub(lambda match: _FIELDS[match[0]], violation.description),
-        )
-        for violation in error.violations
-    )
-
-
-def _field_name(option: str) -> str:
-    name, bracket, index = option.partition("[")
-    return _FIELDS.get(name, name) + bracket + index
+def _in_field_names(wrong: FieldViolation) -> FieldViolation:
+    option, bracket, index = wrong.field.partition("[")
+    name = _FIELDS.get(option, option) + bracket + index
+    return FieldViolation(name, renamed(wrong.description, _FIELDS))
 
 
 def _order(values: FieldValues, body: RequestBody, formats: Mapping[ExportFormat, str]) -> JobOrder:
