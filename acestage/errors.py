@@ -5,7 +5,8 @@
     ├── NotFoundError
     ├── UnauthenticatedError
     ├── FailedPreconditionError
-    │   └── CheckpointError             a checkpoint is missing, damaged or of an unknown kind
+    │   ├── CheckpointError             a checkpoint is missing, damaged or of an unknown kind
+    │   └── ExportError                 a file of a song cannot be made
     ├── ResourceExhaustedError
     │   ├── VramBudgetExceededError     the device has fewer bytes than the work needs
     │   │   └── DeviceShortageError     other programs have bytes that were reckoned with
@@ -119,6 +120,12 @@ class CheckpointError(FailedPreconditionError):
     """Names the file, and the key where one is meant."""
 
     reason = "CHECKPOINT_INVALID"
+
+
+class ExportError(FailedPreconditionError):
+    """The disk is full, the folder is missing or not ours, or an encoder is not there."""
+
+    reason = "EXPORT_FAILED"
 
 
 class ResourceExhaustedError(AcestageError):

@@ -7,8 +7,8 @@ from typing import Self
 
 from av.error import FFmpegError
 
+from acestage.errors import ExportError
 from services.gateway.exports.codec import CodecWriter, Samples
-from services.gateway.exports.errors import ExportError
 from services.gateway.exports.formats import ExportFormat
 
 

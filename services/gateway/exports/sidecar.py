@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from acestage.errors import ExportError
 from services.gateway.exports.atomic_file import replacing
-from services.gateway.exports.errors import ExportError
 from services.gateway.exports.settings_json import settings_text
 
 

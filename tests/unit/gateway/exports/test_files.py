@@ -19,8 +19,7 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acestage.errors import InvalidArgumentError
-from services.gateway.exports.errors import ExportError
+from acestage.errors import ExportError, InvalidArgumentError
 from services.gateway.exports.export import write_export
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.settings_json import LARGEST_SETTINGS_BYTES
