@@ -8,8 +8,8 @@ from contextlib import ExitStack, aclosing
 
 from acestage.errors import AbortedError
 from services.gateway.exports.codec import Samples
-from services.gateway.exports.encoder import StreamEncoder
 from services.gateway.exports.formats import ExportFormat
+from services.gateway.exports.stream_encoder import StreamEncoder
 from services.gateway.jobs.live_take import CHANNEL_COUNT, LiveTake
 from services.gateway.outputs.running_gain import RunningGain
 from services.runtime.processes.finishing import finish

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acestage.errors import FieldViolation, InternalError, InvalidArgumentError, ResourceExhaustedError
-from services.orchestrator.uploads.audio_decoder import CPU_S, DecodeJob
 from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
 from services.orchestrator.uploads.audio_store import disk_error
+from services.orchestrator.uploads.decoder_process import CPU_S, DecodeJob
 from services.runtime.processes.finishing import finish
 
 log = logging.getLogger(__name__)
 
-DECODER = (sys.executable, "-m", "services.orchestrator.uploads.audio_decoder")
+DECODER = (sys.executable, "-m", "services.orchestrator.uploads.decoder_process")
 
 TIMEOUT_S = 4.0 * CPU_S
 """A machine that is busy gives a process a quarter of a processor or more."""

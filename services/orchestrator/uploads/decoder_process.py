@@ -1,4 +1,4 @@
-"""The process that decodes uploaded audio: `python -m services.orchestrator.uploads.audio_decoder JOB`.
+"""The process that decodes uploaded audio: `python -m services.orchestrator.uploads.decoder_process JOB`.
 
 Its answer is one line of JSON on stdout. Decoders print as they please, on stdout too, so both standard
 streams lead nowhere while they work.

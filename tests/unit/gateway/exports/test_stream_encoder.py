@@ -12,8 +12,8 @@ import soundfile
 
 from acestage.errors import InvalidArgumentError
 from services.gateway.exports.codec import Codec, CodecWriter, Container
-from services.gateway.exports.encoder import StreamEncoder
 from services.gateway.exports.formats import ExportFormat, encode_a_tone, parse_format, usable_formats
+from services.gateway.exports.stream_encoder import StreamEncoder
 from tests.unit.gateway.exports.exported_audio import RATE_HZ, heard, loudest_hz, two_tones
 
 # What a decoder may add that is told nothing of the codec's delay: a frame at either end, and its look-ahead.
