@@ -8,12 +8,9 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from acestage.cli.terminal import print_label
 from acestage.generation import (
     AudioChunk,
-    Generation,
     GenerationEvent,
     JobQueued,
     PreviewCompleted,
@@ -22,7 +19,6 @@ from acestage.generation import (
     StageStarted,
     StageWaiting,
 )
-from acestage.planning import MIB
 
 
 class ProgressView:
@@ -94,31 +90,3 @@ class ProgressView:
     ) -> None:
         if self._tasks:
             self._progress.stop()
-
-
-def print_summary(console: Console, generation: Generation, first_audio_s: float | None) -> None:
-    """Stage times, who held the lease when, when audio came, and the peak memory of every process."""
-    begin = min(stage.started_at for stage in generation.stages)
-    stages = Table("stage", "load", "compute", "on the device", "planned", "token", title="Stages")
-    for stage in generation.stages:
-        start = (stage.started_at - begin).total_seconds()
-        stop = (stage.ended_at - begin).total_seconds()
-        stages.add_row(
-            stage.stage,
-            f"{stage.load_s:.2f} s",
-            f"{stage.compute_s:.2f} s",
-            f"{start:.2f} s to {stop:.2f} s",
-            f"{stage.planned_bytes / MIB:.0f} MiB",
-            str(stage.fencing_token),
-        )
-    console.print(stages)
-    if first_audio_s is not None:
-        console.print(f"First audio after {first_audio_s:.1f} s.")
-    for stage in generation.stages:
-        for adaptation in stage.adaptations:
-            text = f"{stage.stage} went from {adaptation.before} to {adaptation.after}: {adaptation.cause}"
-            print_label(console, "Note:", text)
-    memory = Table("process", "pid", "peak memory", title="Processes")
-    for process in generation.processes:
-        memory.add_row(process.name, str(process.pid), f"{process.peak_rss_bytes / MIB:.0f} MiB")
-    console.print(memory)

@@ -7,11 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from acestage.cli.output import SavedTrack
-from acestage.cli.progress import print_summary
 from acestage.cli.terminal import print_json, print_label
 from acestage.generation import Generation, ProcessMemory, Track
+from acestage.planning import MIB
 
 
 def print_result(
@@ -36,7 +37,7 @@ def print_result(
     if as_json:
         print_json(_to_json(generation, files, first_audio_s))
     else:
-        print_summary(console, generation, first_audio_s)
+        _print_summary(console, generation, first_audio_s)
 
 
 def print_saved(console: Console, file: SavedTrack) -> None:
@@ -47,6 +48,34 @@ def print_saved(console: Console, file: SavedTrack) -> None:
     console.print(f"Wrote {file.path}: {track.duration_s:.2f} s, seed {track.seed}", soft_wrap=True)
     for warning in track.warnings:
         print_label(console, "Warning:", f"{file.path}: {warning}")
+
+
+def _print_summary(console: Console, generation: Generation, first_audio_s: float | None) -> None:
+    """Stage times, who held the lease when, when audio came, and the peak memory of every process."""
+    begin = min(stage.started_at for stage in generation.stages)
+    stages = Table("stage", "load", "compute", "on the device", "planned", "token", title="Stages")
+    for stage in generation.stages:
+        start = (stage.started_at - begin).total_seconds()
+        stop = (stage.ended_at - begin).total_seconds()
+        stages.add_row(
+            stage.stage,
+            f"{stage.load_s:.2f} s",
+            f"{stage.compute_s:.2f} s",
+            f"{start:.2f} s to {stop:.2f} s",
+            f"{stage.planned_bytes / MIB:.0f} MiB",
+            str(stage.fencing_token),
+        )
+    console.print(stages)
+    if first_audio_s is not None:
+        console.print(f"First audio after {first_audio_s:.1f} s.")
+    for stage in generation.stages:
+        for adaptation in stage.adaptations:
+            text = f"{stage.stage} went from {adaptation.before} to {adaptation.after}: {adaptation.cause}"
+            print_label(console, "Note:", text)
+    memory = Table("process", "pid", "peak memory", title="Processes")
+    for process in generation.processes:
+        memory.add_row(process.name, str(process.pid), f"{process.peak_rss_bytes / MIB:.0f} MiB")
+    console.print(memory)
 
 
 def _to_json(
