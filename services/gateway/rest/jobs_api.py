@@ -26,7 +26,7 @@ from services.gateway.outputs.live_stream import encoded
 from services.gateway.outputs.takes import MASTER_FORMAT, export_name, settings_of
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
-from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.job_answer import JobAnswer, JobList, WaveformAnswer, job_answer
 from services.gateway.rest.live_response import LiveResponse
 from services.gateway.rest.order_fields import submit

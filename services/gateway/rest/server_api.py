@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from services.gateway.jobs.job_events import plain
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
-from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.its_gateway import ItsGateway
 
 router = APIRouter(tags=["Server"], dependencies=[Depends(require_key)])
 

@@ -15,7 +15,7 @@ from services.gateway.rest.auth import require_key
 from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.field_values import FieldValues
-from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.order_fields import submit
 from services.gateway.rest.request_body import checked_body
 from services.gateway.rest.request_fields import RequestFields

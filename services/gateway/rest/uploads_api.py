@@ -18,7 +18,7 @@ from services.gateway.exports.stored_settings import read_settings
 from services.gateway.gateway import UPLOAD_TIMEOUT_S, Gateway
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
-from services.gateway.rest.gateway_of import ItsGateway
+from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.strict_json import check_text
 
 SPOOL_BYTES = 1 << 20

@@ -9,11 +9,10 @@ from fastapi import Depends, Request
 from services.gateway.gateway import Gateway
 
 
-def gateway_of(request: Request) -> Gateway:
-    """The gateway of the application, of whichever door it is."""
+def _gateway(request: Request) -> Gateway:
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
-ItsGateway = Annotated[Gateway, Depends(gateway_of)]
-"""A parameter of a route."""
+ItsGateway = Annotated[Gateway, Depends(_gateway)]
+"""A parameter of a route: the gateway of its application, of whichever door it is."""
