@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench.results import spread
-from bench.speed.tables import mib, ratios, signed_percent, table
+from bench.speed.tables import ratios, signed_percent, table, whole_mib
 
 Found = Mapping[str, Any]
 
@@ -87,6 +87,7 @@ def _dit(found: Found) -> str:
             )
     apart, weights, errors = found["distances"], found["weights_bytes"], found["block_errors"]
     dtype = found["dtype"]
+    mib = {name: whole_mib(byte_count) for name, byte_count in weights.items()}
     return f"""\
 ## A step of the DiT
 
@@ -102,8 +103,8 @@ After all {apart["step_count"]} steps for {apart["duration_s"]} s from the same 
 the latents. With eager kernels ours in {dtype} are {apart["eager_from_compiled"]:.1e} from those with
 compiled ones. In one pass the tokens with int8 weights are {errors[0]:.1e} from those in {dtype} after
 the first of {len(errors)} blocks, {max(errors):.1e} after the worst, and {errors[-1]:.1e} after the last.
-On the device the weights take {mib(weights["diffusers"])} MiB as diffusers has them, {mib(weights[dtype])} in
-{dtype}, and {mib(weights["int8"])} as int8: {weights["int8"] / weights["diffusers"]:.1%} of the first,
+On the device the weights take {mib["diffusers"]} MiB as diffusers has them, {mib[dtype]} in
+{dtype}, and {mib["int8"]} as int8: {weights["int8"] / weights["diffusers"]:.1%} of the first,
 {weights["int8"] / weights[dtype]:.1%} of the second."""
 
 
@@ -157,10 +158,8 @@ def _song(found: Found) -> str:
         split = (
             f"\n\nThat it is split into services makes a song take {percent} % longer than in one process."
         )
-    processes = [
-        [one["name"], *(mib(one[key]) for key in ("peak_rss_bytes", "anonymous_bytes", "planned_bytes"))]
-        for one in found["processes"]
-    ]
+    sizes = ("peak_rss_bytes", "anonymous_bytes", "planned_bytes")
+    processes = [[one["name"], *(whole_mib(one[key]) for key in sizes)] for one in found["processes"]]
     return f"""\
 ## A song from end to end
 
@@ -236,7 +235,7 @@ SIZES = ("measured", "planned")
 def _cost(row: Found) -> list[str]:
     stages = [row["dit"], row["vae"]]
     times = [f"{stage['seconds']:.2f}" for stage in stages]
-    return times + [mib(stage[key]) for stage in stages for key in ("peak_bytes", "planned_bytes")]
+    return times + [whole_mib(stage[key]) for stage in stages for key in ("peak_bytes", "planned_bytes")]
 
 
 SECTIONS: Mapping[str, Callable[[Found], str]] = {

@@ -23,6 +23,6 @@ def signed_percent(wholes: Sequence[float], parts: Sequence[float]) -> str:
     return spread([100 * (whole / part - 1) for whole, part in zip(wholes, parts, strict=True)])
 
 
-def mib(byte_count: int) -> str:
+def whole_mib(byte_count: int) -> str:
     """In whole MiB; "-" for none."""
     return f"{byte_count / 2**20:,.0f}" if byte_count else "-"

@@ -14,7 +14,7 @@ from bench.speed.dit import relative_distance
 from bench.speed.machine import cpu_facts
 from bench.speed.report import page
 from bench.speed.scope import interleaved
-from bench.speed.tables import mib, ratios, signed_percent, table
+from bench.speed.tables import ratios, signed_percent, table, whole_mib
 
 MACHINE = {
     "cpu": "a processor",
@@ -57,7 +57,7 @@ def test_a_ratio_is_taken_within_its_round() -> None:
 
 def test_a_table_in_markdown() -> None:
     assert table(("a", "b"), [["1", "2"]]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
-    assert (mib(3 << 30), mib(0)) == ("3,072", "-")
+    assert (whole_mib(3 << 30), whole_mib(0)) == ("3,072", "-")
 
 
 @pytest.mark.parametrize(("largest", "step"), [(0, 1), (0.9, 0.2), (4, 1), (39, 5), (41, 10), (600, 100)])
