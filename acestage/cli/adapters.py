@@ -10,13 +10,13 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from acestage.adapters import AdapterFolder, ListedAdapter
-from acestage.cli.flags import load_settings
+from acestage.cli.flags import JsonFlag, load_settings
 from acestage.cli.terminal import open_console, print_json
 
 
 def adapters(
     adapters_dir: Annotated[Path | None, typer.Option(help="Where LoRA adapters lie.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """List the LoRA adapters in the adapters folder, and whether they can be used."""
     folder = AdapterFolder(load_settings(adapters_dir=adapters_dir).adapters_dir)

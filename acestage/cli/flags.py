@@ -45,3 +45,4 @@ def _check_target(target: str | None) -> str | None:
 
 EnvFile = Annotated[Path | None, typer.Option(help="Read in the place of .env.", exists=True, dir_okay=False)]
 Target = Annotated[str | None, typer.Option(help="The orchestrator, host:port.", callback=_check_target)]
+JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

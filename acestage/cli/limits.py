@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from acestage.cli.flags import Target, orchestrator_of
+from acestage.cli.flags import JsonFlag, Target, orchestrator_of
 from acestage.cli.terminal import open_console, print_json
 from acestage.client import Client
 from acestage.limits import Limits
@@ -21,7 +21,7 @@ def limits(
         str | None, typer.Option(help="One of the models that are served; else the first.")
     ] = None,
     target: Target = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Show the longest song, the largest batch and the language models that the services allow, and why."""
     address, access = orchestrator_of(target)

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from acestage.audio_file import AudioFormat, BitDepth, check_format, format_of
+from acestage.cli.flags import JsonFlag
 from acestage.cli.output import check_file, check_output
 from acestage.cli.players import Player, find_player
 from acestage.cli.sinks import STDOUT, FileSink, PlayerSink, Sink
@@ -40,7 +41,6 @@ FormatFlag = Annotated[
     Format | None, typer.Option("--format", help="wav or flac; wav or raw (f32le) with --stream.")
 ]
 DepthFlag = Annotated[Depth, typer.Option(help="Of the file: 16, 24, or 32f (wav only).")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from acestage.checks import Checks
-from acestage.cli.flags import EnvFile, load_settings
+from acestage.cli.flags import EnvFile, JsonFlag, load_settings
 from acestage.cli.terminal import open_console, print_json
 from acestage.errors import InternalError, error_classes
 from acestage.planning import DEFAULT_TILE_FRAMES, GIB, MAX_BATCH_SIZE, MAX_DURATION_S, MIB
@@ -62,7 +62,7 @@ def plan(
     ] = None,
     variant: Annotated[str | None, typer.Option(help="Model of an original-layout folder.")] = None,
     env_file: EnvFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Show what fits on a device, without it and without weights.
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Annotated
 
-import typer
-
-from acestage.cli.flags import Target, orchestrator_of
+from acestage.cli.flags import JsonFlag, Target, orchestrator_of
 from acestage.cli.status_view import StatusView
 from acestage.cli.terminal import open_console, print_json
 from acestage.client import Client
@@ -15,7 +12,7 @@ from acestage.client import Client
 
 def status(
     target: Target = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Show services, models, device memory, lease holder, queue and the last jobs."""
     address, access = orchestrator_of(target)

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from acestage.cli.flags import Target
+from acestage.cli.flags import JsonFlag, Target
 from acestage.cli.option_groups import with_groups
-from acestage.cli.output_options import JsonFlag, OutputFlags
+from acestage.cli.output_options import OutputFlags
 from acestage.cli.services import open_client
 from acestage.cli.song import audio_id, check_audio, make_song
 from acestage.cli.song_options import PromptOptions, SamplingOptions, ServiceOptions

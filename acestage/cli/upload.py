@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from acestage.audio import Audio
-from acestage.cli.flags import Target, orchestrator_of
+from acestage.cli.flags import JsonFlag, Target, orchestrator_of
 from acestage.cli.terminal import open_console, print_json, print_label
 from acestage.client import Client
 from acestage.errors import FieldViolation, InvalidArgumentError
@@ -20,7 +20,7 @@ from acestage.errors import FieldViolation, InvalidArgumentError
 def upload(
     file: Annotated[Path, typer.Argument(help="WAV, FLAC, Ogg, MP3, AIFF and others.", dir_okay=False)],
     target: Target = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Upload audio, and print the id by which other commands and requests name it."""
     console = open_console(stderr=True)
