@@ -17,13 +17,14 @@ def rpc_errors_of(target: str) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise from_rpc_error(error, target=_name(target)) from error
+        raise from_rpc_error(error, target=orchestrator_at(target)) from error
 
 
 def ended_early(target: str) -> InternalError:
     """The error of a stream of events that ended without a result."""
-    return InternalError(f"{_name(target)} ended the stream before the generation was complete")
+    return InternalError(f"{orchestrator_at(target)} ended the stream before the generation was complete")
 
 
-def _name(target: str) -> str:
+def orchestrator_at(target: str) -> str:
+    """What errors call the orchestrator at `target`, also in their metadata as "target"."""
     return f"orchestrator at {target}"

@@ -239,6 +239,19 @@ def test_a_gateway_that_was_killed_finds_its_jobs_again(turbo_stack: RunningStac
         assert decoded_s(http.get(track["file"]).content) == pytest.approx(120.0, abs=0.2)
 
 
+def test_a_song_whose_orchestrator_dies_is_lost(battered_stack: RunningStack, tmp_path: Path) -> None:
+    with (
+        RunningGateway.start(battered_stack.target, tmp_path) as gateway,
+        httpx.Client(base_url=gateway.url(), timeout=60.0) as http,
+    ):
+        job = submit(http, prompt="x", audio_duration=300, inference_steps=200)
+        battered_stack.find("services.orchestrator").kill()
+        lost = ended(http, job["job_id"])
+        assert (lost["state"], lost["failure"]["reason"]) == ("failed", "JOB_LOST")
+    wait_until(battered_stack.is_serving, "the orchestrator is back")
+    wait_until(battered_stack.is_idle, "the stages are")
+
+
 def test_a_song_whose_stage_dies_has_failed(battered_stack: RunningStack, tmp_path: Path) -> None:
     with (
         RunningGateway.start(battered_stack.target, tmp_path) as gateway,

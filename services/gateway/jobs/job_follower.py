@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from acestage.async_client import AsyncClient
 from acestage.errors import AcestageError, CancelledError, NotFoundError, UnavailableError
 from acestage.generation import AudioChunk, Generation, GenerationEvent, JobQueued
+from acestage.orchestrator_errors import orchestrator_at
 from services.gateway.jobs.job import Job, JobEvent
 from services.gateway.jobs.job_events import plain, progress_after, to_job_event
 from services.gateway.jobs.pace import Pace, StagePace
@@ -102,7 +103,7 @@ class JobFollower:
             except UnavailableError as error:
                 away_since = time.monotonic() if away_since is None else away_since
                 # Else the job says so of one of its stages.
-                is_ours = error.metadata.get("target") == self._client.target
+                is_ours = error.metadata.get("target") == orchestrator_at(self._client.target)
                 if not is_ours or time.monotonic() - away_since > RECONNECT_S:
                     return job.record.failed(error.reason, error.message, now())
                 await asyncio.sleep(RECONNECT_PAUSE_S)

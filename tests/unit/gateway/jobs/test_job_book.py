@@ -9,9 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
 import numpy as np
 import pytest
 import soundfile
+from grpc.aio import AioRpcError, Metadata
 
 from acestage.async_client import AsyncClient
 from acestage.errors import (
@@ -24,6 +26,7 @@ from acestage.errors import (
     WorkerCrashedError,
 )
 from acestage.generation import AudioChunk, JobQueued, StageProgress
+from acestage.orchestrator_errors import rpc_errors_of
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.stored_settings import read_settings
 from services.gateway.jobs import job_follower
@@ -202,9 +205,15 @@ def test_a_job_that_a_new_orchestrator_does_not_know_is_lost_and_says_so(tmp_pat
     assert "started anew" in record.failure.message
 
 
+def unreachable() -> AcestageError:
+    """As a client has it of an orchestrator that is away."""
+    with pytest.raises(ServiceUnreachableError) as raised, rpc_errors_of(ScriptedOrchestrator.target):
+        raise AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), "Connection refused")
+    return raised.value
+
+
 def test_an_orchestrator_that_is_away_for_a_while_is_asked_again(tmp_path: Path) -> None:
-    away = ServiceUnreachableError("does not answer", metadata={"target": ScriptedOrchestrator.target})
-    client = ScriptedOrchestrator([*song("abc")[:4], away], [away], song("abc"))
+    client = ScriptedOrchestrator([*song("abc")[:4], unreachable()], [unreachable()], song("abc"))
     job = run(tmp_path, client, finished)
     assert client.attached == ["abc", "abc"]
     assert job.record.state is JobState.SUCCEEDED
