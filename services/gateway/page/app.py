@@ -18,6 +18,7 @@ from services.gateway.page.machine import Machine
 from services.gateway.page.song_page import MACHINE_TICK_S, SongPage
 from services.gateway.page.texts import TEXTS
 from services.gateway.rest import catalog_api, jobs_api
+from services.gateway.rest.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers
 from services.runtime.rpc.api_key import ApiKey
 
@@ -44,6 +45,7 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
     app = FastAPI(title="Acestage", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.gateway = gateway
     app.state.key = ApiKey()  # who came as far has given the password
+    app.add_middleware(BodyLimit)
     add_error_answers(app)
     app.include_router(catalog_api.health_router)
     app.include_router(jobs_api.router)

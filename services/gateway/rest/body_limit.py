@@ -1,8 +1,11 @@
-"""No request is larger than anybody needs."""
+"""No request is larger, or longer on its way, than anybody needs."""
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,13 +14,19 @@ MAX_TEXT_BYTES = 4 << 20
 MAX_FILES_BYTES = (2 * 512 + 8) << 20
 """Of all others: a source and a reference as large as the orchestrator takes, and fields."""
 
+SILENCE_TIMEOUT_S = 60.0
+"""A client that sends nothing of its body for so long is given up."""
+
 
 class _TooLargeError(Exception):
     pass
 
 
 class BodyLimit:
-    """Answers 413 to a body that is too large: at once where its length says so, else when that much came."""
+    """Answers 413 to a body that is too large: at once where its length says so, else when that much came.
+
+    One of which nothing comes for `SILENCE_TIMEOUT_S` is answered with 408, by whoever reads it.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -33,11 +42,16 @@ class BodyLimit:
             await _refusal(most_bytes)(scope, receive, send)
             return
         received_bytes = 0
-        has_started = False
+        is_whole = has_started = False
 
         async def counted_receive() -> Message:
-            nonlocal received_bytes
-            message = await receive()
+            nonlocal received_bytes, is_whole
+            try:
+                async with asyncio.timeout(None if is_whole else SILENCE_TIMEOUT_S):
+                    message = await receive()
+            except TimeoutError as error:
+                raise HTTPException(408, f"the body: nothing came for {SILENCE_TIMEOUT_S:g} s") from error
+            is_whole = not message.get("more_body", False)
             received_bytes += len(message.get("body", b""))
             if received_bytes > most_bytes:
                 raise _TooLargeError

@@ -25,8 +25,6 @@ MAX_TEXT_BYTES = 1 << 20
 """Of one text part of a form; the longest that a request may hold, audio codes, have half of that."""
 MAX_PART_COUNT = 200
 MAX_FILE_COUNT = 4
-SILENCE_TIMEOUT_S = 60.0
-"""A client that sends nothing of its body for so long is given up."""
 
 _MULTIPART = "multipart/form-data"
 _ACCEPTED = "application/json, multipart/form-data, application/x-www-form-urlencoded"
@@ -61,8 +59,7 @@ async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterat
         UnauthenticatedError: the key is missing or wrong.
         InvalidArgumentError: it is no JSON object, or no form.
         ResourceExhaustedError: all places of uploads are taken.
-        HTTPException: 415 where it is of another content type, 400 where a form is damaged or has more files,
-            408 where nothing came for `SILENCE_TIMEOUT_S`.
+        HTTPException: 415 where it is of another content type, 400 where a form is damaged or has more files.
     """
     key: ApiKey = request.app.state.key
     gateway: Gateway = request.app.state.gateway
@@ -71,8 +68,8 @@ async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterat
     has_key = key.is_in(authorization or "")
     may_have_files = kind == _MULTIPART and max_file_count > 0
     places = gateway.uploads if has_key else gateway.keyless_forms
-    is_long = has_key or (may_have_files and authorization is None)
-    request = _received(request, None if is_long else lambda: check_key(key, authorization))
+    if not has_key and (authorization is not None or not may_have_files):
+        request = _short(request, lambda: check_key(key, authorization))
     with places.take() if may_have_files else nullcontext():
         try:
             try:
@@ -97,30 +94,22 @@ async def _read(request: Request, kind: str, max_file_count: int) -> RequestBody
     raise HTTPException(415, f"Content-Type: is {kind[:80]!r}; accepted: {_ACCEPTED}")
 
 
-def _received(request: Request, check_long: Callable[[], None] | None) -> Request:
-    """`request`, whose body has to come without a long pause.
+def _short(request: Request, refuse: Callable[[], None]) -> Request:
+    """`request`, whose body may be as long as a text: `refuse`, which raises, is called for a longer one.
 
-    Args:
-        check_long: raises where more than a text's length is not to be read; None lets more be read.
-
-    Raises:
-        Exception: that of `check_long`, where its header says that it is longer; else while it is read.
+    That is at once where its header says so, else while it is read.
     """
     length = request.headers.get("content-length", "0")
-    if check_long and length.isdecimal() and int(length) > body_limit.MAX_TEXT_BYTES:
-        check_long()
+    if length.isdecimal() and int(length) > body_limit.MAX_TEXT_BYTES:
+        refuse()
     received_bytes = 0
 
     async def receive() -> Message:
         nonlocal received_bytes
-        try:
-            async with asyncio.timeout(SILENCE_TIMEOUT_S):
-                message = await request.receive()
-        except TimeoutError as error:
-            raise HTTPException(408, f"the body: nothing came for {SILENCE_TIMEOUT_S:g} s") from error
+        message = await request.receive()
         received_bytes += len(message.get("body", b""))
-        if check_long and received_bytes > body_limit.MAX_TEXT_BYTES:
-            check_long()
+        if received_bytes > body_limit.MAX_TEXT_BYTES:
+            refuse()
         return message
 
     return Request(request.scope, receive)

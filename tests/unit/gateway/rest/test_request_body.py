@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import UploadFile
 
-from services.gateway.rest import request_body
+from services.gateway.rest import body_limit
 from services.gateway.rest.app import create_rest_app
 from services.gateway.rest.body_limit import MAX_TEXT_BYTES
 from services.runtime.rpc.api_key import ApiKey
@@ -95,15 +95,18 @@ def test_forms_without_a_key_take_no_places_of_others(tmp_path: Path) -> None:
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body, secret="k3y")
 
 
-def test_a_body_that_stops_coming_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_body, "SILENCE_TIMEOUT_S", 0.01)
+@pytest.mark.parametrize("path", [*TAKES_FILES, "/v1/settings/restore", "/v1/uploads"])
+def test_a_body_that_stops_coming_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(body_limit, "SILENCE_TIMEOUT_S", 0.01)
 
     async def content() -> AsyncIterator[bytes]:
         yield HEAD
         await asyncio.Event().wait()
 
     async def body(door: Door) -> None:
-        answer = await door.http.post("/v1/jobs", content=content(), headers=FORM)
+        answer = await door.http.post(path, content=content(), headers=FORM)
         assert (answer.status_code, answer.json()) == (408, {"detail": "the body: nothing came for 0.01 s"})
         assert door.gateway.uploads.taken_count == 0
 
