@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
-import uvicorn
 from starlette.types import ASGIApp
 
-from acestage.errors import FailedPreconditionError
 from acestage.exposure import check_exposure
 from acestage.local_stack import open_doors, scheme
 from acestage.settings import Settings
 from acestage.tls import check_certificate
+from services.gateway.door import BACKLOG, STOP_GRACE_S, Door, allow_many_connections, bound_socket
 from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.origin_guard import OriginGuard
 from services.gateway.rest.app import create_rest_app
@@ -27,17 +24,6 @@ from services.runtime.rpc.api_key import ApiKey
 from services.runtime.rpc.server import run_service, until_stopped
 
 log = logging.getLogger(__name__)
-
-STOP_GRACE_S = 3
-"""Requests in progress may finish for this long after SIGTERM."""
-
-
-class _Door(uvicorn.Server):
-    """A server that leaves signals to us."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 async def serve(settings: Settings) -> None:
@@ -56,10 +42,10 @@ async def serve(settings: Settings) -> None:
             for name, (host, port) in open_doors(settings).items()
         }
         async with open_gateway(settings) as gateway:
-            doors = {name: _door(_app(name, gateway, settings), settings) for name in bound}
+            doors = {name: Door(_app(name, gateway, settings), settings) for name in bound}
             serving = [asyncio.create_task(doors[name].serve([listener])) for name, listener in bound.items()]
             for name, listener in bound.items():
-                listener.listen()  # the servers, which begin just now, do so again
+                listener.listen(BACKLOG)  # the servers, which begin just now, do so again
                 host, port = listener.getsockname()[:2]
                 log.info("listening: %s", name, extra={"address": f"{scheme(settings)}://{host}:{port}"})
             try:
@@ -83,36 +69,6 @@ def _app(name: str, gateway: Gateway, settings: Settings) -> ASGIApp:
     return OriginGuard(create_page_app(gateway, key, settings.language), host)
 
 
-def _door(app: ASGIApp, settings: Settings) -> _Door:
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,  # query strings may hold paths and keys
-        server_header=False,
-        lifespan="on",
-        timeout_graceful_shutdown=STOP_GRACE_S,
-        ssl_certfile=settings.tls_cert,
-        ssl_keyfile=settings.tls_key,
-    )
-    return _Door(config)
-
-
-@contextmanager
-def bound_socket(name: str, host: str, port: int) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once (TCP_NODELAY) only where the protocol is named; else answers take 40 ms more.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    with listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, port))
-        except OSError as error:
-            raise FailedPreconditionError(
-                f"{name}_port: cannot bind {host}:{port}: {error.strerror}; is it in use?"
-            ) from error
-        yield listener
-
-
 def main() -> None:
     settings, parent_pid = flags.parse(
         "gateway", "Opens the front doors: the REST interface and the web page."
@@ -120,6 +76,7 @@ def main() -> None:
     if parent_pid is not None:
         die_with_parent(parent_pid, signal.SIGTERM)
     logs.configure("gateway", settings.log_level)
+    allow_many_connections()
     run_service(lambda: serve(settings))
 
 

@@ -11,6 +11,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from acestage.errors import FailedPreconditionError, NotFoundError
@@ -21,6 +22,8 @@ log = logging.getLogger(__name__)
 
 RECORD_FILE = "job.json"
 _LOCK_FILE = ".lock"
+_LEFTOVERS = ("take-*.f32", ".*.part")
+"""What a gateway that was killed had begun to write; a job that goes on is heard from its start again."""
 _JOB_ID = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _MISSING = "path: no such file; outputs are dropped by age and by total bytes"
 
@@ -79,13 +82,18 @@ class OutputArea:
             part.write_text(json.dumps(record.to_dict(), ensure_ascii=False, indent=1), encoding="utf-8")
 
     def read_records(self) -> list[JobRecord]:
-        """The records of all jobs; what cannot be read is passed over, and said in the log."""
+        """The records of all jobs, as a gateway starts; files that the last one left unfinished are removed.
+
+        What cannot be read is passed over, and said in the log.
+        """
         records = []
         for path in sorted(self.root.glob(f"*/{RECORD_FILE}")):
             try:
                 record = JobRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
                 if record.job_id != path.parent.name:
                     raise ValueError(f"is of job {record.job_id}")
+                for leftover in chain.from_iterable(map(path.parent.glob, _LEFTOVERS)):
+                    leftover.unlink()
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 log.warning("record %s cannot be read: %s", path, error)
             else:

@@ -59,6 +59,17 @@ def test_a_record_in_the_folder_of_another_job_is_passed_over(area: OutputArea) 
     assert area.read_records() == []
 
 
+def test_what_a_gateway_that_was_killed_left_unfinished_is_removed(area: OutputArea) -> None:
+    keep(area, "abc", 0, 1)
+    for name in ("take-0.f32", "take-11.f32", ".0123456789abcdef.part"):
+        (area.folder("abc") / name).write_bytes(b"unfinished")
+    (area.root / "theirs").mkdir()
+    (area.root / "theirs" / "take-0.f32").write_bytes(b"of somebody else")
+    area.read_records()
+    assert sorted(path.name for path in area.folder("abc").iterdir()) == [RECORD_FILE, "song.mp3"]
+    assert (area.root / "theirs" / "take-0.f32").exists()
+
+
 def test_outputs_are_found_by_their_relative_and_their_full_path(area: OutputArea) -> None:
     keep(area, "abc", 0, 1)
     expected = area.root / "abc" / "song.mp3"
