@@ -38,9 +38,12 @@ class RunningGateway:
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "services.gateway", f"--orchestrator={target}", f"--doors={doors}"]
         command += ["--rest-port=0", "--page-port=0", f"--output-dir={folder / 'outputs'}", *flags]
+        variables = {"ACESTAGE_TMPDIR": str(folder / "tmp")}
         log_path = folder / "gateway.log"
         with log_path.open("wb") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | environment)
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | variables | environment
+            )
         gateway = cls(process, log_path)
         try:
             wait_until(lambda: gateway._is_up(doors), "the gateway listens", START_TIMEOUT_S)

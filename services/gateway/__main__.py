@@ -17,6 +17,7 @@ from services.gateway.door import BACKLOG, STOP_GRACE_S, Door, allow_many_connec
 from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.origin_guard import OriginGuard
 from services.gateway.rest.app import create_rest_app
+from services.gateway.spool import spool_in
 from services.runtime.processes import flags, logs
 from services.runtime.processes.finishing import end
 from services.runtime.processes.parent_death import die_with_parent
@@ -31,7 +32,7 @@ async def serve(settings: Settings) -> None:
 
     Raises:
         FailedPreconditionError: an address cannot be bound or would be open to all, the certificate cannot be
-            used, or the folder of outputs cannot.
+            used, or the folder of outputs or that of files on their way cannot.
     """
     for name, (host, _) in open_doors(settings).items():
         check_exposure(f"{name}_host", host, settings)
@@ -41,6 +42,7 @@ async def serve(settings: Settings) -> None:
             name: sockets.enter_context(bound_socket(name, host, port))
             for name, (host, port) in open_doors(settings).items()
         }
+        spool_in(settings.tmp_dir / "gateway")
         async with open_gateway(settings) as gateway:
             doors = {name: Door(_app(name, gateway, settings), settings) for name in bound}
             serving = [asyncio.create_task(doors[name].serve([listener])) for name, listener in bound.items()]

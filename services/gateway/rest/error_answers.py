@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
 from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError
+from services.runtime.processes.tmp_folder import FULL_DISK, disk_error
 
 log = logging.getLogger(__name__)
 
@@ -107,11 +108,18 @@ def add_error_answers(app: FastAPI) -> None:
             response.status_code = 422  # as upstream answers it
         return response
 
+    async def on_system_error(request: Request, error: Exception) -> JSONResponse:
+        if not isinstance(error, OSError) or error.errno not in FULL_DISK:
+            raise error
+        log.error("what a client sent cannot be written to disk: %s", error.strerror)
+        return answer(disk_error(error.strerror))
+
     async def on_gone(request: Request, error: Exception) -> Response:
         log.info("a client left before all of its request was here")
         return Response(status_code=_CLIENT_LEFT)
 
     app.add_exception_handler(AcestageError, on_error)
     app.add_exception_handler(ClientDisconnect, on_gone)
+    app.add_exception_handler(OSError, on_system_error)
     app.add_exception_handler(PermissionError, on_forbidden)
     app.add_exception_handler(RequestValidationError, on_invalid)

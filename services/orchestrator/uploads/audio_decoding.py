@@ -13,9 +13,9 @@ from pathlib import Path
 
 from acestage.errors import FieldViolation, InternalError, InvalidArgumentError, ResourceExhaustedError
 from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
-from services.orchestrator.uploads.audio_store import disk_error
 from services.orchestrator.uploads.decoder_process import CPU_S, DecodeJob
 from services.runtime.processes.finishing import finish
+from services.runtime.processes.tmp_folder import disk_error
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,9 @@ from acestage.protos.audio.v1 import audio_pb2_grpc
 from services.orchestrator.uploads.audio_decoding import decode
 from services.orchestrator.uploads.audio_facts import AudioFacts, RawFormat
 from services.orchestrator.uploads.audio_intake import check_raw, most_raw_bytes
-from services.orchestrator.uploads.audio_store import AudioStore, disk_error
+from services.orchestrator.uploads.audio_store import AudioStore
 from services.runtime.processes.finishing import finish
+from services.runtime.processes.tmp_folder import disk_error
 
 MAX_UPLOAD_BYTES = 512 << 20
 MAX_UPLOAD_COUNT = 8

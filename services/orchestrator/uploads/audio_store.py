@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import shutil
-import stat
 import tempfile
 import threading
 import time
@@ -23,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from acestage.audio import AUDIO_ID
-from acestage.errors import FailedPreconditionError, NotFoundError, ResourceExhaustedError
+from acestage.errors import NotFoundError, ResourceExhaustedError
 from services.orchestrator.uploads.audio_facts import AudioFacts
 from services.orchestrator.uploads.stored_file import ENDING, append_facts, read_facts
+from services.runtime.processes.tmp_folder import disk_error, make_tmp_folder, unusable
 from services.runtime.processes.work_folder import WorkFolder
 
 log = logging.getLogger(__name__)
 
 _IN_USE_RETRY_S = 10.0
-_FULL_RETRY_S = 30.0
 
 
 @dataclass(slots=True)
@@ -70,12 +69,12 @@ class AudioStore:
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry] = {}  # what was used last is at the end
         self._byte_count = 0
+        make_tmp_folder(folder)
         try:
-            _make_private(folder)
             self._work = WorkFolder(folder)
             self._load()
         except OSError as error:
-            raise FailedPreconditionError(f"tmp_dir: {folder} cannot be used: {error.strerror}") from error
+            raise unusable(folder, error) from error
 
     def close(self) -> None:
         """Removes what unfinished uploads have left; the audio stays."""
@@ -280,25 +279,3 @@ class AudioStore:
 def _remove(files: Iterable[Path]) -> None:
     for file in files:
         file.unlink(missing_ok=True)
-
-
-def disk_error(problem: str | None) -> ResourceExhaustedError:
-    """The error where audio cannot be written."""
-    return ResourceExhaustedError(
-        f"the audio cannot be written to disk: {problem or 'unknown error'}; ACESTAGE_TMPDIR says where "
-        "it lies",
-        retry_delay_s=_FULL_RETRY_S,
-    )
-
-
-def _make_private(folder: Path) -> None:
-    """Makes `folder` for this user alone, and checks that it is."""
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.stat(follow_symlinks=False)
-    is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
-    if not is_own or folder.parent.stat().st_uid not in (os.getuid(), 0):
-        raise FailedPreconditionError(
-            f"tmp_dir: {folder} is no folder of this user's own; name another one with ACESTAGE_TMPDIR"
-        )
-    folder.chmod(0o700)

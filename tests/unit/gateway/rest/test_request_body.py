@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import resource
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,35 @@ def test_a_body_that_stops_coming_is_given_up(
         answer = await door.http.post(path, content=content(), headers=FORM)
         assert (answer.status_code, answer.json()) == (408, {"detail": "the body: nothing came for 0.01 s"})
         assert door.gateway.uploads.taken_count == 0
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file may become larger than 2 MiB."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.parametrize("path", [*TAKES_FILES, "/v1/settings/restore", "/v1/uploads"])
+def test_a_full_disk_is_said(tmp_path: Path, full_disk: None, path: str) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.post(path, files={"src_audio": ("a.wav", b"RIFF" + bytes(3 << 20))})
+        assert answer.status_code == 429
+        assert "ACESTAGE_TMPDIR" in answer.json()["detail"]
+        assert door.gateway.uploads.taken_count == 0
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+def test_a_full_disk_is_said_of_a_file_without_a_form(tmp_path: Path, full_disk: None) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.post("/v1/uploads", content=b"RIFF" + bytes(3 << 20))
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
 
     through_door(tmp_path, ScriptedOrchestrator(), body)
 
