@@ -18,7 +18,7 @@ _STAGE_SETTINGS = (
 _GATEWAY_SETTINGS = (
     *("doors", "rest_host", "rest_port", "page_host", "page_port", "language"),
     *("insecure", "tls_cert", "tls_key", "tls_ca", "log_level"),
-    *("output_dir", "max_output_bytes", "max_output_age_h"),
+    *("output_dir", "max_output_bytes", "max_output_age_h", "tmp_dir"),
 )
 _WARMUP_SETTINGS = ("checkpoint", "checkpoints_dir", "variant", "device", "dtype", "cache_dir", "log_level")
 

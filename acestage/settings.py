@@ -297,7 +297,7 @@ class Settings(BaseSettings):
     tmp_dir: Path = Field(
         default_factory=_default_tmp_dir,
         validation_alias=_names("ACESTAGE_TMPDIR", "ACESTEP_TMPDIR"),
-        description="Where uploaded audio lies; ids stay valid as long as this folder does.",
+        description="Where audio that clients send lies; ids stay valid as long as this folder does.",
     )
     max_audio_bytes: int = Field(
         4 << 30,
