@@ -24,6 +24,9 @@ CONFIG_FILE = "adapter_config.json"
 
 _NAMED_COUNT = 3
 
+_INITIALISATIONS = ("gaussian", "eva", "orthogonal", "mica")
+"""Those of PEFT 0.21 that leave the model's weights as they are, besides true and false."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdapterLayer:
@@ -110,6 +113,25 @@ def _check_config(config: ConfigFile) -> None:
         raise CheckpointError(f"{config.path}: peft_type is {kind!r}; accepted: LORA")
     if config.flag("use_dora"):
         raise CheckpointError(f"{config.path}: use_dora is true; accepted: LoRA without DoRA")
+    check_initialisation(config.path, config.values)
+
+
+def check_initialisation(file: Path, settings: Mapping[str, object]) -> None:
+    """Raises `CheckpointError` where training began with a change of the model's own weights.
+
+    PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA take the first product of the matrices out of the weights, or round
+    them, so added to the weights as they were such an adapter gives something else.
+    """
+    value = settings.get("init_lora_weights")
+    if value is None or isinstance(value, bool):
+        return
+    if not isinstance(value, str) or value.lower() not in _INITIALISATIONS:
+        raise CheckpointError(
+            f"{file}: init_lora_weights is {str(value)[:100]!r}; accepted: true, false, "
+            f"{', '.join(_INITIALISATIONS)}, which leave the model's weights as they are. PEFT's "
+            "save_pretrained with path_initial_model_for_weight_conversion makes an ordinary LoRA of PiSSA, "
+            "OLoRA, CorDA and LoRA-GA"
+        )
 
 
 def _layers(file: Path, header: Mapping[str, StoredTensor]) -> tuple[AdapterLayer, ...]:

@@ -13,7 +13,7 @@ import torch
 from diffusers.loaders.lora_pipeline import AceStepLoraLoaderMixin
 from safetensors import SafetensorError
 
-from acestage.adapters import Adapter, AdapterLayer, parse_key, read_adapter
+from acestage.adapters import Adapter, AdapterLayer, check_initialisation, parse_key, read_adapter
 from acestage.errors import CheckpointError
 from services.dit.parameters import AdapterUse
 
@@ -94,7 +94,9 @@ def load_matrices(adapter: Adapter) -> Iterator[Matrices]:
 def _settings(adapter: Adapter, metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if adapter.config is not None:
         return adapter.config.values
-    return {key.removeprefix(_OF_DIFFUSERS): value for key, value in (metadata or {}).items()}
+    settings = {key.removeprefix(_OF_DIFFUSERS): value for key, value in (metadata or {}).items()}
+    check_initialisation(adapter.file, settings)
+    return settings
 
 
 def _scaling(file: Path, layer: AdapterLayer, settings: Mapping[str, Any], alpha: float | None) -> float:

@@ -155,6 +155,12 @@ def test_what_is_no_lora_adapter_is_refused(
     [
         ({"peft_type": "LOHA"}, "accepted: LORA"),
         ({"peft_type": "LORA", "use_dora": True}, "without DoRA"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'; accepted: true, false, gaussian"),
+        ({"init_lora_weights": "PiSSA_niter_16"}, "path_initial_model_for_weight_conversion"),
+        *(
+            ({"init_lora_weights": value}, "as they are")
+            for value in ("olora", "corda", "loftq", "lora_ga", 7)
+        ),
         ([], "expected a JSON object"),
     ],
 )
@@ -166,6 +172,15 @@ def test_settings_of_other_kinds_of_adapters_are_refused(
     (tmp_path / "x" / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=problem):
         AdapterFolder(tmp_path).open("x")
+
+
+@pytest.mark.parametrize("value", [None, True, False, "gaussian", "eva", "orthogonal", "mica", "Gaussian"])
+def test_adapters_that_began_beside_the_weights_are_accepted(tmp_path: Path, value: object) -> None:
+    (tmp_path / "x").mkdir()
+    save_file(tensors(), tmp_path / "x" / "adapter_model.safetensors")
+    config = json.dumps({"peft_type": "LORA", "init_lora_weights": value})
+    (tmp_path / "x" / "adapter_config.json").write_text(config)
+    assert AdapterFolder(tmp_path).open("x").config is not None
 
 
 def test_a_file_that_is_too_large_or_has_two_owners_is_refused(tmp_path: Path) -> None:

@@ -76,14 +76,26 @@ def test_alpha_of_a_layer_wins_over_the_settings(tmp_path: Path) -> None:
     assert scaling(tmp_path) == 0.5
 
 
-def test_settings_that_diffusers_keeps_in_the_file_count(tmp_path: Path) -> None:
+def write_of_diffusers(folder: Path, settings: dict[str, Any]) -> None:
     stored = {
         f"transformer.{LAYER}.lora_A.weight": torch.ones(RANK, 6),
         f"transformer.{LAYER}.lora_B.weight": torch.ones(5, RANK),
     }
-    metadata = {"lora_adapter_metadata": json.dumps({"transformer.r": RANK, "transformer.lora_alpha": 12})}
-    save_file(stored, tmp_path / "x.safetensors", metadata)
+    kept = {f"transformer.{key}": value for key, value in settings.items()}
+    save_file(stored, folder / "x.safetensors", {"lora_adapter_metadata": json.dumps(kept)})
+
+
+def test_settings_that_diffusers_keeps_in_the_file_count(tmp_path: Path) -> None:
+    write_of_diffusers(tmp_path, {"r": RANK, "lora_alpha": 12, "init_lora_weights": True})
     assert scaling(tmp_path) == 3.0
+
+
+def test_a_file_of_diffusers_that_began_with_other_weights_is_refused(tmp_path: Path) -> None:
+    write_of_diffusers(tmp_path, {"r": RANK, "lora_alpha": 12, "init_lora_weights": "pissa"})
+    with pytest.raises(
+        CheckpointError, match=r"x\.safetensors: init_lora_weights is 'pissa'; accepted: true"
+    ):
+        scaling(tmp_path)
 
 
 @pytest.mark.parametrize(
