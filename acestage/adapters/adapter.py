@@ -35,6 +35,7 @@ class AdapterLayer:
     Attributes:
         module: the layer, in the names of diffusers' transformer.
         stored_module: the layer in the names of the file.
+        wrapped_module: the layer as PEFT's settings name it, see `AdapterKey`.
         down: [rank, inputs].
         up: [outputs, rank].
         alpha: one number, or None where the file does not have it.
@@ -42,6 +43,7 @@ class AdapterLayer:
 
     module: str
     stored_module: str
+    wrapped_module: str
     down: StoredTensor
     up: StoredTensor
     alpha: StoredTensor | None
@@ -174,7 +176,7 @@ def _layer(module: str, parts: Mapping[Part, tuple[AdapterKey, StoredTensor]]) -
         )
     if alpha is not None and math.prod(alpha.shape) != 1:
         raise CheckpointError(f"{alpha.file}: {alpha.key} is {list(alpha.shape)}; accepted: one number")
-    return AdapterLayer(module, key.stored_module, down, up, alpha)
+    return AdapterLayer(module, key.stored_module, key.wrapped_module, down, up, alpha)
 
 
 def _refuse(file: Path, what: str, names: Iterable[str]) -> None:

@@ -13,6 +13,7 @@ Part = Literal["down", "up", "alpha"]
 
 # PEFT around the original transformer; diffusers; and what other programs put in front.
 _PREFIXES = re.compile(r"(?:(?:base_model\.model|transformer|diffusion_model|decoder)\.)*")
+_OF_PEFT = "base_model.model."
 # PEFT may write the name of the adapter behind the part.
 _PARTS: dict[Part, re.Pattern[str]] = {
     "down": re.compile(r"\.lora_(?:A(?:\.[A-Za-z]\w*)?|down)\.weight$"),
@@ -29,12 +30,15 @@ class AdapterKey:
         module: the layer that it changes, in the names of diffusers' transformer, such as
             `layers.0.self_attn.to_q`.
         stored_module: the same in the names of the file, without what stands in front.
+        wrapped_module: the same in the names of the model that PEFT was put around, such as
+            `decoder.layers.0.self_attn.q_proj`.
         part: "down" is the first matrix [rank, inputs], often called A; "up" the second, [outputs, rank];
             "alpha" a number: it divided by the rank is the scale.
     """
 
     module: str
     stored_module: str
+    wrapped_module: str
     part: Part
 
 
@@ -43,9 +47,9 @@ def parse_key(key: str) -> AdapterKey | None:
     for part, pattern in _PARTS.items():
         found = pattern.search(key)
         if found:
-            stored = key[: found.start()]
-            stored = stored[_PREFIXES.match(stored).end() :]  # type: ignore[union-attr]
+            full = key[: found.start()]
+            stored = full[_PREFIXES.match(full).end() :]  # type: ignore[union-attr]
             # The original transformer has other names for projections; those of diffusers stay as they are.
             module = module_key(KeyScheme.ORIGINAL, TRANSFORMER, f"decoder.{stored}.weight")
-            return AdapterKey(str(module).removesuffix(".weight"), stored, part)
+            return AdapterKey(str(module).removesuffix(".weight"), stored, full.removeprefix(_OF_PEFT), part)
     return None

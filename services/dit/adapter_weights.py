@@ -104,8 +104,12 @@ def _scaling(file: Path, layer: AdapterLayer, settings: Mapping[str, Any], alpha
         return alpha / layer.rank
     try:
         patterns = settings.get("alpha_pattern") or {}
+        # As PEFT's `get_pattern_key` does, and then without what trainers put in front.
         found = [
-            value for key, value in patterns.items() if re.fullmatch(rf"(.*\.)?({key})", layer.stored_module)
+            value
+            for name in (layer.wrapped_module, layer.stored_module)
+            for key, value in patterns.items()
+            if re.fullmatch(rf"(.*\.)?({key})", name)
         ]
         given = float(found[0] if found else settings.get("lora_alpha", layer.rank))
     except (AttributeError, TypeError, ValueError, re.error) as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from acestage.adapters import AdapterFolder
 from acestage.errors import CheckpointError, InvalidArgumentError, NonFiniteError
@@ -68,6 +68,26 @@ def test_alpha_of_the_settings_scales_what_a_layer_adds(
     tmp_path: Path, config: dict[str, Any], expected: float
 ) -> None:
     write(tmp_path, config=config)
+    assert scaling(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ({"decoder.layers.0.self_attn.q_proj": 2}, 0.5),
+        ({r"^decoder\.layers\.[01]\..*": 2}, 0.5),
+        ({"layers.0.self_attn.q_proj": 2}, 0.5),
+        ({"q_proj": 2}, 0.5),
+        ({r"^layers\..*": 1, r"^decoder\..*": 2}, 0.5),
+        ({"coder.layers.0.self_attn.q_proj": 2}, 2.0),
+        ({"base_model.model.decoder.layers.0.self_attn.q_proj": 2}, 2.0),
+    ],
+)
+def test_patterns_name_layers_as_the_model_that_peft_wrapped_does(
+    tmp_path: Path, pattern: dict[str, int], expected: float
+) -> None:
+    path = write(tmp_path, config={"lora_alpha": 8, "alpha_pattern": pattern}) / "adapter_model.safetensors"
+    save_file({key.replace(".layers", ".decoder.layers"): one for key, one in load_file(path).items()}, path)
     assert scaling(tmp_path) == expected
 
 
