@@ -59,7 +59,8 @@ class GenerationOptions(TypedDict, total=False):
         source_id: the audio that the task works on, from `Client.upload`; the song is as long.
         reference_id: audio whose timbre the music is to have, from `Client.upload`.
         audio_codes: instead of a source, such as "<|audio_code_17|><|audio_code_4|>".
-        audio_cover_strength: for covers, 0 to 1 (1); below 1, what the caption alone gives is blended in.
+        audio_cover_strength: for covers, 0 to 1 (1); below 1, what the prompt without the task's instruction
+            gives over the same source is blended in.
         cover_noise_strength: for covers, 0 to 1 (0); above 0 the work starts from the noised source.
         repaint_start_s: the window to generate, in seconds of the source, from this (its start) …
         repaint_end_s: … to this (its end). For "repaint" they may lie outside of the source.

@@ -39,8 +39,8 @@ class Conditioning:
         encoder_hidden_states: [1, tokens, width].
         null_condition: [1, 1, width], the learned unconditional embedding.
         context_latents: [1, frames, 2 * channels], source latents and chunk mask.
-        plain_hidden_states: [1, tokens, width], what the caption alone gives; needed where the audio cover
-            strength is below 1.
+        plain_hidden_states: [1, tokens, width], the prompt without the task's instruction, for a pass over
+            the same context; needed where the audio cover strength is below 1.
         source_latents: [1, frames, channels]; needed where the cover noise strength is above 0.
     """
 
@@ -71,7 +71,7 @@ class Prompts:
         conditional: the prompt.
         unconditional: nothing, where guidance takes a pass of its own for it.
         both: the prompt and nothing, where one pass computes both.
-        plain: the caption alone, where a cover's strength is below 1.
+        plain: the prompt without the task's instruction, where a cover's strength is below 1.
     """
 
     times: Mapping[float, TimeEmbedding]

@@ -113,8 +113,8 @@ class GenerateRequest(_message.Message):
     one for every five latent frames. They set the song's length.
     """
     audio_cover_strength: _builtins.float
-    """For "cover" and "cover-nofsq", 0 to 1; 1 when unset. Below 1 every step blends in what the caption alone
-    would give.
+    """For "cover" and "cover-nofsq", 0 to 1; 1 when unset. Below 1 every step blends in what the prompt without
+    the task's instruction would give over the same source.
     """
     cover_noise_strength: _builtins.float
     """For "cover" and "cover-nofsq", 0 to 1; 0 when unset. Above 0 the work starts from the noised source
