@@ -10,9 +10,6 @@ import numpy.typing as npt
 
 from acestage.protos.stage.v1.stage_pb2 import Model
 
-_ROUNDING = 1e-6
-"""A time such as 4.6 s times 25 frames a second is a little less than the frame that is meant."""
-
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -69,20 +66,22 @@ def with_window(
     an end beyond the source's end puts some behind it. All frames that the window touches are generated, so
     that none of it is left old (`AceStepPipeline._build_chunk_mask` of diffusers leaves the last one out).
 
+    Times are rounded to samples before frames are counted: 4.6 s times 25 frames a second is a little less
+    than the frame that is meant, and -1e-7 s is the source's start.
+
     The window must touch the source, and must not be empty; `requests.check` sees to that.
     """
     hop, rate_hz = model.hop_sample_count, model.sample_rate_hz
-    before = -min(0, math.floor(_frames(start_s or 0.0, model) + _ROUNDING)) * hop
+    asked_start = round((start_s or 0.0) * rate_hz)
+    before = -min(0, asked_start // hop) * hop
     source = Span(before, before + source_sample_count)
-    start = 0 if start_s is None or start_s < 0 else before + round(start_s * rate_hz)
+    start = max(0, asked_start)
     stop = source.stop if end_s is None else before + round(end_s * rate_hz)
     frame_count = math.ceil(max(source.stop, stop) / hop)
-    started = before // hop + math.floor(_frames(start_s or 0.0, model) + _ROUNDING)
-    first_frame = min(started, frame_count - 1) if start else 0
-    if stop < source.stop and end_s is not None:
-        touched = before // hop + math.ceil(_frames(end_s, model) - _ROUNDING)
-        last_frame = min(max(touched, first_frame + 1), frame_count)
-        sample_count, stop = source.stop, min(stop, last_frame * hop)
+    first_frame = min(start // hop, frame_count - 1)
+    if stop < source.stop:
+        last_frame = min(max(math.ceil(stop / hop), first_frame + 1), frame_count)
+        sample_count = source.stop
     else:
         last_frame = frame_count
         sample_count = source.stop if stop == source.stop else frame_count * hop
@@ -90,7 +89,3 @@ def with_window(
     return Timeline(
         sample_count, frame_count, hop, source, Span(first_frame, last_frame), Span(min(start, stop), stop)
     )
-
-
-def _frames(time_s: float, model: Model) -> float:
-    return time_s * model.latent_frame_rate_hz

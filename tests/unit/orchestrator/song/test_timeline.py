@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from acestage.protos.stage.v1.stage_pb2 import Model
@@ -53,6 +53,20 @@ def test_a_start_below_0_puts_whole_frames_before_the_source() -> None:
     assert found.window_frames == Span(0, 76)
     assert found.window == Span(0, 76 * 1920)
     assert (found.sample_count, found.frame_count) == (26 * 1920 + SOURCE, 526)
+
+
+@given(
+    source=st.integers(48_000, 600 * 48_000),
+    frame_count=st.integers(0, 750),
+    earlier_s=st.floats(0, 0.49 / 48_000),
+    end_s=st.none() | st.floats(0.001, 630),
+)
+@example(source=SOURCE, frame_count=0, earlier_s=1e-7, end_s=None)
+def test_a_start_less_than_half_a_sample_before_a_frame_is_that_frame(
+    source: int, frame_count: int, earlier_s: float, end_s: float | None
+) -> None:
+    start_s = -frame_count / 25
+    assert timeline(start_s - earlier_s, end_s, source) == timeline(start_s, end_s, source)
 
 
 def test_an_end_beyond_the_source_makes_the_song_longer() -> None:
