@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import AceStepTransformer1DModel
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from acestage.adapters import AdapterFolder
 from acestage.checkpoints import open_checkpoint
@@ -98,6 +100,39 @@ def test_alpha_in_the_settings_of_peft_counts_as_in_peft(folder: Path, engine: D
     assert json.loads((folder / "strong/adapter_config.json").read_text())["lora_alpha"] == 16
     strong = denoise(engine, given, with_adapters(folder, {"strong": 0.5}))
     assert torch.equal(strong, denoise(engine, given, with_adapters(folder, {"original": 1.0})))
+
+
+class WholeModel(torch.nn.Module):
+    """The transformer as it lies in the original model, which trainers wrap."""
+
+    def __init__(self, transformer: AceStepTransformer1DModel) -> None:
+        super().__init__()
+        self.decoder = transformer
+
+
+def test_ranks_and_alphas_of_single_layers_count_as_in_peft(
+    checkpoints: dict[str, Path], tmp_path: Path, engine: DitEngine
+) -> None:
+    checkpoint = open_checkpoint(checkpoints["base/diffusers"], checkpoints_dir=Path())
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        use_rslora=True,
+        rank_pattern={"decoder.layers.0.self_attn.to_q": 2, "down_proj": 6},
+        alpha_pattern={r"^decoder\.layers\.1\..*": 3, "decoder.layers.0.self_attn.to_q": 16, "to_v": 5},
+        target_modules=["to_q", "to_v", "down_proj"],
+        init_lora_weights=False,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        get_peft_model(WholeModel(load_transformer(checkpoint)), config).save_pretrained(tmp_path / "x")
+    merged = PeftModel.from_pretrained(WholeModel(load_transformer(checkpoint)), tmp_path / "x")
+    given = random_conditioning()
+    expected = denoise(DitEngine(merged.merge_and_unload().decoder), given, PARAMETERS)
+    ours = denoise(engine, given, with_adapters(tmp_path, {"x": 1.0}))
+    size = expected.abs().max()
+    assert (ours - expected).abs().max() <= TOLERANCE * size
+    assert (ours - denoise(engine, given, PARAMETERS)).abs().max() > 100 * TOLERANCE * size
 
 
 @pytest.mark.parametrize(
