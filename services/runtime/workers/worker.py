@@ -63,6 +63,12 @@ _OUT_OF_MEMORY_SIGNS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "DEVICE_ALLOCATION_FAILED",  # cuDNN's from version 9 on
+    # What libraries say that get no memory for their handle, and torch's convolutions by cuDNN, which try one
+    # plan after the other and keep the errors of all to themselves (aten/src/ATen/native/cudnn/Conv_v8.cpp).
+    # They may mean something else; then no smaller way helps, and the job fails with the same words.
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "unable to find an engine to execute this computation",
 )
 
 
