@@ -13,7 +13,11 @@ from services.runtime.workers.messages import Message
 
 
 class DitBudget:
-    """Both halves of guidance at once, then one after the other, then with weights in INT8."""
+    """Both halves of guidance at once, then one after the other, then with weights in INT8.
+
+    Each with the keys and values of the prompt kept, where the device is large enough, and then without: the
+    same way, since the music is the same, only slower.
+    """
 
     def rungs(self, request: Message, resources: Resources, dtype: str) -> Sequence[Rung]:
         ways = dit_ways(
@@ -31,12 +35,12 @@ class DitBudget:
             text = f"{dtype}, weights {way.quantization}" + (", guidance split" if is_split else "")
             vram_bytes = way.total_bytes + plain_bytes + _adapter_bytes(request, dtype, way.mode)
             kept_bytes = _kept_bytes(request, resources.memories[dtype], way.mode, way.quantization)
-            keeps_prompt = vram_bytes + kept_bytes <= resources.device_bytes
-            if keeps_prompt:
-                vram_bytes += kept_bytes
-            attempt = Attempt(request, dtype, way.quantization, vram_bytes, text)
             kind = AdaptationKind.SPLIT_GUIDANCE if is_split else AdaptationKind.INT8
-            found.append(Rung(kind, attempt.told(split_guidance=is_split, keeps_prompt=keeps_prompt)))
+            has_room = 0 < kept_bytes <= resources.device_bytes - vram_bytes
+            for keeps_prompt in (True, False) if has_room else (False,):
+                needed_bytes = vram_bytes + (kept_bytes if keeps_prompt else 0)
+                attempt = Attempt(request, dtype, way.quantization, needed_bytes, text)
+                found.append(Rung(kind, attempt.told(split_guidance=is_split, keeps_prompt=keeps_prompt)))
         return found
 
     def remaining(self, request: Message, event: Message) -> Message:

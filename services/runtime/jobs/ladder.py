@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from acestage.errors import AcestageError, NonFiniteError, VramBudgetExceededError
+from acestage.errors import AcestageError, DeviceShortageError, NonFiniteError, VramBudgetExceededError
 from services.runtime.jobs.job_budget import (
     Adaptation,
     AdaptationKind,
@@ -69,6 +69,9 @@ class Ladder:
     def step_down(self, error: AcestageError) -> None:
         """Goes on to the next way after `error`: for lack of memory, to one that needs less of it.
 
+        A rung in the same way only keeps less. That is no adaptation, and helps where fewer bytes are free
+        than planned alone: a way that needs more than was planned would do so with less kept as well.
+
         Raises:
             AcestageError: `error` itself where no other way helps; for lack of memory, one that names every
                 way that was tried.
@@ -80,10 +83,13 @@ class Ladder:
             self._rungs, self._dtype = rungs, "float32"
             kind = AdaptationKind.FLOAT32
         elif isinstance(error, VramBudgetExceededError):
+            is_shortage = isinstance(error, DeviceShortageError)
             smaller = (
                 index
                 for index, rung in enumerate(self._rungs)
-                if index > self._index and rung.attempt.vram_bytes < before.vram_bytes
+                if index > self._index
+                and rung.attempt.vram_bytes < before.vram_bytes
+                and (is_shortage or rung.attempt.way != before.way)
             )
             index = next(smaller, None)
             if index is None:
@@ -93,7 +99,8 @@ class Ladder:
             kind = self._rungs[index].kind if is_same else AdaptationKind.INT8
         else:
             raise error
-        self._adaptations.append(Adaptation(kind, before.way, self.attempt.way, error.message))
+        if self.attempt.way != before.way:
+            self._adaptations.append(Adaptation(kind, before.way, self.attempt.way, error.message))
 
     def _planned(self) -> Sequence[Rung]:
         return self._budget.rungs(self._left, self._resources, self._dtype)

@@ -7,6 +7,7 @@ import logging
 from datetime import UTC, datetime
 
 from acestage import errors
+from acestage.planning import MIB
 from services.runtime.jobs.job_budget import Adaptation, Attempt
 from services.runtime.jobs.job_line import JobLine
 from services.runtime.jobs.job_plans import JobPlans
@@ -149,7 +150,8 @@ class Visit:
                 if isinstance(error, errors.DeviceShortageError) and self._can_get_more(error, job):
                     return False
                 ladder.step_down(error)
-                log.warning("%s; now: %s", error, ladder.attempt.way, extra={"stage": self._stage})
+                now = f"{ladder.attempt.way}, {ladder.attempt.vram_bytes / MIB:.0f} MiB"
+                log.warning("%s; now: %s", error, now, extra={"stage": self._stage})
                 self._learn(error, attempt, ladder.placement.model)
                 if not await _claim_bytes(self._lease, job.wanted_bytes(ladder.attempt)):
                     return False

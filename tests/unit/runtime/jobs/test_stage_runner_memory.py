@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from acestage import errors
-from acestage.planning import MIB
+from acestage.planning import MIB, ActivationCurve
 from services.dit.budget import DitBudget
 from services.runtime.jobs import lessons, stay
 from services.runtime.jobs.job_budget import AdaptationKind
@@ -234,6 +234,62 @@ def test_what_other_programs_left_is_remembered_for_a_while(monkeypatch: pytest.
         assert report_of(await stage.run(denoise_request(frames=100))).adaptations == ()
 
     within(lambda: Stage([PLACED, DONE, DONE, DONE, DONE]), test)
+
+
+def with_prompt(stage: Stage) -> Stage:
+    """Has what is kept of the prompt take 20 MiB, beside 410 MiB of the plain way."""
+    plain = stage.host.memories["float32"]
+    kept = ActivationCurve(((1, 20 * MIB),))
+    activations = {key: kept if key[0] == "prompt" else curve for key, curve in plain.activations.items()}
+    stage.host.memories["float32"] = replace(plain, activations=activations)
+    return stage
+
+
+def keeps_prompt(stage: Stage) -> list[bool]:
+    """Of each job that the workers were told to do."""
+    sent = (message for worker in stage.workers for message in worker.sent)
+    return [job.fields["fields"]["keeps_prompt"] for job in sent if job.kind == "job"]
+
+
+def test_the_prompt_is_not_kept_where_other_programs_have_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The music is the same, so it is no adaptation."""
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [410 - stay.FREE_BYTES_SLACK // MIB]
+        for _ in range(2):  # the second begins so
+            report = report_of(await stage.run(denoise_request(frames=100)))
+            assert report.adaptations == ()
+            assert report.planned_bytes == 410 * MIB
+
+    stage = within(lambda: with_prompt(Stage([PLACED, DONE, DONE])), test)
+    assert keeps_prompt(stage) == [False, False]
+    assert stage.leases.asked_bytes == [430 * MIB]
+
+
+def test_a_shortage_of_more_than_the_prompt_takes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [409 - stay.FREE_BYTES_SLACK // MIB]
+        (adaptation,) = report_of(await stage.run(denoise_request(frames=100))).adaptations
+        assert adaptation.kind is AdaptationKind.SPLIT_GUIDANCE
+        assert (adaptation.before, adaptation.after) == (
+            "float32, weights none",
+            "float32, weights none, guidance split",
+        )
+
+    stage = within(lambda: with_prompt(Stage([PLACED, DONE])), test)
+    assert keeps_prompt(stage) == [True]
+
+
+def test_a_way_that_takes_more_than_was_planned_is_not_tried_without_the_prompt() -> None:
+    async def test(stage: Stage) -> None:
+        (adaptation,) = report_of(await stage.run()).adaptations
+        assert adaptation.kind is AdaptationKind.SPLIT_GUIDANCE
+
+    stage = within(lambda: with_prompt(Stage([PLACED, OUT_OF_MEMORY], [PLACED, DONE])), test)
+    assert keeps_prompt(stage) == [True, True]
 
 
 def test_a_job_that_needs_more_after_a_failure_waits_in_line_for_it() -> None:
