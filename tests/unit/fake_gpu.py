@@ -63,10 +63,11 @@ def _place(worker: Any, cpu: torch.device, dtype: torch.dtype, quantization: Qua
 def _move(part: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     """As the real one, which sets `data`: a fake tensor keeps its device then."""
     for name, parameter in part.named_parameters(recurse=False):
-        moved = torch.nn.Parameter(parameter.data.to(device, dtype), parameter.requires_grad)
+        moved = torch.nn.Parameter(placement.moved(parameter.data, device, dtype), parameter.requires_grad)
         part._parameters[name] = moved
     for name, buffer in part.named_buffers(recurse=False):
-        setattr(part, name, buffer.to(device, placement._buffer_dtype(part, name, buffer, dtype)))
+        stored = placement._buffer_dtype(part, name, buffer, dtype)
+        setattr(part, name, placement.moved(buffer, device, stored))
 
 
 def _tensors(worker: Any, *, left_out: bool) -> list[torch.Tensor]:

@@ -11,8 +11,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from acestage.planning import Quantization
 from services.runtime.weights.quantization import is_quantized, quantize, quantized_bytes
 
-_FOLDED_NUMBERS = 1 << 20
-"""Numbers of a weight from which weight norm is taken at once."""
+_PART_NUMBERS = 1 << 20
+"""Numbers of a weight from which weight norm is taken, or that are converted, at once."""
 
 
 def place(
@@ -29,9 +29,10 @@ def place(
     Weight norm is folded into plain weights: kept, it would compute a second copy of them in every pass.
 
     Tensors go one by one, so that neither the host nor the device ever holds a second copy of all weights,
-    nor, with a quantization, all of them in `dtype`. Buffers that are not part of the checkpoint, such as the
-    frequencies of rotary embeddings, keep their precision: in bfloat16 they would be wrong. Parameters keep
-    `requires_grad`: without it, the linear layers of torch take up to twice as long in bfloat16 on a CPU.
+    nor, with a quantization, all of them in `dtype`. What a device with memory of its own converts, it has
+    twice for a moment, 4 MiB at most. Buffers that are not part of the checkpoint, such as the frequencies of
+    rotary embeddings, keep their precision: in bfloat16 they would be wrong. Parameters keep `requires_grad`:
+    without it, the linear layers of torch take up to twice as long in bfloat16 on a CPU.
 
     Args:
         module: to move.
@@ -75,9 +76,25 @@ def parts_of(module: torch.nn.Module, left_out: Collection[str]) -> Iterator[tup
 def _move(part: torch.nn.Module, device: torch.device, dtype: torch.dtype) -> None:
     for parameter in part.parameters(recurse=False):
         if (parameter.device, parameter.dtype) != (device, dtype):  # a tensor of torchao would be copied
-            parameter.data = parameter.data.to(device, dtype)
+            parameter.data = moved(parameter.data, device, dtype)
     for name, buffer in part.named_buffers(recurse=False):
-        setattr(part, name, buffer.to(device, _buffer_dtype(part, name, buffer, dtype)))
+        setattr(part, name, moved(buffer, device, _buffer_dtype(part, name, buffer, dtype)))
+
+
+def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """What `tensor.to(device, dtype)` gives, but converted by `device`.
+
+    Torch converts on the CPU what it copies to a CUDA device (aten/src/ATen/native/cuda/Copy.cu): seconds of
+    each swap where the device does not compute in the stored type. A part at a time is on the device as it is
+    stored, 4 MiB at most: a whole embedder of timesteps would be more than the plan has beside its result.
+    """
+    if device.type == "cpu" or tensor.dtype == dtype:
+        return tensor.to(device, dtype)
+    result = torch.empty(tensor.shape, dtype=dtype, device=device)
+    both = (torch.split(whole.reshape(-1), _PART_NUMBERS) for whole in (result, tensor))
+    for part, stored in zip(*both, strict=True):
+        part.copy_(stored.to(device))
+    return result
 
 
 def _part_bytes(name: str, part: torch.nn.Module, dtype: torch.dtype, quantization: Quantization) -> int:
@@ -118,7 +135,7 @@ def folded_parts(
     for start in range(0, count, step):
         indices = range(start, min(start + step, count))
         gains, directions = (
-            whole.narrow(norm.dim, start, len(indices)).to(device, precise) for whole in (gain, direction)
+            moved(whole.narrow(norm.dim, start, len(indices)), device, precise) for whole in (gain, direction)
         )
         yield indices, torch._weight_norm(directions, gains, norm.dim)
 
@@ -130,7 +147,7 @@ def _fold(part: torch.nn.Module, norm: WeightNorm, device: torch.device, dtype: 
     """
     direction = getattr(part, f"{norm.name}_v")
     weight = torch.empty(direction.shape, dtype=dtype, device=device)
-    step = max(1, weight.shape[norm.dim] * _FOLDED_NUMBERS // weight.numel())
+    step = max(1, weight.shape[norm.dim] * _PART_NUMBERS // weight.numel())
     for indices, values in folded_parts(part, norm, device, dtype, step):
         weight.narrow(norm.dim, indices.start, len(indices)).copy_(values)
     for suffix in ("g", "v"):

@@ -9,11 +9,12 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.loading import load_component, load_decoder
 from acestage.planning import Quantization
-from services.runtime.weights.placement import place, placed_bytes
+from services.runtime.weights.placement import folded_parts, moved, place, placed_bytes, weight_norms
 from tests.storage import held_bytes
 
 CPU = torch.device("cpu")
@@ -44,6 +45,40 @@ def test_placing_in_the_stored_type_copies_nothing() -> None:
     before = [parameter.data_ptr() for parameter in module.parameters()]
     place(module, CPU, torch.float32)
     assert [parameter.data_ptr() for parameter in module.parameters()] == before
+
+
+class OnTheWay(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes how many numbers go from one device to another at once, and in which types they do."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.moves: list[tuple[int, set[torch.dtype]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [value for value in (*args, result) if isinstance(value, torch.Tensor)]
+        if len({tensor.device for tensor in tensors}) > 1:
+            self.moves.append((tensors[0].numel(), {tensor.dtype for tensor in tensors}))
+        return result
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1500, 1001)])
+def test_another_device_converts_what_it_gets_a_part_at_a_time(shape: tuple[int, ...]) -> None:
+    stored = torch.zeros(shape, dtype=torch.bfloat16)
+    with OnTheWay() as way:
+        result = moved(stored, torch.device("meta"), torch.float16)
+    assert (result.shape, result.dtype, result.device.type) == (stored.shape, torch.float16, "meta")
+    assert sum(count for count, _ in way.moves) == stored.numel()
+    assert all(count <= 1 << 20 and dtypes == {torch.bfloat16} for count, dtypes in way.moves)
+
+
+def test_another_device_takes_weight_norm_of_what_it_converts() -> None:
+    layer = load_decoder(TINY).conv1
+    ((_, norm),) = weight_norms(layer)
+    with OnTheWay() as way:
+        list(folded_parts(layer, norm, torch.device("meta"), torch.float64, step=2))
+    assert way.moves
+    assert {dtype for _, dtypes in way.moves for dtype in dtypes} == {torch.float32}
 
 
 @torch.no_grad()
