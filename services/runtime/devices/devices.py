@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import pynvml
 
 from acestage.errors import FailedPreconditionError
 from services.runtime.devices.cuda_devices import VISIBLE, cuda_handle, cuda_handles
 from services.runtime.processes.cpu_features import has_feature
+
+log = logging.getLogger(__name__)
 
 _BF16_CAPABILITY = (8, 0)  # Ampere: the first with bfloat16 in hardware
 _CPU_BF16_FEATURES = ("amx_bf16", "avx512_bf16")
@@ -15,19 +19,28 @@ _CPU_BF16_FEATURES = ("amx_bf16", "avx512_bf16")
 def resolve_device(choice: str) -> str:
     """The device that `choice` ("auto", "cpu", "cuda" or "cuda:N") means here: "cpu" or "cuda:N".
 
+    Where a driver fails, as after its update until the machine starts again, or once a GPU is lost, there is
+    no telling what CUDA would find: "auto" warns then, and means "cpu".
+
     Raises:
         FailedPreconditionError: a CUDA device was asked for and NVML does not show it.
     """
     if choice == "cpu" or choice.startswith("fake:"):
         return choice
-    count = _cuda_device_count()
+    count, fault = 0, ""
+    try:
+        count = _cuda_device_count()
+    except pynvml.NVMLError as error:
+        fault = f" (NVML says: {error})"
     if choice == "auto":
+        if fault:
+            log.warning("device: is 'auto', which means cpu, since the driver of the GPUs fails%s", fault)
         return "cuda:0" if count else "cpu"
     index = int(choice.partition(":")[2] or 0)
     if index >= count:
         raise FailedPreconditionError(
-            f"device: is {choice!r}, but NVML and {VISIBLE} show {count} CUDA device(s); accepted here: "
-            + ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
+            f"device: is {choice!r}, but NVML and {VISIBLE} show {count} CUDA device(s){fault}; "
+            "accepted here: " + ", ".join(["cpu", *(f"cuda:{i}" for i in range(count))])
         )
     return f"cuda:{index}"
 
@@ -54,7 +67,7 @@ def _cuda_device_count() -> int:
     try:
         with cuda_handles() as handles:
             return len(handles)
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError_LibraryNotFound, pynvml.NVMLError_DriverNotLoaded):
         return 0  # no driver, hence no device
 
 

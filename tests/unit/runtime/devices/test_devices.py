@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+
+import pynvml
 import pytest
 
 from acestage.errors import FailedPreconditionError
 from services.runtime.devices import devices
+from services.runtime.devices.cuda_devices import cuda_handles
 from services.runtime.processes import cpu_features
+from tests.fake_nvml import FakeGpu, FakeNvml
 
 
 def with_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
@@ -42,6 +47,47 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_is(
     with_gpus(monkeypatch, *[(8, 6)] * gpu_count)
     with pytest.raises(FailedPreconditionError, match="accepted here: cpu"):
         devices.resolve_device(choice)
+
+
+def with_fault(monkeypatch: pytest.MonkeyPatch, call: str, code: int) -> None:
+    """Has a driver that shows a GPU answer `call` with NVML's error of that code."""
+    nvml = FakeNvml(FakeGpu("GPU-0"))
+
+    def fail(*arguments: object) -> None:
+        raise pynvml.NVMLError(code)
+
+    monkeypatch.setattr(nvml, call, fail)
+    monkeypatch.setattr(devices, "cuda_handles", functools.partial(cuda_handles, nvml))
+
+
+FAULTS = [
+    ("nvmlInit", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, "version mismatch"),
+    ("nvmlDeviceGetHandleByIndex", pynvml.NVML_ERROR_GPU_IS_LOST, "GPU is lost"),
+]
+
+
+@pytest.mark.parametrize(("call", "code", "words"), FAULTS)
+def test_a_driver_that_fails_is_told(
+    call: str, code: int, words: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_fault(monkeypatch, call, code)
+    assert devices.resolve_device("auto") == "cpu"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert words in record.getMessage()
+    with pytest.raises(FailedPreconditionError, match=rf"{words}.*accepted here: cpu$"):
+        devices.resolve_device("cuda")
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND, pynvml.NVML_ERROR_DRIVER_NOT_LOADED])
+def test_a_machine_without_a_driver_computes_on_the_cpu_and_says_nothing(
+    code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with_fault(monkeypatch, "nvmlInit", code)
+    assert devices.resolve_device("auto") == "cpu"
+    assert caplog.records == []
+    with pytest.raises(FailedPreconditionError, match=r"0 CUDA device\(s\); accepted here: cpu$"):
+        devices.resolve_device("cuda")
 
 
 @pytest.mark.parametrize(
