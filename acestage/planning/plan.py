@@ -98,7 +98,8 @@ class Wishes:
     """What a plan is made for.
 
     Attributes:
-        dtype: to compute in, in all stages.
+        dtype: to compute in.
+        vae_dtype: the VAE's, where that is another one.
         frame_rate_hz: latent frames a second.
         has_guidance: whether guidance is on, where the model takes it.
         quantization: "auto" takes INT8 where the weights as they are do not fit.
@@ -112,6 +113,7 @@ class Wishes:
     quantization: QuantizationChoice = "auto"
     tile_frame_count: int = DEFAULT_TILE_FRAMES
     one_at_a_time: bool = False
+    vae_dtype: str | None = None
 
 
 def make_plan(
@@ -187,7 +189,10 @@ def _vae_plan(memory: StageMemory, device_bytes: int, frame_count: int, wishes: 
     fitting = [way for way in ways if way[1] <= device_bytes]
     tile, total_bytes = fitting[0] if fitting else ways[-1]
     return _stage_plan(
-        memory, Choice("tile", "none", total_bytes, bool(fitting)), wishes.dtype, tile_frames=tile
+        memory,
+        Choice("tile", "none", total_bytes, bool(fitting)),
+        wishes.vae_dtype or wishes.dtype,
+        tile_frames=tile,
     )
 
 

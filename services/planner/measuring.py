@@ -18,7 +18,7 @@ from services.runtime.preload.measuring import recall_all
 def measure(
     digests: Mapping[str, str],
     checkpoint: Checkpoint,
-    dtype: str,
+    dtypes: Mapping[str, str],
     cpu_thread_count: int | None,
     kept: Measurements,
 ) -> dict[str, StageMemory]:
@@ -27,7 +27,7 @@ def measure(
     Args:
         digests: by stage, those of `Measurements.digest`.
         checkpoint: whose shapes count; no file with weights need be there.
-        dtype: name of the data type to compute in.
+        dtypes: by stage, the name of the data type to compute in.
         cpu_thread_count: as in `StageWorker.memory`.
         kept: where other processes find it.
 
@@ -40,7 +40,7 @@ def measure(
     gc.enable()
     wanted = {
         digest: partial(
-            modules[stage].without_weights(checkpoint).memory, getattr(torch, dtype), cpu_thread_count
+            modules[stage].without_weights(checkpoint).memory, getattr(torch, dtypes[stage]), cpu_thread_count
         )
         for stage, digest in digests.items()
     }

@@ -55,14 +55,18 @@ def main() -> None:
 def _plan(given: argparse.Namespace) -> dict[str, Any]:
     checkpoint = find_architecture(given.checkpoint, given.checkpoints_dir, given.variant)
     device = "cpu" if given.device == "cpu" else _present_card(given.card)
-    dtype = _dtype(given, device, transformer_dtype(checkpoint))
+    dtypes = {
+        stage: _dtype(given, device, transformer_dtype(checkpoint), convolves=stage == "vae")
+        for stage in COMPONENTS_OF_STAGES
+    }
     device_bytes = given.device_bytes or _present_bytes(device)
     cpu_thread_count = None
     if given.device == "cpu":
         cpu_thread_count = given.threads or usable_core_count()
-    stages = _stage_memories(checkpoint, dtype, cpu_thread_count, Measurements(given.cache_dir))
+    stages = _stage_memories(checkpoint, dtypes, cpu_thread_count, Measurements(given.cache_dir))
     wishes = Wishes(
-        dtype=dtype,
+        dtype=dtypes["dit"],
+        vae_dtype=dtypes["vae"],
         frame_rate_hz=checkpoint.model.latent_frame_rate_hz,
         quantization=given.quantization,
         tile_frame_count=given.tile_frames,
@@ -80,10 +84,10 @@ def _plan(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def _stage_memories(
-    checkpoint: Checkpoint, dtype: str, cpu_thread_count: int | None, kept: Measurements
+    checkpoint: Checkpoint, dtypes: Mapping[str, str], cpu_thread_count: int | None, kept: Measurements
 ) -> Mapping[str, StageMemory]:
     digests = {
-        stage: kept.digest(stage, architecture_of(checkpoint, components), dtype, cpu_thread_count)
+        stage: kept.digest(stage, architecture_of(checkpoint, components), dtypes[stage], cpu_thread_count)
         for stage, components in COMPONENTS_OF_STAGES.items()
     }
     found = {stage: kept.find(digest) for stage, digest in digests.items()}
@@ -93,7 +97,7 @@ def _stage_memories(
         # Not before it is needed: torch and the models take seconds to import.
         from services.planner.measuring import measure
 
-        memories |= measure(missing, checkpoint, dtype, cpu_thread_count, kept)
+        memories |= measure(missing, checkpoint, dtypes, cpu_thread_count, kept)
     return {stage: memories[stage] for stage in digests}
 
 
@@ -109,8 +113,8 @@ def _present_bytes(device: str | None) -> int:
     return read_device_memory(device, None, Path()).total_bytes
 
 
-def _dtype(given: argparse.Namespace, device: str | None, stored: str) -> str:
+def _dtype(given: argparse.Namespace, device: str | None, stored: str, *, convolves: bool) -> str:
     """What "auto" means on the planned device; a card that is not here is taken for one with bfloat16."""
     if device is None:
         return "bfloat16" if given.dtype == "auto" else str(given.dtype)
-    return resolve_dtype(given.dtype, device, stored)
+    return resolve_dtype(given.dtype, device, stored, convolves=convolves)

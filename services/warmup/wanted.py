@@ -58,7 +58,9 @@ def _dtypes(
 ) -> list[torch.dtype]:
     """The data types that workers compute in, and those that they may be given up for."""
     names = {
-        resolve_dtype(choice, str(device), stored_dtype(checkpoint.component(component)))
+        resolve_dtype(
+            choice, str(device), stored_dtype(checkpoint.component(component)), convolves=component == VAE
+        )
         for checkpoint in checkpoints
     }
     if "float16" in names:

@@ -97,6 +97,8 @@ def _owners(checkpoints: Sequence[Checkpoint], components: Sequence[str]) -> dic
 def _dtypes(config: StageConfig, worker: StageWorker) -> tuple[str, ...]:
     """The data type to compute in, and the one that it may be given up for."""
     stored = next(worker.modules()[0].parameters()).dtype
-    dtype = resolve_dtype(config.dtype, config.device, str(stored).removeprefix("torch."))
+    dtype = resolve_dtype(
+        config.dtype, config.device, str(stored).removeprefix("torch."), convolves=config.stage == "vae"
+    )
     # float16 is given up for float32 where its values are not finite.
     return (dtype, "float32") if dtype == "float16" else (dtype,)

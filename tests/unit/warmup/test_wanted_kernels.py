@@ -11,10 +11,12 @@ from acestage.settings import load_settings
 from services.dit import native_attention
 from services.dit.kernels import AFTER_INTEGERS
 from services.dit.kernels import KERNELS as DIT_KERNELS
+from services.runtime.devices import devices
 from services.runtime.kernels.int8 import KERNELS as INTEGER_KERNELS
 from services.runtime.kernels.store import kernel_path
 from services.runtime.weights import integer_products
 from services.vae.kernels import KERNELS as VAE_KERNELS
+from services.warmup import wanted
 from services.warmup.wanted import find_wanted
 
 CPU = torch.device("cpu")
@@ -55,6 +57,20 @@ def test_attention_is_wanted_where_vectors_multiply_bfloat16_and_no_tiles_do(
     for dtype, expected in (("bfloat16", is_wanted), ("float32", False)):
         found = find_wanted(load_settings(dtype=dtype, cache_dir=tmp_path), CPU)
         assert (native_attention.KERNEL in [one.kernel for one in found]) is expected
+
+
+def test_the_vaes_kernels_are_wanted_in_float32_alone_on_a_card_that_fails_at_convolutions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_compute_capability", lambda device: (7, 5))
+    monkeypatch.setattr(devices, "_name", lambda device: "NVIDIA GeForce GTX 1650")
+    monkeypatch.setattr(wanted, "missing", lambda kernels, *where: kernels)
+    found = find_wanted(load_settings(cache_dir=tmp_path), torch.device("cuda:0"))
+    names = {
+        kernels: {one.dtype for one in found if one.kernel in kernels}
+        for kernels in (DIT_KERNELS, VAE_KERNELS)
+    }
+    assert names == {DIT_KERNELS: {torch.float16, torch.float32}, VAE_KERNELS: {torch.float32}}
 
 
 def test_several_checkpoints_of_one_data_type_want_each_kernel_once(

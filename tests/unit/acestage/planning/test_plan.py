@@ -63,6 +63,16 @@ def planned(
     return make_plan(stages, device_mib * MIB, duration_s, batch_size, wishes=Wishes("bfloat16"))
 
 
+def test_the_vae_may_have_another_data_type() -> None:
+    stages = {"text_encoder": ENCODER, "dit": TURBO, "vae": VAE}
+    plan = make_plan(stages, 4096 * MIB, 100, wishes=Wishes("float16", vae_dtype="float32"))
+    assert {name: stage.dtype for name, stage in plan.stages.items()} == {
+        "text_encoder": "float16",
+        "dit": "float16",
+        "vae": "float32",
+    }
+
+
 def test_weights_stay_as_they_are_where_they_fit() -> None:
     plan = planned(1120)
     assert plan.fits

@@ -14,9 +14,12 @@ from services.runtime.processes import cpu_features
 from tests.fake_nvml import FakeGpu, FakeNvml
 
 
-def with_gpus(monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int]) -> None:
+def with_gpus(
+    monkeypatch: pytest.MonkeyPatch, *capabilities: tuple[int, int], name: str = "NVIDIA GeForce RTX 2060"
+) -> None:
     monkeypatch.setattr(devices, "_cuda_device_count", lambda: len(capabilities))
     monkeypatch.setattr(devices, "_compute_capability", lambda device: capabilities[int(device[-1])])
+    monkeypatch.setattr(devices, "_name", lambda device: name)
 
 
 def with_cpu_flags(monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
@@ -99,6 +102,29 @@ def test_gpus_compute_in_bfloat16_where_they_have_it(
 ) -> None:
     with_gpus(monkeypatch, capability)
     assert devices.resolve_dtype("auto", "cuda:0", "bfloat16") == dtype
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("NVIDIA GeForce GTX 1650", "float32"),
+        ("NVIDIA GeForce GTX 1660 Ti with Max-Q Design", "float32"),
+        ("NVIDIA GeForce MX450", "float32"),
+        ("NVIDIA T600 Laptop GPU", "float32"),
+        ("Quadro T2000", "float32"),
+        ("NVIDIA CMP 30HX", "float32"),
+        ("NVIDIA GeForce RTX 2060", "float16"),
+        ("Tesla T4", "float16"),
+        ("Quadro RTX 5000", "float16"),
+    ],
+)
+def test_cards_that_fail_at_convolutions_in_float16_do_them_in_float32(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: str
+) -> None:
+    with_gpus(monkeypatch, (7, 5), name=name)
+    assert devices.resolve_dtype("auto", "cuda:0", "bfloat16", convolves=True) == dtype
+    assert devices.resolve_dtype("auto", "cuda:0", "bfloat16") == "float16"
+    assert devices.resolve_dtype("float16", "cuda:0", "bfloat16", convolves=True) == "float16"
 
 
 @pytest.mark.parametrize(

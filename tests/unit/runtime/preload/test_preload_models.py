@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from acestage.errors import FailedPreconditionError
 from acestage.planning import StageMemory
 from services.dit.worker import DitWorker
+from services.runtime.devices import devices
 from services.runtime.preload import measuring
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.preload.models import map_models
@@ -57,6 +59,16 @@ def _config(cache_dir: Path, stage: str, *checkpoints: Path, dtype: str = "auto"
         log_level="INFO",
         threads=1,
     )
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [("vae", "float32"), ("dit", "float16")])
+def test_the_vae_alone_computes_in_float32_on_a_card_that_fails_at_convolutions(
+    stage: str, dtype: str, checkpoints: dict[str, Path], config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_compute_capability", lambda device: (7, 5))
+    monkeypatch.setattr(devices, "_name", lambda device: "NVIDIA GeForce GTX 1650")
+    found = map_models(replace(config(stage, checkpoints["turbo/diffusers"]), device="cuda:0"))
+    assert found.facts.models[TURBO].dtype == dtype
 
 
 def test_models_with_the_same_weights_have_one_worker(checkpoints: dict[str, Path], config: Config) -> None:
