@@ -28,7 +28,7 @@ REFUSED = (
     "duration_s: is 200; accepted: 10 to 20 (ACESTEP_MAX_DURATION)",
     "batch_size: is 5; accepted: 1 (ACESTEP_MAX_BATCH_SIZE)",
 )
-ALLOCATOR = "garbage_collection_threshold:0.6,max_split_size_mb:128"
+ALLOCATOR = "max_split_size_mb:128"
 ENV_FILE = f"""
 ACESTEP_MAX_DURATION=20
 ACESTEP_MAX_BATCH_SIZE=1

@@ -268,7 +268,7 @@ def test_the_file_for_4_gb_gives_the_classic_mode_on_any_card(device_gb: int, fo
     assert not any(allowed(limits).values())
     assert (limits.device_bytes, limits.tier) == (4 * GIB, "tier 1 (up to 4 GB)")
     assert settings.max_vram_gb == 4
-    assert settings.pytorch_cuda_alloc_conf == "garbage_collection_threshold:0.6,max_split_size_mb:128"
+    assert settings.pytorch_cuda_alloc_conf == "max_split_size_mb:128"
     assert (settings.offload_to_cpu, settings.offload_dit_to_cpu) == (True, True)
 
 
