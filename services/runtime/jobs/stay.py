@@ -174,6 +174,22 @@ class Stay:
             peak_device_bytes=int(message.fields["peak_device_bytes"]),
         )
 
+    async def shortage(self, attempt: Attempt) -> errors.DeviceShortageError | None:
+        """After `leave`: whether an attempt that ran out of memory had fewer bytes than were its own by plan.
+
+        Others may have taken some since they were seen free: programs, or on a shared device a stage that
+        looked at the same moment.
+
+        Raises:
+            LeaseLostError: the lease was lost.
+            UnavailableError: the driver does not answer.
+        """
+        try:
+            await self._until_free(attempt)
+        except errors.DeviceShortageError as error:
+            return error
+        return None
+
     async def rest(self) -> bool:
         """Waits, with the weights on the device, for work; False where it is time to leave."""
         assert self._worker is not None

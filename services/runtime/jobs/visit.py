@@ -145,8 +145,11 @@ class Visit:
             attempt = ladder.attempt
             try:
                 work = await self.stay.attempt(job, attempt, ladder.placement, on_event)
-            except (errors.VramBudgetExceededError, errors.NonFiniteError) as error:
+            except (errors.VramBudgetExceededError, errors.NonFiniteError) as failure:
                 await self.stay.leave()
+                error: errors.AcestageError = failure
+                if type(failure) is errors.VramBudgetExceededError:
+                    error = await self.stay.shortage(attempt) or failure
                 if isinstance(error, errors.DeviceShortageError) and self._can_get_more(error, job):
                     return False
                 ladder.step_down(error)

@@ -203,6 +203,31 @@ def test_a_device_with_less_than_it_granted_is_asked_for_that_much_more(
     assert stage.leases.left == ["released", "released"]
 
 
+def test_out_of_memory_beside_others_is_answered_by_a_lease_of_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stages may look at the same free bytes before either takes its own."""
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [4096, 300, 4096]
+        assert report_of(await stage.run(denoise_request(frames=100))).adaptations == ()
+
+    stage = within(lambda: Stage([PLACED, OUT_OF_MEMORY], [PLACED, DONE], is_exclusive=False), test)
+    assert stage.leases.asked_bytes == [410 * MIB, (410 + 110) * MIB]
+
+
+def test_out_of_memory_since_a_program_took_some_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
+
+    async def test(stage: Stage) -> None:
+        stage.free_mib[:] = [4096, 300]
+        for _ in range(2):
+            (adaptation,) = report_of(await stage.run(denoise_request(frames=100))).adaptations
+            assert adaptation.kind is AdaptationKind.SPLIT_GUIDANCE
+            assert "only 300 of 4096 MiB are free" in adaptation.cause
+
+    within(lambda: Stage([PLACED, OUT_OF_MEMORY], [PLACED, DONE, DONE]), test)
+
+
 def test_a_device_that_nobody_can_make_room_on_is_done_with(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
 
