@@ -24,7 +24,15 @@ from services.orchestrator.song.preview import Preview
 from services.orchestrator.song.source_latents import HeldAudio, SourceLatents
 from services.orchestrator.song.timeline import whole_song
 from services.orchestrator.song.track_writer import TrackWriter
-from services.orchestrator.stage_clients import Deadline, DitClient, StageClient, TextEncoderClient, VaeClient
+from services.orchestrator.stage_clients import (
+    INFO_TIMEOUT_S,
+    RESTART_TIMEOUT_S,
+    Deadline,
+    DitClient,
+    StageClient,
+    TextEncoderClient,
+    VaeClient,
+)
 from services.orchestrator.stage_work import Emit, OnStageEvent, Stages, StageWork
 from services.orchestrator.uploads.audio_store import AudioStore
 
@@ -122,7 +130,7 @@ class Pipeline:
             AcestageError: a stage failed, the stages do not all serve the model, or what the check found has
                 changed since.
         """
-        infos = await self._infos()
+        infos = await self._infos(deadline.within_s(RESTART_TIMEOUT_S))
         model = find_model(infos, request.model)
         work = self._work(infos, model, emit, deadline)
         limits = self.limits.known(requests.item_count(request), model.name)
@@ -154,15 +162,15 @@ class Pipeline:
         Raises:
             AcestageError: as of `check_codes`, or a stage failed.
         """
-        infos = await self._infos()
+        infos = await self._infos(deadline.within_s(RESTART_TIMEOUT_S))
         model = _codes_model(infos, request)
         work = self._work(infos, model, lambda event: None, deadline)
         assert audio.source is not None
         timeline = whole_song(len(audio.source), model)
         return await work.tokenize(await work.source_latents(request.source_id, audio.source, timeline))
 
-    async def _infos(self) -> list[stage_pb2.GetStageInfoResponse]:
-        infos = await asyncio.gather(*(stage.info() for stage in self.stages))
+    async def _infos(self, timeout_s: float = INFO_TIMEOUT_S) -> list[stage_pb2.GetStageInfoResponse]:
+        infos = await asyncio.gather(*(stage.info(timeout_s) for stage in self.stages))
         self.limits.note(infos)
         return infos
 

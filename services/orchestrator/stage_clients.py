@@ -32,6 +32,12 @@ ResponseT = TypeVar("ResponseT", covariant=True)
 
 INFO_TIMEOUT_S = 10.0
 
+RESTART_TIMEOUT_S = 120.0
+"""For how long a job whose turn has come waits for a stage that is started again."""
+
+ASK_AGAIN_S = 0.2
+"""Between attempts to ask a stage that ends as it is asked."""
+
 
 class Call(Protocol[ResponseT]):
     """A streaming call of grpc.aio."""
@@ -55,6 +61,11 @@ class Deadline:
         """What remains for the next hop."""
         return None if self.at is None else max(0.0, self.at - asyncio.get_running_loop().time())
 
+    def within_s(self, seconds: float) -> float:
+        """What remains for a wait of `seconds` at most."""
+        remaining_s = self.remaining_s()
+        return seconds if remaining_s is None else min(seconds, remaining_s)
+
 
 class StageClient:
     """A stage at `target`."""
@@ -68,22 +79,28 @@ class StageClient:
     async def info(
         self, timeout_s: float = INFO_TIMEOUT_S, *, with_memory: bool = False
     ) -> stage_pb2.GetStageInfoResponse:
-        """What the stage runs; waits a moment for a stage that starts again.
+        """What the stage runs; waits for a stage that starts again, `timeout_s` at most.
 
         With its memory this takes time from a job that runs.
         """
         request = stage_pb2.GetStageInfoRequest(with_memory=with_memory)
-        try:
-            return await self._info.GetStageInfo(request, timeout=timeout_s, wait_for_ready=True)
-        except grpc.RpcError as error:
-            found = from_rpc_error(error, target=self._name)
-            if not isinstance(found, DeadlineExceededError):
-                raise found from error
-            raise ServiceUnreachableError(
-                f"{self._name} does not answer within {timeout_s:g} s",
-                metadata={"target": self._name},
-                retry_delay_s=timeout_s,
-            ) from error
+        deadline = Deadline.after(timeout_s)
+        while True:
+            try:
+                return await self._info.GetStageInfo(
+                    request, timeout=deadline.remaining_s(), wait_for_ready=True
+                )
+            except grpc.RpcError as error:
+                found = from_rpc_error(error, target=self._name)
+                if isinstance(found, DeadlineExceededError):
+                    raise ServiceUnreachableError(
+                        f"{self._name} does not answer within {timeout_s:.3g} s",
+                        metadata={"target": self._name},
+                        retry_delay_s=timeout_s,
+                    ) from error
+                if not isinstance(found, ServiceUnreachableError):  # else it ended as it was asked
+                    raise found from error
+            await asyncio.sleep(ASK_AGAIN_S)
 
     @contextlib.asynccontextmanager
     async def responses(self, call: Call[ResponseT]) -> AsyncIterator[AsyncIterator[ResponseT]]:

@@ -8,8 +8,11 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from acestage.errors import ServiceUnreachableError
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from services.orchestrator.stage_clients import StageClient
+from services.runtime.rpc.channels import channel_between_services
+from tests.unit.job_events import run
 
 
 class NotingStage(stage_pb2_grpc.StageServiceServicer):
@@ -39,3 +42,50 @@ def test_a_stage_tells_its_memory_to_who_asks_for_it_alone(options: dict[str, bo
 
     asyncio.run(talk())
     assert stage.asked == [asked]
+
+
+class LoadingStage(stage_pb2_grpc.StageServiceServicer):
+    """Has been asked, and does not know yet."""
+
+    def __init__(self) -> None:
+        self.was_asked = asyncio.Event()
+
+    async def GetStageInfo(
+        self, request: stage_pb2.GetStageInfoRequest, context: Any
+    ) -> stage_pb2.GetStageInfoResponse:
+        self.was_asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def test_a_stage_that_ends_as_it_is_asked_is_asked_again_when_it_is_back() -> None:
+    async def scenario() -> None:
+        before, after = LoadingStage(), NotingStage()
+        ending, begun = grpc.aio.server(), grpc.aio.server()
+        stage_pb2_grpc.add_StageServiceServicer_to_server(before, ending)
+        stage_pb2_grpc.add_StageServiceServicer_to_server(after, begun)
+        port = ending.add_insecure_port("127.0.0.1:0")
+        await ending.start()
+        async with (
+            channel_between_services(f"127.0.0.1:{port}") as channel,
+            asyncio.TaskGroup() as tasks,
+        ):
+            asking = tasks.create_task(StageClient("dit", "here", channel).info())
+            await before.was_asked.wait()
+            await ending.stop(0)
+            begun.add_insecure_port(f"127.0.0.1:{port}")
+            await begun.start()
+            await asking
+        assert after.asked == [False]
+        await begun.stop(0)
+
+    run(scenario())
+
+
+def test_a_stage_that_stays_away_is_named() -> None:
+    async def scenario() -> None:
+        async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+            with pytest.raises(ServiceUnreachableError, match=r"^dit at here does not answer within 0\.2 s$"):
+                await StageClient("dit", "here", channel).info(0.2)
+
+    run(scenario())
