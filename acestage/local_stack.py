@@ -37,6 +37,11 @@ _POLL_S = 0.1
 RESTART_DELAYS_S = (1.0, 2.0, 5.0, 10.0)
 STEADY_S = 10.0
 """A service that lived for so long may be started again at once: it does not die of its start."""
+PROBE_TIMEOUT_S = 5.0
+PROBE_INTERVAL_S = 10.0
+MAX_SILENT_COUNT = 6
+"""Probes in a row without an answer, a minute's worth, after which a service counts as hanging. The clock
+alone does not decide: of a machine that slept, one probe at most is lost."""
 _FREE_PORTS = range(20_000, 32_768)
 """Systems give higher ones to connections, and to who asks for any."""
 
@@ -54,6 +59,22 @@ class Restarts:
         delay_s = RESTART_DELAYS_S[min(self.count, len(RESTART_DELAYS_S) - 1)]
         self.count += 1
         return delay_s
+
+
+@dataclass(slots=True)
+class Silence:
+    """How many probes in a row a service left without an answer; none counts before its first answer.
+
+    So a start may take as long as it takes.
+    """
+
+    has_answered: bool = False
+    count: int = 0
+
+    def note(self, has_answered: bool) -> None:
+        """Takes the outcome of the next probe."""
+        self.has_answered = self.has_answered or has_answered
+        self.count = 0 if has_answered or not self.has_answered else self.count + 1
 
 
 @dataclass(slots=True)
@@ -180,30 +201,32 @@ class LocalStack:
                 await asyncio.sleep(_POLL_S)
 
     @contextlib.asynccontextmanager
-    async def _probe(self, service: _Service) -> AsyncIterator[Callable[[], Awaitable[bool]]]:
-        """What says whether `service` serves."""
+    async def _probe(self, service: _Service) -> AsyncIterator[Callable[[], Awaitable[bool | None]]]:
+        """What says whether `service` serves; None where it says nothing within `PROBE_TIMEOUT_S`."""
         if service.name == GATEWAY:
             yield self._are_doors_open
             return
         async with open_aio_channel(self.address(service.name), Access.of(self._settings)) as channel:
             health: Any = health_pb2_grpc.HealthStub(channel)  # its type stubs lack the methods
 
-            async def is_serving() -> bool:
+            async def is_serving() -> bool | None:
                 with contextlib.suppress(grpc.RpcError):
-                    response = await health.Check(health_pb2.HealthCheckRequest(), timeout=5.0)
+                    response = await health.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_TIMEOUT_S)
                     return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
-                return False
+                return None
 
             yield is_serving
 
-    async def _are_doors_open(self) -> bool:
+    async def _are_doors_open(self) -> bool | None:
         for host, port in self.doors.values():
             try:
-                async with asyncio.timeout(5.0):
-                    _, writer = await asyncio.open_connection(reached_at(host), port)
+                async with asyncio.timeout(PROBE_TIMEOUT_S):
+                    reader, writer = await asyncio.open_connection(reached_at(host), port)
+                    with contextlib.closing(writer), contextlib.suppress(ConnectionResetError):
+                        writer.write(b"GET /health HTTP/1.0\r\n\r\n")
+                        await reader.read(1)  # with TLS it is the end, which somebody must have made as well
             except OSError:
-                return False
-            writer.close()
+                return None
         return True
 
     async def _watch(self, service: _Service) -> None:
@@ -211,7 +234,12 @@ class LocalStack:
         while True:
             assert service.process is not None
             started = clock()
-            code = await service.process.wait()
+            silence = asyncio.create_task(self._kill_once_silent(service))
+            try:
+                code = await service.process.wait()
+            finally:
+                silence.cancel()
+                await asyncio.gather(silence, return_exceptions=True)
             delay_s = service.restarts.next_delay_s(clock() - started)
             log.error("%s ended with exit code %d; starting it again in %.0f s", service.name, code, delay_s)
             await asyncio.sleep(delay_s)
@@ -219,6 +247,17 @@ class LocalStack:
                 await self._start(service)
             except OSError as error:  # no memory for a process, perhaps; the old one stays dead, so try again
                 log.error("%s could not be started: %s", service.name, error)
+
+    async def _kill_once_silent(self, service: _Service) -> None:
+        """Kills the process of `service` once it answers no more, as one that was stopped does."""
+        process, silence = service.process, Silence()
+        assert process is not None
+        async with self._probe(service) as is_serving:
+            while silence.count < MAX_SILENT_COUNT:
+                answer, _ = await asyncio.gather(is_serving(), asyncio.sleep(PROBE_INTERVAL_S))
+                silence.note(answer is not None)
+        log.error("%s did not answer %d times in a row; killing it", service.name, silence.count)
+        process.kill()
 
     async def _stop(self) -> None:
         for watcher in self._watchers:

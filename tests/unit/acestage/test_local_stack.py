@@ -14,7 +14,15 @@ from pydantic import SecretStr
 from acestage import local_stack
 from acestage.errors import FailedPreconditionError, UnavailableError
 from acestage.generation import STAGES
-from acestage.local_stack import RESTART_DELAYS_S, STEADY_S, LocalStack, Restarts, free_ports
+from acestage.local_stack import (
+    MAX_SILENT_COUNT,
+    RESTART_DELAYS_S,
+    STEADY_S,
+    LocalStack,
+    Restarts,
+    Silence,
+    free_ports,
+)
 from acestage.settings import SERVICES, Settings
 from services.runtime.processes import flags
 from services.runtime.stage_config import StageConfig
@@ -90,6 +98,15 @@ def test_a_service_that_dies_of_its_start_waits_longer_and_longer() -> None:
     restarts = Restarts()
     assert [restarts.next_delay_s(0.5) for _ in range(5)] == [*RESTART_DELAYS_S, RESTART_DELAYS_S[-1]]
     assert [restarts.next_delay_s(lived_s) for lived_s in (STEADY_S, 0.5)] == list(RESTART_DELAYS_S[:2])
+
+
+def test_only_probes_in_a_row_count_as_silence_and_none_before_the_first_answer() -> None:
+    silence = Silence()
+    counts = []
+    for has_answered in (*[False] * 100, True, *[False] * (MAX_SILENT_COUNT - 1), True, False, False):
+        silence.note(has_answered)
+        counts.append(silence.count)
+    assert counts == [*[0] * 100, 0, *range(1, MAX_SILENT_COUNT), 0, 1, 2]
 
 
 def test_the_gateway_is_started_with_the_doors_and_without_the_key_in_sight(folder: Path) -> None:
