@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 STOP_GRACE_S = 3.0
 """Calls in progress may finish for this long after SIGTERM; then they are cancelled."""
 
+SECOND_SIGNAL_S = 1.0
+"""A signal so soon after the first one counts as the same: the kernel sends one for each thread of a parent
+that dies (see `die_with_parent`)."""
+
 _STATUS = {
     True: health_pb2.HealthCheckResponse.SERVING,
     False: health_pb2.HealthCheckResponse.NOT_SERVING,
@@ -96,7 +100,7 @@ class Server:
 
 
 async def until_stopped(*background: asyncio.Task[None]) -> None:
-    """Returns at the first SIGTERM or SIGINT; a second one ends the process at once.
+    """Returns at the first SIGTERM or SIGINT; from `SECOND_SIGNAL_S` on another one ends the process at once.
 
     Raises:
         Exception: that of a `background` task which failed: a service without it would be of no use.
@@ -105,7 +109,11 @@ async def until_stopped(*background: asyncio.Task[None]) -> None:
     stopped = asyncio.Event()
 
     def stop() -> None:
-        stopped.set()
+        if not stopped.is_set():
+            stopped.set()
+            loop.call_later(SECOND_SIGNAL_S, end_at_the_next)
+
+    def end_at_the_next() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
