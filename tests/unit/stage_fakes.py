@@ -91,6 +91,10 @@ class FakeWorker:
     def is_alive(self) -> bool:
         return not self.death.is_set() and not self.is_killed
 
+    @property
+    def has_died(self) -> bool:
+        return self.death.is_set() and not self.is_killed
+
     async def send(self, message: Message) -> None:
         if not self.reads:
             await asyncio.Event().wait()

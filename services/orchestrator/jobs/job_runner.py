@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 LISTENER_TIMEOUT_S = 300.0
 """A client that reads nothing for so long is given up."""
 
+_NO_FAULTS = (errors.CancelledError, errors.QueueFullError, errors.InvalidArgumentError)
+"""How a job may end though all is well here."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Done:
@@ -148,7 +151,10 @@ class JobRunner:
         ended = _ended_job(job_log.job_id, size, done.result if done else None, outcome, total_s)
         self._history.add(ended)
         fields = {"job_id": ended.job_id} | ({"reason": outcome} if ended.kind == FAILED else {})
-        log.info("job %s after %.1f s", ended.kind, ended.total_s, extra=fields)
+        if error is None or isinstance(error, _NO_FAULTS):
+            log.info("job %s after %.1f s", ended.kind, ended.total_s, extra=fields)
+        else:
+            log.warning("job failed after %.1f s: %s", ended.total_s, error.message, extra=fields)
         if done is not None:
             job_log.append(pb.GenerateResponse(completed=_completed(job_log.job_id, done, total_s)))
         job_log.end(JobEnd(outcome, self._clock(), error))

@@ -191,7 +191,11 @@ class Stay:
         return None
 
     async def rest(self) -> bool:
-        """Waits, with the weights on the device, for work; False where it is time to leave."""
+        """Waits, with the weights on the device, for work; False where it is time to leave.
+
+        Raises:
+            WorkerCrashedError: the worker died of its own accord.
+        """
         assert self._worker is not None
         await first_of(
             self._line_occupied.wait(),
@@ -199,6 +203,8 @@ class Stay:
             self._lease.lost.wait(),
             self._worker.ended(),
         )
+        if self._worker.has_died:
+            raise await self._crashed(self._worker, "while it had no work")
         is_held = not self._lease.lost.is_set() and not self._lease.revoked.is_set()
         return is_held and self._worker.is_alive
 
@@ -275,16 +281,19 @@ class Stay:
         receiving = worker.receive() if feeding is None else _receive(worker, feeding)
         message = await self._attend(receiving, worker, job)
         if message is None:
-            code = await worker.exit_code()
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise errors.WorkerCrashedError(
-                f"{self._stage}: worker {worker.pid} {how} in the middle of the work",
-                metadata={"stage": self._stage, "pid": str(worker.pid), "exit_code": str(code)},
-                retry_delay_s=0.0,
-            )
+            raise await self._crashed(worker, "in the middle of the work")
         if message.kind == "error":
             raise to_error(message)
         return message
+
+    async def _crashed(self, worker: WorkerHandle, when: str) -> errors.WorkerCrashedError:
+        code = await worker.exit_code()
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        return errors.WorkerCrashedError(
+            f"{self._stage}: worker {worker.pid} {how} {when}",
+            metadata={"stage": self._stage, "pid": str(worker.pid), "exit_code": str(code)},
+            retry_delay_s=0.0,
+        )
 
     async def _attend(self, exchange: Coroutine[Any, Any, T], worker: WorkerHandle, job: StageJob) -> T:
         """Awaits an exchange with the worker while the lease holds and there is progress."""

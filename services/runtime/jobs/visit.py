@@ -115,6 +115,9 @@ class Visit:
             is_done = await self._climb_down(job, ladder)
         except errors.AcestageError as error:
             job.end(error)
+            if isinstance(error, errors.UnavailableError):  # a worker that died or hung, or the driver
+                fields = {"stage": self._stage, "pid": error.metadata.get("pid")}
+                log.warning("%s", error, extra=fields)
             if isinstance(error, _WORKER_IS_GONE):
                 await self.stay.leave()
         except asyncio.CancelledError:

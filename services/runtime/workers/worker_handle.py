@@ -45,6 +45,11 @@ class WorkerHandle:
         """Whether it can be given work: neither dead nor killed."""
         return not self._exited.done() and not self._is_killed
 
+    @property
+    def has_died(self) -> bool:
+        """Whether it is dead, and not because it was killed here."""
+        return self._exited.done() and not self._is_killed
+
     async def send(self, message: Message) -> None:
         """Sends `message`. A worker that died is noticed by `receive`; one that does not read, by nobody.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,15 @@ from typing import cast
 
 import pytest
 
-from acestage.errors import CancelledError, InternalError, NotFoundError, QueueFullError, WorkerCrashedError
+from acestage.errors import (
+    AcestageError,
+    CancelledError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    QueueFullError,
+    WorkerCrashedError,
+)
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from services.orchestrator.jobs.job_history import JobHistory
 from services.orchestrator.jobs.job_queue import JobQueue
@@ -165,6 +174,31 @@ def test_a_failure_reaches_those_who_listen_and_those_who_come_later() -> None:
         await jobs.runner.close()
 
     run(scenario())
+
+
+def test_who_reads_no_more_than_warnings_learns_why_jobs_fail(caplog: pytest.LogCaptureFixture) -> None:
+    async def end(jobs: Jobs, error: AcestageError | None) -> None:
+        jobs.pipeline.error = error
+        with contextlib.suppress(AcestageError):
+            await jobs.listen(jobs.runner.start(REQUEST, SIZE, None))
+
+    async def scenario() -> None:
+        jobs = Jobs(queue_max_count=0)
+        running = jobs.runner.start(REQUEST, SIZE, None)
+        await until(lambda: jobs.queue.running_count)
+        await end(jobs, None)  # the queue is full
+        await jobs.runner.stop(running)
+        jobs.pipeline.finish.set()
+        await end(jobs, None)
+        await end(jobs, InvalidArgumentError("no such model"))
+        await end(jobs, WorkerCrashedError("dit died"))
+        await jobs.runner.close()
+
+    with caplog.at_level(logging.WARNING):
+        run(scenario())
+    (record,) = caplog.records
+    assert record.getMessage() == "job failed after 0.0 s: dit died"
+    assert record.__dict__["reason"] == "WORKER_CRASHED"
 
 
 def test_a_defect_is_logged_once_and_its_listeners_learn_where_to_look(

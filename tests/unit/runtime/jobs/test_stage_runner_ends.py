@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator
 
@@ -23,6 +24,10 @@ from tests.unit.stage_fakes import (
     denoise_request,
     until,
 )
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 class FailingFeed(Feed):
@@ -57,7 +62,9 @@ def test_a_job_whose_feed_fails_fails(fails: str, monkeypatch: pytest.MonkeyPatc
     within(lambda: Stage([PLACED]), test)
 
 
-def test_an_idle_worker_that_dies_gives_the_lease_back() -> None:
+def test_an_idle_worker_that_dies_gives_the_lease_back_and_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test(stage: Stage) -> None:
         await stage.run()
         stage.workers[0].death.set()
@@ -65,9 +72,14 @@ def test_an_idle_worker_that_dies_gives_the_lease_back() -> None:
 
     stage = within(lambda: Stage([PLACED, DONE], [PLACED, DONE]), test)
     assert stage.leases.left == ["released", "released"]
+    assert warnings(caplog) == [
+        f"dit: worker {stage.workers[0].pid} was killed by signal 9 while it had no work"
+    ]
 
 
-def test_a_worker_that_dies_is_reported_with_its_signal_and_replaced() -> None:
+def test_a_worker_that_dies_is_reported_with_its_signal_and_replaced(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def test(stage: Stage) -> None:
         with pytest.raises(errors.WorkerCrashedError, match="was killed by signal 9"):
             await stage.run()
@@ -75,14 +87,18 @@ def test_a_worker_that_dies_is_reported_with_its_signal_and_replaced() -> None:
 
     stage = within(lambda: Stage([PLACED, None], [PLACED, DONE]), test)
     assert set(stage.leases.left) == {"released"}
+    assert warnings(caplog) == [
+        f"dit: worker {stage.workers[0].pid} was killed by signal 9 in the middle of the work"
+    ]
 
 
-def test_a_worker_without_progress_is_killed() -> None:
+def test_a_worker_without_progress_is_killed(caplog: pytest.LogCaptureFixture) -> None:
     async def test(stage: Stage) -> None:
         with pytest.raises(errors.WorkerStalledError, match=str(stage.workers[0].pid)):
             await stage.run()
 
     stage = within(lambda: Stage([PLACED]), test)
+    assert warnings(caplog) == [f"dit: worker {stage.workers[0].pid} did nothing for 0.1 s"]
     assert stage.workers[0].is_killed
     assert stage.leases.left == ["released"]
     assert stage.leases.workers_living_at_the_end == []
@@ -177,7 +193,9 @@ def test_closing_the_events_cancels_the_job_and_keeps_the_worker() -> None:
     within(lambda: Stage([PLACED, STEP]), test)
 
 
-def test_a_cancelled_worker_that_does_not_stop_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_worker_that_does_not_stop_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(stay, "CANCEL_GRACE_S", 0.05)
 
     async def test(stage: Stage) -> None:
@@ -186,10 +204,13 @@ def test_a_cancelled_worker_that_does_not_stop_is_killed(monkeypatch: pytest.Mon
             async for event in events:
                 if isinstance(event, Message):
                     break
+        stage.workers[0].death.set()  # of that signal
+        await until(lambda: bool(stage.leases.left))
 
     stage = within(lambda: Stage([PLACED, STEP]), test)
     assert stage.workers[0].is_killed
     assert stage.leases.left == ["released"]
+    assert warnings(caplog) == []
 
 
 def test_who_leaves_while_waiting_takes_no_lease() -> None:
