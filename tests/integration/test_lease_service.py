@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
+from contextlib import AsyncExitStack
 from datetime import timedelta
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -20,6 +23,7 @@ from acestage.protos.lease.v1 import lease_pb2_grpc
 from services.runtime.jobs import lease_client
 from services.runtime.jobs.lease_client import LeaseClient
 from tests.integration.running_ledger import (
+    LONG_TTL_S,
     Line,
     acquire,
     failure_of,
@@ -195,6 +199,49 @@ def test_a_holder_that_cannot_reach_the_ledger_counts_its_lease_as_lost_before_i
                     lease.raise_if_lost()
 
     run(test())
+
+
+def test_an_outage_of_the_ledger_is_logged_once_and_so_is_its_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease_client, "REOPEN_INTERVAL_S", 0.01)
+    caplog.set_level(logging.INFO, lease_client.__name__)
+
+    async def test() -> None:
+        async with AsyncExitStack() as stack:
+            async with running_ledger() as before:
+                port = int(before.target.rpartition(":")[2])
+                channel = await stack.enter_async_context(grpc.aio.insecure_channel(before.target))
+                client = LeaseClient(channel, before.target, "dit")
+                attempts = Attempts(client)
+                monkeypatch.setattr(client, "_renew_until_broken", attempts.renew_until_broken)
+                hold = client.hold("cpu", 1, on_waiting=ignore_position)
+                lease = await stack.enter_async_context(hold)
+            await attempts.were_many.wait()
+            async with running_ledger(epoch=2, grace_s=LONG_TTL_S, port=port):
+                assert await lease.grow(1)  # it is renewed
+                await stack.aclose()
+
+    run(test())
+    ours = [record for record in caplog.records if record.name == lease_client.__name__]
+    first, second = (record.getMessage() for record in ours)
+    assert first.startswith("the keepalive stream broke: ")
+    assert second == "renewed again"
+
+
+class Attempts:
+    """Counts how often `client` opens its stream."""
+
+    def __init__(self, client: LeaseClient) -> None:
+        self.were_many = asyncio.Event()
+        self._renew_until_broken = client._renew_until_broken
+        self._count = 0
+
+    async def renew_until_broken(self, *arguments: Any) -> str:
+        self._count += 1
+        if self._count >= 5:
+            self.were_many.set()
+        return await self._renew_until_broken(*arguments)
 
 
 def test_a_release_that_fails_is_logged_and_not_raised(caplog: pytest.LogCaptureFixture) -> None:

@@ -247,15 +247,23 @@ class LeaseClient:
         patience_s = seconds(granted.ttl) - self._lost_margin_s
         interval_s = seconds(granted.renew_interval)
         why = "its keepalive failed"
+        is_broken = False
         try:
             async with asyncio.timeout(patience_s) as patience:
 
                 def on_renewed(sent_at: float) -> None:
+                    nonlocal is_broken
                     patience.reschedule(sent_at + patience_s)
                     renewed.set()
+                    if is_broken:
+                        is_broken = False
+                        log.info("renewed again", extra=_fields(lease))
 
                 while True:
-                    await self._renew_until_broken(lease, interval_s, on_renewed)
+                    broken = await self._renew_until_broken(lease, interval_s, on_renewed)
+                    if broken and not is_broken:  # else it is told already
+                        is_broken = True
+                        log.warning("the keepalive stream broke: %s", broken, extra=_fields(lease))
                     await asyncio.sleep(REOPEN_INTERVAL_S)
         except TimeoutError:
             why = f"{self._target} confirmed no renewal for {patience_s:g} s"
@@ -268,8 +276,11 @@ class LeaseClient:
 
     async def _renew_until_broken(
         self, lease: HeldLease, interval_s: float, on_renewed: Callable[[float], None]
-    ) -> None:
+    ) -> str:
         """Renews `lease` at once, every `interval_s` and whenever it wants, until the stream ends.
+
+        Returns:
+            What broke it; empty where the ledger ended it.
 
         Raises:
             LeaseLostError: the ledger says that the lease is no longer ours.
@@ -284,10 +295,11 @@ class LeaseClient:
         except grpc.aio.AioRpcError as error:
             if error.code() in _LOST_CODES:
                 raise LeaseLostError(error.details() or error.code().name) from error
-            log.warning("the keepalive stream broke: %s", error.details(), extra=_fields(lease))
+            return error.details() or error.code().name
         finally:
             await end(writer)
             call.cancel()
+        return ""
 
     async def _leave(self, lease: HeldLease, keepalive: asyncio.Task[None]) -> None:
         if not lease.lost.is_set():
