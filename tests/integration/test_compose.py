@@ -52,6 +52,8 @@ PUBLISHED = {
     "gateway": ["127.0.0.1:8001:8001", "127.0.0.1:7860:7860"],
 }
 """What the host can reach, and nobody else."""
+FIXED = ("tmp_dir", "rest_host", "page_host")
+"""Settings with a name of upstream that nothing outside of a container changes."""
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 
@@ -69,11 +71,15 @@ class ComposeLoader(yaml.SafeLoader):
 ComposeLoader.add_constructor("!reset", lambda loader, node: Reset())
 
 
-def load(*files: Path) -> Config:
-    """The services that `files` define together, a later file over the earlier ones."""
+def load(*files: Path, **variables: str) -> Config:
+    """The services that `files` define together with `variables`, a later file over the earlier ones."""
     services: Config = {}
     for file in files:
-        text = re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", file.read_text())
+        text, is_found = file.read_text(), 1
+        while is_found:  # from the innermost on
+            text, is_found = re.subn(
+                r"\$\{(\w+):-([^${}]*)\}", lambda found: variables.get(found[1]) or found[2], text
+            )
         assert "$" not in text, f"{file.name}: a variable without a default"
         services = merged(services, yaml.load(text, ComposeLoader)["services"])
     return services
@@ -178,6 +184,16 @@ def test_containers_are_given_every_setting_and_nothing_unknown(services: Config
     # A container has one service, so ACESTAGE_PORT is enough, and no `acestage up`.
     of_one_machine = {*(f"ACESTAGE_{name.upper()}_PORT" for name in SERVICES), "ACESTAGE_WARMUP"}
     assert given == {names[0] for names in aliases().values()} - of_one_machine
+
+
+@pytest.mark.parametrize("setting", [name for name, names in aliases().items() if len(names) > 1])
+def test_upstream_names_count_where_ours_are_not_set_but_for_what_containers_fix(setting: str) -> None:
+    ours, *others = aliases()[setting]
+    for other in others:
+        given = load(MAIN_FILE, **{other: "theirs"})
+        assert given == load(MAIN_FILE, **{ours: "theirs"})
+        assert load(MAIN_FILE, **{other: "theirs", ours: "ours"}) == load(MAIN_FILE, **{ours: "ours"})
+        assert (given == load(MAIN_FILE)) == (setting in FIXED)
 
 
 def test_with_tls_every_container_finds_the_files_where_the_example_says() -> None:
