@@ -15,6 +15,13 @@ from acestage.keepalive import CLIENT_KEEPALIVE
 from acestage.settings import Settings
 
 Options = Sequence[tuple[str, int | str]]
+CLIENT_OPTIONS: Options = (
+    *CLIENT_KEEPALIVE,
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+"""With which a channel notices a server that is gone, and finds it soon once it is back."""
+
 _Channel = TypeVar("_Channel", grpc.Channel, grpc.aio.Channel)
 _KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
@@ -41,9 +48,7 @@ class Access:
 NO_ACCESS = Access()
 
 
-def open_channel(
-    target: str, access: Access = NO_ACCESS, options: Options = CLIENT_KEEPALIVE
-) -> grpc.Channel:
+def open_channel(target: str, access: Access = NO_ACCESS, options: Options = CLIENT_OPTIONS) -> grpc.Channel:
     """A channel to `target`, which brings `access`.
 
     Raises:
@@ -56,7 +61,7 @@ def open_channel(
 
 
 def open_aio_channel(
-    target: str, access: Access = NO_ACCESS, options: Options = CLIENT_KEEPALIVE
+    target: str, access: Access = NO_ACCESS, options: Options = CLIENT_OPTIONS
 ) -> grpc.aio.Channel:
     """See `open_channel`."""
     credentials = _credentials(access)

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import grpc.aio
 
-from acestage.access import NO_ACCESS, Access, open_aio_channel
-from acestage.keepalive import (
-    CLIENT_KEEPALIVE,
-    KEEPALIVE_TIME_MS,
-    KEEPALIVE_TIMEOUT_MS,
-    PING_TIMEOUT_MS,
-)
+from acestage.access import CLIENT_OPTIONS, NO_ACCESS, Access, open_aio_channel
+from acestage.keepalive import KEEPALIVE_TIME_MS, KEEPALIVE_TIMEOUT_MS, PING_TIMEOUT_MS
 
 CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
-    *CLIENT_KEEPALIVE,
+    *CLIENT_OPTIONS,
     ("grpc.lb_policy_name", "round_robin"),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
@@ -31,5 +24,5 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 
 
 def channel_between_services(target: str, access: Access = NO_ACCESS) -> grpc.aio.Channel:
-    """A channel to `target`, or in turns to all addresses that it names; it comes back soon after outages."""
+    """A channel to `target`, or in turns to all addresses that it names."""
     return open_aio_channel(target, access, CHANNEL_OPTIONS)
