@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +33,13 @@ class Access:
     """What a client brings, and what it trusts.
 
     Attributes:
-        api_key: goes with every call, as `authorization: Bearer KEY` in its metadata; None brings none.
+        api_key: goes with every call, as `authorization: Bearer KEY` in its metadata, without blanks at its
+            ends; None brings none.
         tls_ca: a PEM file of certificates that may vouch for the server; None speaks without TLS.
     """
 
     api_key: str | None = field(default=None, repr=False)
-    tls_ca: Path | None = None
+    tls_ca: str | os.PathLike[str] | None = None
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
@@ -52,53 +55,70 @@ def open_channel(target: str, access: Access = NO_ACCESS, options: Options = CLI
     """A channel to `target`, which brings `access`.
 
     Raises:
-        FailedPreconditionError: the certificates cannot be read.
+        FailedPreconditionError: the key or the certificates cannot be used.
     """
-    credentials = _credentials(access)
+    authorization, credentials = _authorization(access), _credentials(access)
     if credentials is None:
-        return _with_key(grpc.insecure_channel(target, options), access)
-    return _with_key(grpc.secure_channel(target, credentials, options), access)
+        return _with_key(grpc.insecure_channel(target, options), authorization)
+    return _with_key(grpc.secure_channel(target, credentials, options), authorization)
 
 
 def open_aio_channel(
     target: str, access: Access = NO_ACCESS, options: Options = CLIENT_OPTIONS
 ) -> grpc.aio.Channel:
     """See `open_channel`."""
-    credentials = _credentials(access)
+    authorization, credentials = _authorization(access), _credentials(access)
     if credentials is None:
-        return _with_key(grpc.aio.insecure_channel(target, options), access)
-    return _with_key(grpc.aio.secure_channel(target, credentials, options), access)
+        return _with_key(grpc.aio.insecure_channel(target, options), authorization)
+    return _with_key(grpc.aio.secure_channel(target, credentials, options), authorization)
+
+
+def _authorization(access: Access) -> str | None:
+    if access.api_key is None:
+        return None
+    key = access.api_key.strip()
+    if not (key and key.isascii() and key.isprintable()):
+        raise FailedPreconditionError("api_key: is no key; accepted: printable ASCII characters")
+    return f"Bearer {key}"
 
 
 def _credentials(access: Access) -> grpc.ChannelCredentials | None:
     if access.tls_ca is None:
         return None
-    return grpc.ssl_channel_credentials(read_pem("tls_ca", access.tls_ca))
+    pem = read_pem("tls_ca", access.tls_ca)
+    try:
+        # gRPC takes anything, and then believes no server. What is between certificates may be of any kind.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode("ascii", "ignore"))
+    except (ssl.SSLError, ValueError) as error:
+        raise FailedPreconditionError(
+            f"tls_ca: {access.tls_ca} holds no certificates: {error}; accepted: certificates in PEM format"
+        ) from error
+    return grpc.ssl_channel_credentials(pem)
 
 
-def read_pem(name: str, path: Path) -> bytes:
+def read_pem(name: str, path: str | os.PathLike[str]) -> bytes:
     """The bytes of `path`, which the setting `name` says.
 
     Raises:
         FailedPreconditionError: it cannot be read.
     """
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise FailedPreconditionError(
             f"{name}: {path} cannot be read: {error.strerror}; accepted: a file in PEM format"
         ) from error
 
 
-def _with_key(channel: _Channel, access: Access) -> _Channel:
+def _with_key(channel: _Channel, authorization: str | None) -> _Channel:
     """`channel`, whose calls bring the key.
 
     The methods are wrapped one by one: gRPC's own call credentials ask for TLS, and interceptors of asyncio
     put objects of their own in the place of calls.
     """
-    if access.api_key is not None:
+    if authorization is not None:
         for kind in _KINDS:
-            setattr(channel, kind, _keyed(getattr(channel, kind), f"Bearer {access.api_key}"))
+            setattr(channel, kind, _keyed(getattr(channel, kind), authorization))
     return channel
 
 

@@ -33,7 +33,7 @@ class Client:
         access: the key, and the certificates that are trusted; for services that ask for them.
 
     Raises:
-        FailedPreconditionError: the certificates cannot be read.
+        FailedPreconditionError: the key or the certificates cannot be used.
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, access: Access = NO_ACCESS) -> None:

@@ -142,13 +142,16 @@ async def call_with_key(kind: str, key: str | None, *, is_blocking: bool, served
         await server.stop(None)
 
 
+@pytest.mark.parametrize("key", ["s3cret", "s3cret\n"])
 @pytest.mark.parametrize("is_blocking", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_calls_of_each_kind_bring_the_key_beside_their_own_metadata(kind: str, is_blocking: bool) -> None:
+def test_calls_of_each_kind_bring_the_key_beside_their_own_metadata(
+    kind: str, is_blocking: bool, key: str
+) -> None:
     def serve() -> bytes:
         return (request_id() or "").encode()
 
-    assert run(call_with_key(kind, "s3cret", is_blocking=is_blocking, served=serve))[-1] == b"abc-123"
+    assert run(call_with_key(kind, key, is_blocking=is_blocking, served=serve))[-1] == b"abc-123"
 
 
 @pytest.mark.parametrize("key", [None, "s3cre", "s3cret2"])
