@@ -14,7 +14,7 @@ from acestage.generation_options import GenerationOptions
 from acestage.generation_request import request_to_pb
 from acestage.generation_stream import GenerationStream
 from acestage.limits import Limits
-from acestage.orchestrator_errors import ended_early, rpc_errors_of
+from acestage.orchestrator_errors import check_target, ended_early, rpc_errors_of
 from acestage.protos.audio.v1 import audio_pb2, audio_pb2_grpc
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
@@ -33,10 +33,12 @@ class Client:
         access: the key, and the certificates that are trusted; for services that ask for them.
 
     Raises:
+        InvalidArgumentError: there is no target.
         FailedPreconditionError: the key or the certificates cannot be used.
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, access: Access = NO_ACCESS) -> None:
+        check_target(target)
         self.target = target
         self._channel = open_channel(target, access)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)

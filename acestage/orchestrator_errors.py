@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from acestage.errors import InternalError
+from acestage.errors import InternalError, InvalidArgumentError
 from acestage.rpc_errors import from_rpc_error
 
 
@@ -18,6 +18,13 @@ def rpc_errors_of(target: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error, target=orchestrator_at(target)) from error
+
+
+def check_target(target: str) -> None:
+    """Raises InvalidArgumentError: `target` is no address."""
+    if not isinstance(target, str) or not target.strip():
+        accepted = "the orchestrator's address, host:port"
+        raise InvalidArgumentError.at("target", f"is {target!r}; accepted: {accepted}")
 
 
 def ended_early(target: str) -> InternalError:

@@ -74,6 +74,12 @@ def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError
         return errors.ServiceUnreachableError(
             f"{target} does not answer: {details}", metadata={"target": target}, retry_delay_s=1.0
         )
+    if code is grpc.StatusCode.UNIMPLEMENTED:
+        return errors.FailedPreconditionError(
+            f"{target} does not know this call: {details}; is that the right address, and does a service of "
+            "this version answer there?",
+            metadata={"target": target},
+        )
     by_code: dict[grpc.StatusCode, type[errors.AcestageError]] = {
         grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
         grpc.StatusCode.CANCELLED: errors.CancelledError,

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from acestage import AsyncClient, Client
-from acestage.errors import InternalError
+from acestage.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from acestage.generation import GenerationEvent, JobQueued
 from acestage.generation_stream import GenerationStream
 from acestage.protos.generation.v1 import generation_pb2 as pb
@@ -132,3 +132,18 @@ def test_the_asyncio_client_puts_tracks_together_off_the_event_loop(
 def test_a_stream_that_ends_early_is_an_error_that_names_the_orchestrator(service: EndlessGeneration) -> None:
     with Client(service.address) as client, pytest.raises(InternalError, match=service.address):
         client.generate("nothing more", timeout_s=60)
+
+
+def test_a_server_of_another_kind_is_told_as_that(service: EndlessGeneration) -> None:
+    expected = (
+        f"{service.address} does not know this call: .*; is that the right address, and .* this version"
+    )
+    with Client(service.address) as client, pytest.raises(FailedPreconditionError, match=expected):
+        client.audio("a")  # a service that this server does not have
+
+
+@pytest.mark.parametrize("target", ["", " ", None, 50050])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_no_address_is_refused_at_once(kind: Any, target: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=rf"^target: is {target!r}; accepted: .* host:port"):
+        kind(target)
