@@ -16,7 +16,7 @@ from acestage.generation_options import GenerationOptions
 from acestage.generation_request import request_to_pb
 from acestage.generation_stream import GenerationStream, makes_tracks
 from acestage.limits import Limits
-from acestage.orchestrator_errors import check_target, ended_early, rpc_errors_of
+from acestage.orchestrator_errors import Calls, ended_early
 from acestage.protos.audio.v1 import audio_pb2, audio_pb2_grpc
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
@@ -27,8 +27,8 @@ class AsyncClient:
     """The asyncio client; the same methods as `Client`. Use it with `async with`, or await `close`."""
 
     def __init__(self, target: str = DEFAULT_TARGET, access: Access = NO_ACCESS) -> None:
-        check_target(target)
         self.target = target
+        self._calls = Calls(target)
         self._channel = open_aio_channel(target, access)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._audio_stub = audio_pb2_grpc.AudioServiceStub(self._channel)
@@ -54,13 +54,14 @@ class AsyncClient:
     ) -> AsyncGenerator[GenerationEvent, None]:
         """See `Client.stream`."""
         stream = GenerationStream()
-        call = self._stub.Generate(request_to_pb(caption, options), timeout=timeout_s)
-        try:
-            with rpc_errors_of(self.target):
+        request = request_to_pb(caption, options)
+        with self._calls.one():
+            call = self._stub.Generate(request, timeout=timeout_s)
+            try:
                 async for response in call:
                     yield await _read(stream, response)
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
     async def submit(
         self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
@@ -74,35 +75,35 @@ class AsyncClient:
     ) -> AsyncGenerator[GenerationEvent, None]:
         """See `Client.attach`."""
         stream = GenerationStream()
-        call = self._stub.AttachJob(pb.AttachJobRequest(job_id=job_id), timeout=timeout_s)
-        try:
-            with rpc_errors_of(self.target):
+        with self._calls.one():
+            call = self._stub.AttachJob(pb.AttachJobRequest(job_id=job_id), timeout=timeout_s)
+            try:
                 async for response in call:
                     yield await _read(stream, response.event)
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
     async def cancel(self, job_id: str, timeout_s: float = 60.0) -> str:
         """See `Client.cancel`."""
         request = pb.CancelJobRequest(job_id=job_id)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return (await self._stub.CancelJob(request, timeout=timeout_s)).outcome
 
     async def audio_codes(self, source_id: str, *, model: str = "", timeout_s: float | None = None) -> str:
         """See `Client.audio_codes`."""
         request = pb.GetAudioCodesRequest(source_id=source_id, model=model)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return (await self._stub.GetAudioCodes(request, timeout=timeout_s)).audio_codes
 
     async def status(self, timeout_s: float = 10.0) -> Status:
         """See `Client.status`."""
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return status_from_pb(await self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s))
 
     async def limits(self, timeout_s: float = 10.0, *, model: str = "") -> Limits:
         """See `Client.limits`."""
         request = pb.GetLimitsRequest(model=model)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return Limits.from_pb(await self._stub.GetLimits(request, timeout=timeout_s))
 
     async def upload(
@@ -114,11 +115,10 @@ class AsyncClient:
         timeout_s: float | None = None,
     ) -> Audio:
         """See `Client.upload`. Cancelling the task ends the upload."""
-        with Upload(source, sample_rate_hz, on_progress) as upload:
+        with Upload(source, sample_rate_hz, on_progress) as upload, self._calls.one():
             call = self._audio_stub.Upload(_in_thread(iter(upload)), timeout=timeout_s)
             try:
-                with rpc_errors_of(self.target):
-                    response = await call
+                response = await call
             finally:
                 call.cancel()
         return Audio.from_pb(response.audio)
@@ -126,16 +126,18 @@ class AsyncClient:
     async def audio(self, audio_id: str, timeout_s: float = 10.0) -> Audio:
         """See `Client.audio`."""
         request = audio_pb2.GetAudioRequest(audio_id=audio_id)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return Audio.from_pb((await self._audio_stub.GetAudio(request, timeout=timeout_s)).audio)
 
     async def delete_audio(self, audio_id: str, timeout_s: float = 10.0) -> None:
         """See `Client.delete_audio`."""
         request = audio_pb2.DeleteAudioRequest(audio_id=audio_id)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             await self._audio_stub.DeleteAudio(request, timeout=timeout_s)
 
     async def close(self) -> None:
+        """See `Client.close`."""
+        self._calls.close()
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

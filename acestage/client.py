@@ -14,7 +14,7 @@ from acestage.generation_options import GenerationOptions
 from acestage.generation_request import request_to_pb
 from acestage.generation_stream import GenerationStream
 from acestage.limits import Limits
-from acestage.orchestrator_errors import check_target, ended_early, rpc_errors_of
+from acestage.orchestrator_errors import Calls, ended_early
 from acestage.protos.audio.v1 import audio_pb2, audio_pb2_grpc
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
@@ -38,8 +38,8 @@ class Client:
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, access: Access = NO_ACCESS) -> None:
-        check_target(target)
         self.target = target
+        self._calls = Calls(target)
         self._channel = open_channel(target, access)
         self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
         self._audio_stub = audio_pb2_grpc.AudioServiceStub(self._channel)
@@ -75,13 +75,14 @@ class Client:
         Closing the iterator cancels the work within one step or tile, unless it is `detached`.
         """
         stream = GenerationStream()
-        call = self._stub.Generate(request_to_pb(caption, options), timeout=timeout_s)
-        try:
-            with rpc_errors_of(self.target):
+        request = request_to_pb(caption, options)
+        with self._calls.one():
+            call = self._stub.Generate(request, timeout=timeout_s)
+            try:
                 for response in call:
                     yield stream.read(response)
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
     def submit(
         self, caption: str, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
@@ -101,13 +102,13 @@ class Client:
         Ended jobs are kept for a while. Closing the iterator does not stop the job.
         """
         stream = GenerationStream()
-        call = self._stub.AttachJob(pb.AttachJobRequest(job_id=job_id), timeout=timeout_s)
-        try:
-            with rpc_errors_of(self.target):
+        with self._calls.one():
+            call = self._stub.AttachJob(pb.AttachJobRequest(job_id=job_id), timeout=timeout_s)
+            try:
                 for response in call:
                     yield stream.read(response.event)
-        finally:
-            call.cancel()
+            finally:
+                call.cancel()
 
     def cancel(self, job_id: str, timeout_s: float = 60.0) -> str:
         """Stops a job within one step or tile, and waits for its end.
@@ -115,7 +116,7 @@ class Client:
         Returns:
             "succeeded", "cancelled", or the reason of its error; an ended job stays as it is.
         """
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return self._stub.CancelJob(pb.CancelJobRequest(job_id=job_id), timeout=timeout_s).outcome
 
     def audio_codes(self, source_id: str, *, model: str = "", timeout_s: float | None = None) -> str:
@@ -127,18 +128,18 @@ class Client:
             timeout_s: give up after this long; None never does.
         """
         request = pb.GetAudioCodesRequest(source_id=source_id, model=model)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return self._stub.GetAudioCodes(request, timeout=timeout_s).audio_codes
 
     def status(self, timeout_s: float = 10.0) -> Status:
         """Services, models, device, lease holder and queue."""
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return status_from_pb(self._stub.GetStatus(pb.GetStatusRequest(), timeout=timeout_s))
 
     def limits(self, timeout_s: float = 10.0, *, model: str = "") -> Limits:
         """What a request for `model` (empty: the first) may ask for here, and what set each limit."""
         request = pb.GetLimitsRequest(model=model)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return Limits.from_pb(self._stub.GetLimits(request, timeout=timeout_s))
 
     def upload(
@@ -159,11 +160,10 @@ class Client:
                 of its own ends the upload.
             timeout_s: give up after this long; None never does.
         """
-        with Upload(source, sample_rate_hz, on_progress) as upload:
+        with Upload(source, sample_rate_hz, on_progress) as upload, self._calls.one():
             call = self._audio_stub.Upload.future(iter(upload), timeout=timeout_s)
             try:
-                with rpc_errors_of(self.target):
-                    response = call.result()
+                response = call.result()
             finally:
                 call.cancel()
         return Audio.from_pb(response.audio)
@@ -171,16 +171,18 @@ class Client:
     def audio(self, audio_id: str, timeout_s: float = 10.0) -> Audio:
         """What was uploaded under an id."""
         request = audio_pb2.GetAudioRequest(audio_id=audio_id)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             return Audio.from_pb(self._audio_stub.GetAudio(request, timeout=timeout_s).audio)
 
     def delete_audio(self, audio_id: str, timeout_s: float = 10.0) -> None:
         """Drops uploaded audio; jobs that use it now may go on."""
         request = audio_pb2.DeleteAudioRequest(audio_id=audio_id)
-        with rpc_errors_of(self.target):
+        with self._calls.one():
             self._audio_stub.DeleteAudio(request, timeout=timeout_s)
 
     def close(self) -> None:
+        """Ends the calls that run."""
+        self._calls.close()
         self._channel.close()
 
     def __enter__(self) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ import grpc
 import pytest
 
 from acestage import AsyncClient, Client
-from acestage.errors import FailedPreconditionError, InternalError, InvalidArgumentError
+from acestage.errors import CancelledError, FailedPreconditionError, InternalError, InvalidArgumentError
 from acestage.generation import GenerationEvent, JobQueued
 from acestage.generation_stream import GenerationStream
 from acestage.protos.generation.v1 import generation_pb2 as pb
@@ -147,3 +148,62 @@ def test_a_server_of_another_kind_is_told_as_that(service: EndlessGeneration) ->
 def test_no_address_is_refused_at_once(kind: Any, target: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=rf"^target: is {target!r}; accepted: .* host:port"):
         kind(target)
+
+
+def test_closing_the_asyncio_client_ends_calls_and_cancels_no_task(service: EndlessGeneration) -> None:
+    async def scenario() -> list[BaseException | str]:
+        begun = asyncio.Event()
+        client = AsyncClient(service.address)
+        song = client.generate("piano", on_event=lambda event: begun.set(), timeout_s=60)
+        tasks = [asyncio.create_task(song)]
+        await asyncio.wait_for(begun.wait(), TIMEOUT_S)
+        # The one thread of the service is busy: it answers none of these.
+        tasks += [asyncio.create_task(client.cancel("1")) for _ in range(2)]
+        await asyncio.sleep(0)
+        tasks[-1].cancel()
+        await client.close()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    song, answer, cancelled = asyncio.run(scenario())
+    for error in (song, answer):
+        assert isinstance(error, CancelledError)
+        assert error.message == "the client was closed"
+    assert isinstance(cancelled, asyncio.CancelledError)
+
+
+def test_a_stream_ends_with_its_client(service: EndlessGeneration) -> None:
+    with Client(service.address) as client:
+        events = client.stream("piano", timeout_s=60)
+        next(events)
+    with pytest.raises(CancelledError, match="the client was closed"):
+        next(events)
+
+
+def test_a_stream_ends_with_its_asyncio_client(service: EndlessGeneration) -> None:
+    async def scenario() -> None:
+        async with AsyncClient(service.address) as client:
+            events = client.stream("piano", timeout_s=60)
+            await anext(events)
+        with pytest.raises(CancelledError, match="the client was closed"):
+            await anext(events)
+
+    asyncio.run(scenario())
+
+
+def test_a_closed_client_says_so() -> None:
+    client = Client("127.0.0.1:1")
+    client.close()
+    for call in (client.status, lambda: client.generate("piano"), lambda: client.upload(io.BytesIO())):
+        with pytest.raises(FailedPreconditionError, match="this client is closed"):
+            call()
+
+
+def test_a_closed_asyncio_client_says_so() -> None:
+    async def scenario() -> None:
+        client = AsyncClient("127.0.0.1:1")
+        await client.close()
+        for call in (client.status(), client.generate("piano"), client.upload(io.BytesIO())):
+            with pytest.raises(FailedPreconditionError, match="this client is closed"):
+                await call
+
+    asyncio.run(scenario())
