@@ -73,6 +73,12 @@ def open_aio_channel(
     return _with_key(grpc.aio.secure_channel(target, credentials, options), authorization)
 
 
+def check_access(access: Access) -> None:
+    """Raises FailedPreconditionError: see `open_channel`."""
+    _authorization(access)
+    _credentials(access)
+
+
 def _authorization(access: Access) -> str | None:
     if access.api_key is None:
         return None

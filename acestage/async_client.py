@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self, Unpack
 
-from acestage.access import NO_ACCESS, Access, open_aio_channel
+import grpc.aio
+
+from acestage.access import NO_ACCESS, Access, check_access, open_aio_channel
 from acestage.audio import Audio, AudioSource, Upload, UploadProgress
 from acestage.client import DEFAULT_TARGET
 from acestage.generation import Generation, GenerationEvent, JobQueued
@@ -24,14 +27,31 @@ from acestage.status import Status, status_from_pb
 
 
 class AsyncClient:
-    """The asyncio client; the same methods as `Client`. Use it with `async with`, or await `close`."""
+    """The asyncio client; the same methods as `Client`. Use it with `async with`, or await `close`.
+
+    It may be made where no event loop runs, and then belongs to the one in which it is used first.
+    """
 
     def __init__(self, target: str = DEFAULT_TARGET, access: Access = NO_ACCESS) -> None:
         self.target = target
         self._calls = Calls(target)
-        self._channel = open_aio_channel(target, access)
-        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
-        self._audio_stub = audio_pb2_grpc.AudioServiceStub(self._channel)
+        check_access(access)
+        self._access = access
+        self._opened: grpc.aio.Channel | None = None
+
+    @property
+    def _channel(self) -> grpc.aio.Channel:
+        if self._opened is None:
+            self._opened = open_aio_channel(self.target, self._access)
+        return self._opened
+
+    @cached_property
+    def _stub(self) -> generation_pb2_grpc.GenerationServiceAsyncStub:
+        return generation_pb2_grpc.GenerationServiceStub(self._channel)
+
+    @cached_property
+    def _audio_stub(self) -> audio_pb2_grpc.AudioServiceAsyncStub:
+        return audio_pb2_grpc.AudioServiceStub(self._channel)
 
     async def generate(
         self,
@@ -138,7 +158,8 @@ class AsyncClient:
     async def close(self) -> None:
         """See `Client.close`."""
         self._calls.close()
-        await self._channel.close()
+        if self._opened is not None:
+            await self._opened.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -12,9 +12,9 @@ from typing import Any
 import grpc
 import pytest
 
-from acestage import AsyncClient, Client
+from acestage import Access, AsyncClient, Client
 from acestage.errors import CancelledError, FailedPreconditionError, InternalError, InvalidArgumentError
-from acestage.generation import GenerationEvent, JobQueued
+from acestage.generation import Generation, GenerationEvent, JobQueued
 from acestage.generation_stream import GenerationStream
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.generation.v1 import generation_pb2_grpc
@@ -108,6 +108,21 @@ def test_cancelling_the_task_ends_the_call(service: EndlessGeneration) -> None:
             return await asyncio.to_thread(service.call_ended.wait, TIMEOUT_S)
 
     assert asyncio.run(scenario())
+
+
+def test_the_asyncio_client_may_be_made_before_the_event_loop_runs(service: EndlessGeneration) -> None:
+    client = AsyncClient(service.address)
+
+    async def scenario() -> Generation:
+        async with client:
+            return await client.generate("a song", timeout_s=TIMEOUT_S)
+
+    assert asyncio.run(scenario()).job_id == "1"
+
+
+def test_the_asyncio_client_takes_no_key_that_cannot_be_used() -> None:
+    with pytest.raises(FailedPreconditionError, match="api_key"):
+        AsyncClient(access=Access("schlüssel"))
 
 
 def test_the_asyncio_client_puts_tracks_together_off_the_event_loop(
