@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import cached_property
 from types import TracebackType
@@ -57,14 +58,15 @@ class AsyncClient:
         self,
         caption: str,
         *,
-        on_event: Callable[[GenerationEvent], Any] = lambda event: None,
+        on_event: Callable[[GenerationEvent], Awaitable[Any] | Any] = lambda event: None,
         timeout_s: float | None = None,
         **options: Unpack[GenerationOptions],
     ) -> Generation:
-        """See `Client.generate`. Cancelling the task cancels the work."""
+        """See `Client.generate`; `on_event` may be async. Cancelling the task cancels the work."""
         async with aclosing(self.stream(caption, timeout_s=timeout_s, **options)) as events:
             async for event in events:
-                on_event(event)
+                if inspect.isawaitable(heard := on_event(event)):
+                    await heard
                 if isinstance(event, Generation):
                     return event
         raise ended_early(self.target)

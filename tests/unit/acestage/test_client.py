@@ -95,6 +95,22 @@ def test_an_error_of_on_event_ends_the_call_of_the_asyncio_client(service: Endle
     assert asyncio.run(scenario())
 
 
+def test_an_async_on_event_is_awaited_before_the_next_event(service: EndlessGeneration) -> None:
+    heard: list[str] = []
+
+    async def hear(event: GenerationEvent) -> None:
+        heard.append(f"{type(event).__name__} begins")
+        await asyncio.sleep(0)
+        heard.append(f"{type(event).__name__} ends")
+
+    async def scenario() -> None:
+        async with AsyncClient(service.address) as client:
+            await client.generate("a song", on_event=hear, timeout_s=TIMEOUT_S)
+
+    asyncio.run(scenario())
+    assert heard == ["JobQueued begins", "JobQueued ends", "Generation begins", "Generation ends"]
+
+
 def test_cancelling_the_task_ends_the_call(service: EndlessGeneration) -> None:
     async def scenario() -> bool:
         begun = asyncio.Event()
