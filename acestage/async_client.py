@@ -132,7 +132,7 @@ class AsyncClient:
         self,
         source: AudioSource,
         *,
-        sample_rate_hz: int | None = None,
+        sample_rate_hz: float | None = None,
         on_progress: UploadProgress | None = None,
         timeout_s: float | None = None,
     ) -> Audio:

@@ -20,6 +20,7 @@ from acestage.protos.audio.v1 import audio_pb2 as pb
 CHUNK_BYTES = 1 << 20
 AUDIO_ID = re.compile(r"a[0-9a-f]{32}")
 """What requests name uploaded audio by: "a", and 32 hex digits of the SHA-256 of its samples."""
+_MOST_HZ = 2**31 - 1
 
 AudioSource: TypeAlias = "str | os.PathLike[str] | BinaryIO | npt.NDArray[np.floating[Any]]"
 """The path of an audio file, such a file open for reading, or samples [count] or [count, channels] in
@@ -86,13 +87,13 @@ class Upload:
         on_progress: see `UploadProgress`.
 
     Raises:
-        InvalidArgumentError: there is nothing to read.
+        InvalidArgumentError: there is nothing to read, or no message can hold the rate.
     """
 
     def __init__(
         self,
         source: AudioSource,
-        sample_rate_hz: int | None = None,
+        sample_rate_hz: float | None = None,
         on_progress: UploadProgress | None = None,
     ) -> None:
         self.error: Exception | None = None
@@ -104,6 +105,8 @@ class Upload:
         self._samples = memoryview(b"")
         self._total_bytes: int | None = None
         is_array = isinstance(source, np.ndarray)
+        if not (is_array or isinstance(source, str | os.PathLike) or hasattr(source, "read")):
+            raise _unfit(source)
         if is_array != (sample_rate_hz is not None):
             accepted = "a number of samples a second" if is_array else "None: a file says it by itself"
             raise InvalidArgumentError.at("sample_rate_hz", f"is {sample_rate_hz}; accepted: {accepted}")
@@ -143,10 +146,10 @@ class Upload:
         try:
             while chunk := self._file.read(CHUNK_BYTES):
                 yield chunk
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _unreadable(self._name, error) from error
 
-    def _take_samples(self, samples: npt.NDArray[np.floating[Any]], sample_rate_hz: int) -> None:
+    def _take_samples(self, samples: npt.NDArray[np.floating[Any]], sample_rate_hz: float) -> None:
         if samples.ndim not in (1, 2) or not np.issubdtype(samples.dtype, np.floating):
             raise InvalidArgumentError.at(
                 "source",
@@ -154,7 +157,7 @@ class Upload:
                 "[samples] or [samples, channels], where 1 is full scale",
             )
         channel_count = samples.shape[1] if samples.ndim == 2 else 1
-        self._header.raw.sample_rate_hz = sample_rate_hz
+        self._header.raw.sample_rate_hz = _whole(sample_rate_hz)
         self._header.raw.channel_count = channel_count
         self._samples = memoryview(np.ascontiguousarray(samples, "<f4").tobytes())
         self._total_bytes = len(self._samples)
@@ -163,15 +166,46 @@ class Upload:
         if not isinstance(source, str | os.PathLike):
             self._file = source
             self._name = Path(str(getattr(source, "name", ""))).name
+            self._check_reading(source)
             return
         path = Path(source)
         self._name = path.name
         try:
             self._file = self._stack.enter_context(path.open("rb"))
             self._total_bytes = os.fstat(self._file.fileno()).st_size
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _unreadable(str(path), error) from error
 
+    def _check_reading(self, file: BinaryIO) -> None:
+        try:
+            nothing: object = file.read(0)
+        except (OSError, ValueError) as error:
+            raise _unreadable(self._name, error) from error
+        if not isinstance(nothing, bytes):
+            raise _unfit(file)
 
-def _unreadable(name: str, error: OSError) -> InvalidArgumentError:
-    return InvalidArgumentError.at("source", f"{name} cannot be read: {error.strerror or error}")
+
+def _whole(sample_rate_hz: float) -> int:
+    """As a message holds it; the orchestrator says which rates it takes."""
+    try:
+        whole = int(sample_rate_hz)
+        if whole == sample_rate_hz and abs(whole) <= _MOST_HZ:
+            return whole
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise InvalidArgumentError.at(
+        "sample_rate_hz", f"is {sample_rate_hz!r}; accepted: a whole number up to {_MOST_HZ}"
+    )
+
+
+def _unfit(source: object) -> InvalidArgumentError:
+    return InvalidArgumentError.at(
+        "source",
+        f"is {type(source).__name__}; accepted: the path of a file, a file open for reading bytes "
+        "(io.BytesIO holds those in memory), or a numpy array of samples",
+    )
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> InvalidArgumentError:
+    why = getattr(error, "strerror", None) or error
+    return InvalidArgumentError.at("source", f"{name} cannot be read: {why}")

@@ -146,7 +146,7 @@ class Client:
         self,
         source: AudioSource,
         *,
-        sample_rate_hz: int | None = None,
+        sample_rate_hz: float | None = None,
         on_progress: UploadProgress | None = None,
         timeout_s: float | None = None,
     ) -> Audio:
