@@ -25,9 +25,8 @@ class Checks:
         """`value` must be a number in [least, most]; `source` says what set `most`."""
         is_fine = math.isfinite(value) and least <= value <= most
         why = f" ({source})" if source else ""
-        accepted = f"{least:g}" if least == most else f"{least:g} to {most:g}"
-        # Ten digits: a value a little above the limit must not look like the limit.
-        self.require(is_fine, field, f"is {value:.10g}; accepted: {accepted}{why}")
+        accepted = _shown(least) if least == most else f"{_shown(least)} to {_shown(most)}"
+        self.require(is_fine, field, f"is {_shown(value)}; accepted: {accepted}{why}")
 
     def at_most(self, count: int, of_what: str, field: str, most: int) -> None:
         """`field` must have no more than `most` of something, for example frames."""
@@ -38,9 +37,14 @@ class Checks:
         levels = [ctypes.c_float(value).value for value in values]
         falls = all(before > after for before, after in itertools.pairwise(levels))
         is_fine = falls and all(0.0 < level <= 1.0 for level in levels) and len(values) <= most_count
-        shown = ", ".join(f"{value:g}" for value in values[:20])
+        shown = ", ".join(_shown(value) for value in values[:20])
         self.require(is_fine, field, f"are {shown}; accepted: up to {most_count} falling values in (0, 1]")
 
     def done(self) -> None:
         if self._violations:
             raise InvalidArgumentError.of(self._violations)
+
+
+def _shown(value: float) -> str:
+    """Integers in full, others in ten digits: what lies a little above a limit must not look like it."""
+    return str(value) if isinstance(value, int) else f"{value:.10g}"

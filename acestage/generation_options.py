@@ -41,7 +41,7 @@ class GenerationOptions(TypedDict, total=False):
         bpm: 30 to 300 beats a minute.
         key_scale: a note and a mode, such as "F# minor".
         time_signature: "2", "3", "4" or "6".
-        seed: item i of the batch uses seed + i; -1 draws one.
+        seed: item i of the batch uses seed + i; -1 draws one; else 0 to 9223372036854775799.
         seeds: one for each take, instead of `seed` and `batch_size`.
         step_count: denoising steps, 1 to 200 (turbo 8, others 32).
         shift: shift of the timestep schedule, 0.1 to 10 (3).

@@ -127,7 +127,7 @@ def _check_denoising(checks: Checks, request: pb.GenerateRequest) -> None:
             checks.within(getattr(request, field), field, least, most_value)
     start, end = _cfg_interval(request)
     checks.require(
-        start <= end, "cfg_interval_start", f"is {start:g}; accepted: up to cfg_interval_end, {end:g}"
+        start <= end, "cfg_interval_start", f"is {start:.10g}; accepted: up to cfg_interval_end, {end:.10g}"
     )
     timesteps = _timesteps(request)
     checks.timesteps(timesteps, "timesteps", STEPS[1])

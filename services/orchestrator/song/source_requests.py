@@ -187,11 +187,11 @@ def _check_window(checks: Checks, request: pb.GenerateRequest, task: Task) -> bo
             checks.require(False, field, f"is {value:g}; accepted for {windowed} alone")
             is_fine = False
         elif not abs(value) <= FURTHEST_S:
-            checks.require(False, field, f"is {value:g}; accepted: {-FURTHEST_S} to {FURTHEST_S} s")
+            checks.require(False, field, f"is {value:.10g}; accepted: {-FURTHEST_S} to {FURTHEST_S} s")
             is_fine = False
     if is_fine and start_s is not None and end_s is not None and start_s >= end_s:
         checks.require(
-            False, "repaint_start_s", f"is {start_s:g}; accepted: less than repaint_end_s, {end_s:g}"
+            False, "repaint_start_s", f"is {start_s:.10g}; accepted: less than repaint_end_s, {end_s:.10g}"
         )
         return False
     if is_fine and start_s is None and end_s is not None and end_s <= 0:
@@ -224,11 +224,12 @@ def _check_window_in_source(checks: Checks, request: pb.GenerateRequest, source_
     if start_s is not None:
         least = -math.inf if extends else 0.0
         is_start_fine = least <= start_s <= source_s and not (end_s is None and start_s == source_s)
-        accepted = f"up to {source_s:g}, where the source ends" if extends else f"0 to {source_s:g}"
+        most = f"{'less than' if end_s is None else 'up to'} {source_s:.10g}, where the source ends"
+        accepted = most if extends else f"0 or more, {most}"
         checks.require(is_start_fine, "repaint_start_s", f"is {start_s:.10g}; accepted: {accepted}")
     if end_s is not None:
         is_end_fine = 0.0 <= end_s <= (math.inf if extends else source_s)
-        accepted = "0 or more, where the source begins" if extends else f"0 to {source_s:g}, the source"
+        accepted = "0 or more, where the source begins" if extends else f"0 to {source_s:.10g}, the source"
         checks.require(is_end_fine, "repaint_end_s", f"is {end_s:.10g}; accepted: {accepted}")
     return is_start_fine and is_end_fine
 
@@ -239,7 +240,7 @@ def _check_length(checks: Checks, field: str, duration_s: float, limits: Limits)
         checks.require(
             duration_s <= longest.value,
             field,
-            f"makes a song of {duration_s:.10g} s; accepted: up to {longest.value:g} ({longest.source})",
+            f"makes a song of {duration_s:.10g} s; accepted: up to {longest.value:.10g} ({longest.source})",
         )
 
 

@@ -79,7 +79,7 @@ class GenerateRequest(_message.Message):
     time_signature: _builtins.str
     """"2", "3", "4" or "6"."""
     seed: _builtins.int
-    """Item i of the batch uses seed + i. Drawn at random when unset or -1."""
+    """Item i of the batch uses seed + i. Drawn at random when unset or -1; else 0 to 9223372036854775799."""
     step_count: _builtins.int
     """Denoising steps, 1 to 200; 8 for turbo models, 32 for others when unset."""
     shift: _builtins.float
@@ -146,7 +146,7 @@ class GenerateRequest(_message.Message):
 
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """One seed for each take, instead of `seed` and `batch_size`."""
+        """One seed for each take, of the same range, instead of `seed` and `batch_size`."""
 
     @_builtins.property
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_dit_pb2.Adapter]:

@@ -70,6 +70,12 @@ def test_a_bad_value_is_refused_and_named(field: str, value: object) -> None:
     assert field in {violation.field for violation in caught.value.violations}
 
 
+def test_the_range_of_seeds_is_told_in_full() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        requests.check(GenerateRequest(caption="piano", seed=2**63 - 1))
+    assert caught.value.message == ("seed: is 9223372036854775807; accepted: -1 to 9223372036854775799")
+
+
 PROMPTS = (GenerateRequest, EncodeParameters)
 
 

@@ -115,6 +115,25 @@ def test_what_does_not_go_together_is_refused_and_named(field: str, fields: dict
 
 
 @pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"repaint_start_s": 12.01619, "repaint_end_s": 20}, "up to 12.0161875, where the source ends"),
+        ({"repaint_start_s": 12.01619}, "less than 12.0161875, where the source ends"),
+        ({"repaint_start_s": 3600.0001}, "-3600 to 3600 s"),
+        ({"repaint_start_s": 5.0000002, "repaint_end_s": 5.0000001}, "less than repaint_end_s, 5.0000001"),
+        ({"task": "lego", "repaint_start_s": 13}, "0 or more, less than 12.0161875, where the source ends"),
+        ({"task": "lego", "repaint_end_s": 13}, "0 to 12.0161875, the source"),
+    ],
+)
+def test_a_bound_is_told_as_exactly_as_it_is_checked(fields: dict[str, Any], expected: str) -> None:
+    request = GenerateRequest(**{"caption": "x", "task": "repaint", "source_id": "a"} | fields)
+    with pytest.raises(InvalidArgumentError) as caught:
+        requests.check(request, model=BASE, source_sample_count=576_777)
+    given = fields.get("repaint_start_s", fields.get("repaint_end_s"))
+    assert [v.description for v in caught.value.violations] == [f"is {given}; accepted: {expected}"]
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         {"audio_cover_strength": 1.0, "cover_noise_strength": 0.0},  # as clients send them with every task
