@@ -36,8 +36,8 @@ class GenerationOptions(TypedDict, total=False):
     Attributes:
         lyrics: up to 50,000 characters; empty is an instrumental.
         language: code of the lyrics' language ("en").
-        duration_s: 10 to 600 seconds (60, or the limit where that is lower); `Client.limits` says how much
-            the services allow.
+        duration_s: 10 to 600 seconds (60, or the limit where that is lower), which the song rounds up to
+            whole latent frames of 40 ms; `Client.limits` says how much the services allow.
         bpm: 30 to 300 beats a minute.
         key_scale: a note and a mode, such as "F# minor".
         time_signature: "2", "3", "4" or "6".

@@ -71,7 +71,9 @@ class GenerateRequest(_message.Message):
     language: _builtins.str
     """Language code of the lyrics; "en" when unset."""
     duration_s: _builtins.float
-    """Seconds of music, 10 to 600; 60 when unset. Refused with a source or codes, which set the length."""
+    """Seconds of music, 10 to 600; 60 when unset. The song is rounded up to whole latent frames of 40 ms.
+    Refused with a source or codes, which set the length.
+    """
     bpm: _builtins.int
     """Beats a minute, 30 to 300."""
     key_scale: _builtins.str
@@ -850,6 +852,7 @@ class Settings(_message.Message):
     lyrics: _builtins.str
     language: _builtins.str
     duration_s: _builtins.float
+    """Without a source the tracks are this long, rounded up to whole latent frames of 40 ms."""
     bpm: _builtins.int
     key_scale: _builtins.str
     time_signature: _builtins.str
