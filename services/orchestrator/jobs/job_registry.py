@@ -78,7 +78,8 @@ class JobRegistry:
         bounds = self._bounds
         raise NotFoundError(
             f"job_id: no job {job_id!r} is known; jobs that ended are kept for {bounds.kept_s / 60:g} min, "
-            f"the last {bounds.kept_count} of them and {bounds.kept_bytes // _MIB} MiB at most",
+            f"the last {bounds.kept_count} of them and {bounds.kept_bytes // _MIB} MiB at most, and none "
+            "from before the orchestrator was started",
             metadata={"job_id": job_id},
         )
 

@@ -137,7 +137,9 @@ class GenerateRequest(_message.Message):
     preview: _builtins.bool
     """Sends a short version of few steps first, from the same seeds."""
     detached: _builtins.bool
-    """The job goes on when this call ends; AttachJob gets its events, CancelJob stops it."""
+    """The job goes on when this call ends; AttachJob gets its events, CancelJob stops it. It ends with the
+    orchestrator: one that was started again knows no job from before.
+    """
     @_builtins.property
     def timesteps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Overrides step_count and shift: falling values in (0, 1]."""

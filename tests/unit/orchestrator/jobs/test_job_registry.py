@@ -44,7 +44,8 @@ def known(registry: JobRegistry, *names: str) -> list[str]:
 
 def test_an_unknown_job_is_refused_with_what_is_kept() -> None:
     registry = JobRegistry(LogBounds())
-    with pytest.raises(NotFoundError, match=r"'nope'.*15 min, the last 100 of them and 512 MiB"):
+    expected = r"'nope'.*15 min, the last 100 of them and 512 MiB at most, and none from before the orch"
+    with pytest.raises(NotFoundError, match=expected):
         registry.find("nope")
 
 
