@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypedDict, cast
 
 from acestage.protos.dit.v1 import dit_pb2
 
@@ -116,6 +116,10 @@ class Model:
     is_untrained: bool
 
 
+_NO_OPTIONS = ("caption", "seed", "batch_size", "device", "dtype", "kernels")
+"""Settings that are no options, or that `seeds` say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Every setting that a job used, defaults included; the same settings give the same audio.
@@ -162,3 +166,14 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    def to_options(self) -> GenerationOptions:
+        """The options that, with the caption, make the same song again where the same model is served."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        options["model"] = self.model.name
+        for name in _NO_OPTIONS:
+            del options[name]
+        if self.source_id or self.audio_codes:
+            del options["duration_s"]  # they set it
+        given = {name: value for name, value in options.items() if value is not None}
+        return cast(GenerationOptions, given)

@@ -106,6 +106,29 @@ def test_the_split_gives_the_bits_of_one_process(
         assert np.array_equal(track.audio, expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"duration_s": 10.001, "lyrics": "la la", "bpm": 90, "seed": 7},
+        {"duration_s": 10, "batch_size": 2, "shift": 2.5, "infer_method": "sde", "model": "base"},
+        {"duration_s": 10, "timesteps": [0.9, 0.4], "quantization": "int8", "instruction": "Be quiet:"},
+        {"task": "repaint", "source_id": "", "repaint_start_s": 3.01, "repaint_end_s": 7},
+        {"task": "cover", "source_id": "", "reference_id": "", "audio_cover_strength": 0.6, "seeds": [9, 4]},
+        {"task": "lego", "source_id": "", "track_name": "drums", "repaint_start_s": 2, "model": "base"},
+        {"audio_codes": "<|audio_code_17|><|audio_code_4|>" * 5},
+    ],
+)
+def test_the_settings_of_a_song_make_it_again(
+    client: Client, source_id: str, options: dict[str, Any]
+) -> None:
+    uploaded = {name: source_id for name in ("source_id", "reference_id") if name in options}
+    model = {"model": f"{options.get('model', 'turbo')}-diffusers"}
+    song = client.generate("piano", **{"step_count": 2} | options | uploaded | model)
+    again = client.generate(song.settings.caption, **song.settings.to_options())
+    assert again.settings == song.settings
+    assert [t.samples_sha256 for t in again.tracks] == [t.samples_sha256 for t in song.tracks]
+
+
 def test_a_repainted_song_is_its_source_outside_of_the_window(
     client: Client, source: Samples, source_id: str
 ) -> None:
