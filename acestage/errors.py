@@ -15,14 +15,14 @@
     │   ├── LeaseLostError              the lease ended while the work ran
     │   └── StaleFencingTokenError      a newer grant exists
     ├── UnavailableError
-    │   ├── ServiceUnreachableError     a stage or the ledger does not answer
+    │   ├── ServiceUnreachableError     a service does not answer, or ended the call as it stopped
     │   ├── WorkerCrashedError          the worker process died
     │   ├── WorkerStalledError          the worker made no progress
     │   └── DeviceQuarantinedError      the device has not proved free
     ├── DeadlineExceededError
     ├── DataLossError
     │   └── TensorCorruptError          bytes of a tensor are not those that were sent
-    ├── CancelledError                  the caller, or the service as it stops, ended the work
+    ├── CancelledError                  the caller ended the work
     └── InternalError                   a defect
         └── NonFiniteError              a result overflowed the data type it was computed in
 
