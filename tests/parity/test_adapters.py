@@ -125,8 +125,10 @@ def test_ranks_and_alphas_of_single_layers_count_as_in_peft(
     )
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        get_peft_model(WholeModel(load_transformer(checkpoint)), config).save_pretrained(tmp_path / "x")
-    merged = PeftModel.from_pretrained(WholeModel(load_transformer(checkpoint)), tmp_path / "x")
+        trained = get_peft_model(WholeModel(load_component(checkpoint, "transformer")), config)
+        trained.save_pretrained(tmp_path / "x")
+    untrained = WholeModel(load_component(checkpoint, "transformer"))
+    merged = PeftModel.from_pretrained(untrained, tmp_path / "x")
     given = random_conditioning()
     expected = denoise(DitEngine(merged.merge_and_unload().decoder), given, PARAMETERS)
     ours = denoise(engine, given, with_adapters(tmp_path, {"x": 1.0}))

@@ -26,7 +26,7 @@ from acestage.errors import (
     WorkerCrashedError,
 )
 from acestage.generation import AudioChunk, JobQueued, StageProgress
-from acestage.orchestrator_errors import rpc_errors_of
+from acestage.orchestrator_errors import Calls
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.stored_settings import read_settings
 from services.gateway.jobs import job_follower
@@ -207,7 +207,7 @@ def test_a_job_that_a_new_orchestrator_does_not_know_is_lost_and_says_so(tmp_pat
 
 def unreachable() -> AcestageError:
     """As a client has it of an orchestrator that is away."""
-    with pytest.raises(ServiceUnreachableError) as raised, rpc_errors_of(ScriptedOrchestrator.target):
+    with pytest.raises(ServiceUnreachableError) as raised, Calls(ScriptedOrchestrator.target).one():
         raise AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata(), "Connection refused")
     return raised.value
 
