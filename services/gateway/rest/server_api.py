@@ -24,7 +24,7 @@ async def limits(gateway: ItsGateway, model: str = "") -> dict[str, Any]:
 
 @router.get("/v1/status", responses=error_responses(401, 503))
 async def status(gateway: ItsGateway) -> dict[str, Any]:
-    """Devices, lease holders, stages, queue, memory of every process, last jobs."""
+    """Devices, lease holders, stages and their processes, queue, last jobs."""
     found: dict[str, Any] = plain(asdict(await gateway.client.status()))
     return found
 

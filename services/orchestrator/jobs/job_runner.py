@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from acestage import errors
-from acestage.generation import ProcessMemory
 from acestage.protobuf_times import duration
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.status import CANCELLED, FAILED, SUCCEEDED, EndedJob
@@ -38,11 +37,10 @@ _NO_FAULTS = (errors.CancelledError, errors.QueueFullError, errors.InvalidArgume
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """What a job that succeeded leaves; `run_s` since it left the queue, `memory` of this process."""
+    """What a job that succeeded leaves; `run_s` since it left the queue."""
 
     result: Result
     run_s: float
-    memory: ProcessMemory | None
 
 
 class JobRunner:
@@ -137,8 +135,7 @@ class JobRunner:
             async with self._queue.turn(on_position, may_begin):
                 begun_s = self._clock()
                 result = await self._pipeline.run(request, audio, job_log.append, deadline)
-                run_s = self._clock() - begun_s
-                return _Done(result, run_s, await asyncio.to_thread(measure, "orchestrator"))
+                return _Done(result, self._clock() - begun_s)
 
     def _conclude(self, job_log: JobLog, size: JobSize, asked_s: float, task: asyncio.Task[_Done]) -> None:
         """Writes the job's end into the history and, last of all, into its log."""
@@ -202,13 +199,14 @@ def _outcome(error: errors.AcestageError | None) -> str:
 
 
 def _completed(job_id: str, done: _Done, total_s: float) -> pb.JobCompleted:
+    memory = measure("orchestrator")  # in its millisecond nobody can cancel a job that is done
     return pb.JobCompleted(
         job_id=job_id,
         tracks=done.result.tracks,
         settings=done.result.settings,
         total_time=duration(total_s),
         run_time=duration(done.run_s),
-        orchestrator_memory=done.memory.to_pb() if done.memory else None,
+        orchestrator_memory=memory.to_pb() if memory else None,
         clamped=[clamped.to_pb() for clamped in done.result.clamped],
         decode_cost=done.result.decode_cost,
     )

@@ -21,7 +21,7 @@ def measure(
     """The memory of process `pid` (None: this one), or None where it no longer lives.
 
     The kernel walks all pages of the process for it: about 1 ms for a service, 20 ms for a worker, and longer
-    the more weights are mapped. Not for the event loop.
+    the more weights are mapped. Of a worker it is not for the event loop.
 
     Args:
         name: what to call it.
