@@ -92,12 +92,11 @@ class OutputArea:
                 record = JobRecord.from_dict(json.loads(path.read_text(encoding="utf-8")))
                 if record.job_id != path.parent.name:
                     raise ValueError(f"is of job {record.job_id}")
-                for leftover in chain.from_iterable(map(path.parent.glob, _LEFTOVERS)):
-                    leftover.unlink()
             except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
                 log.warning("record %s cannot be read: %s", path, error)
             else:
                 records.append(record)
+                _remove_leftovers(path.parent)
         return records
 
     def find(self, path: str) -> Path:
@@ -142,6 +141,14 @@ class OutputArea:
         if dropped:
             log.info("dropped the outputs of %d jobs", len(dropped))
         return dropped
+
+
+def _remove_leftovers(folder: Path) -> None:
+    for path in chain.from_iterable(map(folder.glob, _LEFTOVERS)):
+        try:
+            path.unlink()
+        except OSError as error:
+            log.warning("%s cannot be removed: %s", path, error.strerror)
 
 
 def _ended_s(record: JobRecord) -> float:

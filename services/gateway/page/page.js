@@ -128,8 +128,8 @@ const acestage = (() => {
   }
 
   async function showFaults(faults) {
-    clearFaults();
     if (Object.keys(faults ?? {}).some((name) => !field(name)?.offsetParent)) await openFields();
+    clearFaults();
     for (const [name, text] of Object.entries(faults ?? {})) {
       const place = field(name);
       if (!place) continue;

@@ -63,10 +63,12 @@ def test_what_a_gateway_that_was_killed_left_unfinished_is_removed(area: OutputA
     keep(area, "abc", 0, 1)
     for name in ("take-0.f32", "take-11.f32", ".0123456789abcdef.part"):
         (area.folder("abc") / name).write_bytes(b"unfinished")
+    (area.folder("abc") / "take-2.f32").mkdir()  # stays, and costs no record
     (area.root / "theirs").mkdir()
     (area.root / "theirs" / "take-0.f32").write_bytes(b"of somebody else")
-    area.read_records()
-    assert sorted(path.name for path in area.folder("abc").iterdir()) == [RECORD_FILE, "song.mp3"]
+    assert [record.job_id for record in area.read_records()] == ["abc"]
+    left = sorted(path.name for path in area.folder("abc").iterdir())
+    assert left == [RECORD_FILE, "song.mp3", "take-2.f32"]
     assert (area.root / "theirs" / "take-0.f32").exists()
 
 
