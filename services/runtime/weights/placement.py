@@ -90,6 +90,10 @@ def moved(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> tor
     """
     if device.type == "cpu" or tensor.dtype == dtype:
         return tensor.to(device, dtype)
+    return _converted_there(tensor, device, dtype)
+
+
+def _converted_there(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     result = torch.empty(tensor.shape, dtype=dtype, device=device)
     both = (torch.split(whole.reshape(-1), _PART_NUMBERS) for whole in (result, tensor))
     for part, stored in zip(*both, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import socket
 
 import pytest
@@ -12,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from acestage.errors import FailedPreconditionError
 from acestage.settings import Settings
 from services.gateway import door
-from services.gateway.door import Door, bound_socket
+from services.gateway.door import Door, allow_many_connections, bound_socket
 
 
 def test_small_answers_are_sent_at_once() -> None:
@@ -52,29 +53,43 @@ def test_a_connection_without_a_request_is_closed_and_one_that_waits_for_its_ans
 ) -> None:
     monkeypatch.setattr(door, "SILENCE_TIMEOUT_S", 0.2)
 
-    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
-        assert scope["type"] == "http"
-        await asyncio.sleep(0.6)
-        await Response("done")(scope, receive, send)
-
     async def scenario() -> tuple[bytes, bytes]:
+        silent_is_closed = asyncio.Event()
+
+        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+            assert scope["type"] == "http"
+            await silent_is_closed.wait()
+            await Response("done")(scope, receive, send)
+
         with bound_socket("rest", "127.0.0.1", 0) as listener:
             listener.listen()
-            server = Door(slow, Settings(_env_file=None))
+            server = Door(answer, Settings(_env_file=None))
             server.config.lifespan = "off"
             serving = asyncio.create_task(server.serve([listener]))
             async with asyncio.timeout(10):
-                silent, silent_writer = await asyncio.open_connection(*listener.getsockname())
-                silent_writer.write(head)
                 patient, patient_writer = await asyncio.open_connection(*listener.getsockname())
                 patient_writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                answers = await asyncio.gather(silent.read(), patient.read())
+                silent, silent_writer = await asyncio.open_connection(*listener.getsockname())
+                silent_writer.write(head)
+                silence = await silent.read()
+                silent_is_closed.set()
+                answered = await patient.read()
             silent_writer.close()
             patient_writer.close()
             server.should_exit = True
             await serving
-        return answers
+        return silence, answered
 
     silence, answer = asyncio.run(scenario())
     assert silence == b""
     assert answer.endswith(b"done")
+
+
+def test_a_door_takes_as_many_open_files_as_the_system_gives() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, limits[1]), limits[1]))
+    try:
+        allow_many_connections()
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from acestage.checkpoints import open_checkpoint
 from acestage.checkpoints.loading import load_component, load_decoder
 from acestage.planning import Quantization
+from services.runtime.weights import placement
 from services.runtime.weights.placement import folded_parts, moved, place, placed_bytes, weight_norms
 from tests.storage import held_bytes
 
@@ -70,6 +71,14 @@ def test_another_device_converts_what_it_gets_a_part_at_a_time(shape: tuple[int,
     assert (result.shape, result.dtype, result.device.type) == (stored.shape, torch.float16, "meta")
     assert sum(count for count, _ in way.moves) == stored.numel()
     assert all(count <= 1 << 20 and dtypes == {torch.bfloat16} for count, dtypes in way.moves)
+
+
+@pytest.mark.parametrize("shape", [(), (0, 4), (1500, 1001)])
+def test_what_a_device_converts_are_the_same_numbers(shape: tuple[int, ...]) -> None:
+    stored = torch.randn(shape).bfloat16()
+    for tensor in (stored, stored.T if stored.ndim == 2 else stored, stored[::2] if stored.ndim else stored):
+        converted = placement._converted_there(tensor, torch.device("cpu"), torch.float16)
+        torch.testing.assert_close(converted, tensor.to(torch.float16), rtol=0, atol=0)
 
 
 def test_another_device_takes_weight_norm_of_what_it_converts() -> None:
