@@ -33,11 +33,15 @@ the wire.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import grpc
+
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where there is no room, or a file may not be so large."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 
 import typer
@@ -23,10 +22,7 @@ from acestage.cli import (
     warmup,
 )
 from acestage.cli.terminal import open_console, print_label
-from acestage.errors import AcestageError, InvalidArgumentError
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says of output that it cannot keep; a pipe that nobody reads is no error."""
+from acestage.errors import FULL_DISK, AcestageError, InvalidArgumentError
 
 app = typer.Typer(
     name="acestage",
@@ -65,7 +61,7 @@ def main() -> None:
             print_label(console, error.reason, error.message, "red")
         sys.exit(1)
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in FULL_DISK:
             raise
         what = f"{error.filename or 'the output'} cannot be written: {error.strerror}"
         print_label(open_console(stderr=True), "Error:", what, "red")

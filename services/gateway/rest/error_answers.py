@@ -14,8 +14,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError
-from services.runtime.processes.tmp_folder import FULL_DISK, disk_error
+from acestage.errors import FULL_DISK, AcestageError, FieldViolation, InvalidArgumentError
+from services.runtime.processes.tmp_folder import disk_error
 
 log = logging.getLogger(__name__)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from pathlib import Path
 
 from acestage.errors import FailedPreconditionError, ResourceExhaustedError
+from services.runtime.processes.private_folder import make_private
 
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What the system says where there is no room, or a file may not be so large."""
 _RETRY_S = 30.0
 
 
@@ -21,8 +19,7 @@ def make_tmp_folder(folder: Path) -> None:
         FailedPreconditionError: it cannot be used, or belongs to somebody else.
     """
     try:
-        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        make_private(folder)
         found = folder.stat(follow_symlinks=False)
         is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
         if not is_own or folder.parent.stat().st_uid not in (os.getuid(), 0):
