@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from scripts.random_checkpoint import write_checkpoint
 from tests.running_stack import THREADS, RunningStack
+
+# Other tests run beside: how long an example takes says nothing.
+settings.register_profile("acestage", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("acestage")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -31,7 +31,6 @@ def test_no_request_makes_a_server_error_and_every_answer_is_as_documented(
             @seed(1)
             @settings(
                 max_examples=EXAMPLE_COUNT,
-                deadline=None,
                 database=None,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),

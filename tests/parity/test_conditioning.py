@@ -32,7 +32,7 @@ RATE_HZ = 25.0
 TOLERANCE = 1e-5
 
 # The same examples in every run: a feature that falls on the border of two codes could tip either way.
-bounded = settings(max_examples=8, deadline=None, derandomize=True, database=None)
+bounded = settings(max_examples=8, derandomize=True, database=None)
 
 
 @dataclass(frozen=True)

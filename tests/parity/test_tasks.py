@@ -180,7 +180,7 @@ def reference_raw(
 
 @pytest.mark.parametrize(("variant", "task"), TASKS_OF_VARIANTS)
 @given(data=st.data())
-@settings(max_examples=2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_every_task_equals_the_pipeline(
     checkpoints: dict[str, Path], variant: str, task: str, data: st.DataObject
 ) -> None:

@@ -137,7 +137,7 @@ def distance(found: torch.Tensor, untiled: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @given(items=st.integers(1, 3), frames=st.integers(1, 45), tile_frame_count=st.integers(1, 50))
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8, derandomize=True)
 def test_a_decode_in_tiles_is_the_untiled_one(
     dtype: torch.dtype, items: int, frames: int, tile_frame_count: int
 ) -> None:
@@ -148,7 +148,7 @@ def test_a_decode_in_tiles_is_the_untiled_one(
 
 @pytest.mark.parametrize("dtype", BOUNDS)
 @given(frames=st.integers(1, 30), tile_frame_count=st.integers(1, 32))
-@settings(max_examples=6, deadline=None, derandomize=True)
+@settings(max_examples=6, derandomize=True)
 def test_an_encode_in_tiles_is_the_untiled_one(
     dtype: torch.dtype, frames: int, tile_frame_count: int
 ) -> None:
@@ -172,7 +172,7 @@ def test_every_kind_of_tile_of_a_longer_song(tile_frame_count: int) -> None:
 
 
 @given(st.data())
-@settings(max_examples=12, deadline=None, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @torch.no_grad()
 def test_a_range_is_decoded_alone_and_is_the_same(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, FRAMES - 1))

@@ -19,7 +19,7 @@ from acestage.protos.vae.v1.vae_pb2 import DecodeParameters, DecodeRequest
 from acestage.tensors import ITEM_BYTES, TensorDecoder, WireTensor
 from services.runtime.rpc import tensor_requests
 
-fuzz = settings(derandomize=True, database=None, deadline=None, max_examples=250)
+fuzz = settings(derandomize=True, database=None, max_examples=250)
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 NAMES = st.one_of(st.sampled_from(["latents", "mask"]), st.text(max_size=80))

@@ -233,7 +233,7 @@ def small_files(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return files
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damaged_files_give_settings_or_a_clear_error(small_files: list[bytes], data: st.DataObject) -> None:
     file = bytearray(data.draw(st.sampled_from(small_files)))

@@ -210,4 +210,4 @@ class LessorHistory(RuleBasedStateMachine):
 
 TestLessorHistory = LessorHistory.TestCase
 
-TestLessorHistory.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestLessorHistory.settings = settings(max_examples=150, stateful_step_count=40)

@@ -33,7 +33,6 @@ def fuzz(example_count: int) -> settings:
         max_examples=example_count,
         derandomize=True,
         database=None,
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
 
