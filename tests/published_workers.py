@@ -133,7 +133,7 @@ def adapter_for(worker: Any, folder: Path, rank: int) -> AdapterUse:
             stored[f"{key}.lora_A.weight"] = torch.zeros(rank, layer.in_features)
             stored[f"{key}.lora_B.weight"] = torch.zeros(layer.out_features, rank)
     save_file(stored, folder / "x.safetensors")
-    (use,) = resolve_adapters(AdapterFolder(folder), [Adapter(name="x")])
+    (use,) = resolve_adapters(AdapterFolder(folder), [Adapter(name="x")], "adapters")
     return use
 
 

@@ -11,8 +11,6 @@ from acestage.errors import CheckpointError, NotFoundError
 from services.dit.parameters import AdapterUse
 from services.runtime.rpc.request_limits import ADAPTER_SCALE, MAX_ADAPTER_COUNT
 
-_FIELD = "parameters.adapters"
-
 
 class WantedAdapter(Protocol):
     """The message `Adapter`."""
@@ -26,27 +24,34 @@ class WantedAdapter(Protocol):
     def HasField(self, field_name: Any, /) -> bool: ...
 
 
-def resolve_adapters(folder: AdapterFolder, wanted: Sequence[WantedAdapter]) -> tuple[AdapterUse, ...]:
+def resolve_adapters(
+    folder: AdapterFolder, wanted: Sequence[WantedAdapter], field: str
+) -> tuple[AdapterUse, ...]:
     """The adapters that `wanted` names. Blocks while it reads headers, so it is not for the event loop.
+
+    Args:
+        folder: where they lie.
+        wanted: their names and scales.
+        field: of the request that has them, for errors.
 
     Raises:
         InvalidArgumentError: with every wrong field.
     """
     checks = Checks()
-    checks.at_most(len(wanted), "adapters", _FIELD, MAX_ADAPTER_COUNT)
+    checks.at_most(len(wanted), "adapters", field, MAX_ADAPTER_COUNT)
     checks.done()
     uses = []
     for index, one in enumerate(wanted):
         scale = one.scale if one.HasField("scale") else 1.0
-        checks.within(scale, f"{_FIELD}[{index}].scale", *ADAPTER_SCALE)
+        checks.within(scale, f"{field}[{index}].scale", *ADAPTER_SCALE)
         is_first = all(one.name != before.name for before in wanted[:index])
         checks.require(
-            is_first, f"{_FIELD}[{index}].name", f"{one.name[:100]!r} is there twice; accepted: once"
+            is_first, f"{field}[{index}].name", f"{one.name[:100]!r} is there twice; accepted: once"
         )
         try:
             adapter = folder.open(one.name)
         except (NotFoundError, CheckpointError) as error:
-            checks.require(False, f"{_FIELD}[{index}].name", error.message)
+            checks.require(False, f"{field}[{index}].name", error.message)
             continue
         uses.append(
             AdapterUse(

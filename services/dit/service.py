@@ -55,10 +55,20 @@ class DitServicer(dit_pb2_grpc.DitServiceServicer):
         model = self._models.resolve(parameters.model, "parameters.model")
         wanted = parameters_from_pb(parameters)
         if parameters.adapters:
-            uses = await asyncio.to_thread(resolve_adapters, self._adapters, parameters.adapters)
+            uses = await asyncio.to_thread(
+                resolve_adapters, self._adapters, parameters.adapters, "parameters.adapters"
+            )
             wanted = dataclasses.replace(wanted, adapters=uses)
         job = self._job(model, wanted, parameters.quantization, received)
         await relay(self._runner, job, context, pb.DenoiseResponse, _results)
+
+    async def CheckAdapters(
+        self,
+        request: pb.CheckAdaptersRequest,
+        context: grpc.aio.ServicerContext[pb.CheckAdaptersRequest, pb.CheckAdaptersResponse],
+    ) -> pb.CheckAdaptersResponse:
+        await asyncio.to_thread(resolve_adapters, self._adapters, request.adapters, "adapters")
+        return pb.CheckAdaptersResponse()
 
     def _job(
         self,

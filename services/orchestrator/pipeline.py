@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from acestage.errors import InvalidArgumentError
+from acestage.errors import DeadlineExceededError, InvalidArgumentError, ServiceUnreachableError
 from acestage.limits import Clamped
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
@@ -15,7 +15,7 @@ from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.settings import Settings
 from acestage.tensors import WireTensor
 from services.orchestrator.jobs.job_size import JobSize
-from services.orchestrator.limits.current_limits import CurrentLimits
+from services.orchestrator.limits.current_limits import ASK_TIMEOUT_S, CurrentLimits
 from services.orchestrator.models import find_model
 from services.orchestrator.song import requests
 from services.orchestrator.song.conditioning import Conditioning
@@ -98,7 +98,7 @@ class Pipeline:
             What it will make.
 
         Raises:
-            InvalidArgumentError: with every wrong field.
+            InvalidArgumentError: with every wrong field, adapters that cannot be used among them.
             NotFoundError: its source or reference is not there.
             VramBudgetExceededError: no song at all fits on the device.
         """
@@ -109,6 +109,8 @@ class Pipeline:
         if request.reference_id:
             self._store.facts(request.reference_id)
         requests.check(lowered, limits, model=model, source_sample_count=sample_count)
+        if lowered.adapters:
+            await self._check_adapters(lowered)
         takes = requests.item_count(lowered)
         if model is None:  # no stage has answered yet; it alone could say how long codes are
             return JobSize(0.0 if lowered.source_id or lowered.audio_codes else lowered.duration_s, takes)
@@ -168,6 +170,11 @@ class Pipeline:
         assert audio.source is not None
         timeline = whole_song(len(audio.source), model)
         return await work.tokenize(await work.source_latents(request.source_id, audio.source, timeline))
+
+    async def _check_adapters(self, request: pb.GenerateRequest) -> None:
+        """Refuses adapters that are not there; a DiT that is away says so when the job's turn has come."""
+        with suppress(ServiceUnreachableError, DeadlineExceededError):
+            await self._stages.dit.check_adapters(request.adapters, ASK_TIMEOUT_S)
 
     async def _infos(self, timeout_s: float = INFO_TIMEOUT_S) -> list[stage_pb2.GetStageInfoResponse]:
         infos = await asyncio.gather(*(stage.info(timeout_s) for stage in self.stages))

@@ -164,6 +164,20 @@ class TextEncoderClient(StageClient):
 
 
 class DitClient(StageClient):
+    async def check_adapters(self, adapters: Iterable[dit_pb2.Adapter], timeout_s: float) -> None:
+        """Checks that adapters can be used.
+
+        Raises:
+            InvalidArgumentError: with every wrong field.
+            AcestageError: the stage does not answer.
+        """
+        stub = dit_pb2_grpc.DitServiceStub(self._channel)
+        request = dit_pb2.CheckAdaptersRequest(adapters=adapters)
+        try:
+            await stub.CheckAdapters(request, timeout=timeout_s, metadata=outgoing_metadata())
+        except grpc.RpcError as error:
+            raise from_rpc_error(error, target=self._name) from error
+
     async def denoise(
         self,
         parameters: dit_pb2.DenoiseParameters,

@@ -297,9 +297,9 @@ def test_audio_that_is_not_there_is_named(client: Client, field: str) -> None:
         client.audio_codes("../../etc/passwd")
 
 
-def test_what_a_stage_refuses_is_named_as_in_the_request(client: Client) -> None:
+def test_an_adapter_that_is_not_there_is_refused_before_the_job_waits(client: Client) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        client.generate("piano", duration_s=10, step_count=1, adapters=[Adapter("no-such-voice")])
+        client.submit("piano", duration_s=10, step_count=1, adapters=[Adapter("no-such-voice")])
     assert [violation.field for violation in caught.value.violations] == ["adapters[0].name"]
 
 

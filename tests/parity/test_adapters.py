@@ -64,7 +64,8 @@ def pipeline(checkpoints: dict[str, Path]) -> Any:
 
 def with_adapters(folder: Path, scales: dict[str, float]) -> DenoiseParameters:
     wanted = [dit_pb2.Adapter(name=name, scale=scale) for name, scale in scales.items()]
-    return dataclasses.replace(PARAMETERS, adapters=resolve_adapters(AdapterFolder(folder), wanted))
+    found = resolve_adapters(AdapterFolder(folder), wanted, "adapters")
+    return dataclasses.replace(PARAMETERS, adapters=found)
 
 
 @pytest.mark.parametrize(

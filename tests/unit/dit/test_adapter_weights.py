@@ -128,7 +128,8 @@ def test_settings_without_sense_are_refused(tmp_path: Path, config: dict[str, An
 
 
 def use(folder: Path, scale: float = 1.0) -> AdapterUse:
-    (found,) = resolve_adapters(AdapterFolder(folder), [dit_pb2.Adapter(name="x", scale=scale)])
+    wanted = [dit_pb2.Adapter(name="x", scale=scale)]
+    (found,) = resolve_adapters(AdapterFolder(folder), wanted, "adapters")
     return found
 
 
@@ -208,12 +209,12 @@ def test_a_wrong_adapter_of_a_request_is_named(
 ) -> None:
     write(tmp_path)
     with pytest.raises(InvalidArgumentError) as caught:
-        resolve_adapters(AdapterFolder(tmp_path), adapters)
+        resolve_adapters(AdapterFolder(tmp_path), adapters, "parameters.adapters")
     assert [violation.field for violation in caught.value.violations] == fields
     assert all("accepted" in violation.description for violation in caught.value.violations)
 
 
 def test_a_scale_that_is_not_set_is_1(tmp_path: Path) -> None:
     write(tmp_path)
-    (found,) = resolve_adapters(AdapterFolder(tmp_path), [dit_pb2.Adapter(name="x")])
+    (found,) = resolve_adapters(AdapterFolder(tmp_path), [dit_pb2.Adapter(name="x")], "adapters")
     assert (found.scale, found.parameter_count, found.widest) == (1.0, RANK * 11, 5)

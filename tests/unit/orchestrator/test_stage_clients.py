@@ -7,10 +7,13 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from grpc_status import rpc_status
 
-from acestage.errors import ServiceUnreachableError
+from acestage.errors import InvalidArgumentError, ServiceUnreachableError
+from acestage.protos.dit.v1 import dit_pb2, dit_pb2_grpc
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
-from services.orchestrator.stage_clients import StageClient
+from acestage.rpc_errors import to_status
+from services.orchestrator.stage_clients import Deadline, DitClient, StageClient
 from services.runtime.rpc.channels import channel_between_services
 from tests.unit.job_events import run
 
@@ -89,3 +92,28 @@ def test_a_stage_that_stays_away_is_named() -> None:
                 await StageClient("dit", "here", channel).info(0.2)
 
     run(scenario())
+
+
+class RefusingDit(dit_pb2_grpc.DitServiceServicer):
+    """Names the fields of its own request."""
+
+    async def Denoise(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        error = InvalidArgumentError.at("parameters.adapters[0].name", "is gone")
+        await context.abort_with_status(rpc_status.to_status(to_status(error)))
+
+
+def test_what_a_stage_refuses_is_named_as_in_the_request() -> None:
+    async def scenario() -> InvalidArgumentError:
+        server = grpc.aio.server()
+        dit_pb2_grpc.add_DitServiceServicer_to_server(RefusingDit(), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            dit = DitClient("dit", "here", channel)
+            with pytest.raises(InvalidArgumentError) as caught:
+                await dit.denoise(dit_pb2.DenoiseParameters(), [], lambda event: None, Deadline(None))
+        await server.stop(0)
+        return caught.value
+
+    refused = asyncio.run(scenario())
+    assert [violation.field for violation in refused.violations] == ["adapters[0].name"]

@@ -26,23 +26,27 @@ from acestage.protos.stage.v1 import stage_pb2 as acestage_dot_stage_dot_v1_dot_
 from acestage.protos.tensor.v1 import tensor_pb2 as acestage_dot_tensor_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x63\x65stage/dit/v1/dit.proto\x12\x0f\x61\x63\x65stage.dit.v1\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x1f\x61\x63\x65stage/tensor/v1/tensor.proto\"\x85\x01\n\x0e\x44\x65noiseRequest\x12\x38\n\nparameters\x18\x01 \x01(\x0b\x32\".acestage.dit.v1.DenoiseParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\"\xe7\x02\n\x11\x44\x65noiseParameters\x12\r\n\x05seeds\x18\x01 \x03(\x03\x12\x12\n\nstep_count\x18\x02 \x01(\x05\x12\r\n\x05shift\x18\x03 \x01(\x01\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12\x1a\n\x12\x63\x66g_interval_start\x18\x05 \x01(\x01\x12\x18\n\x10\x63\x66g_interval_end\x18\x06 \x01(\x01\x12\x11\n\ttimesteps\x18\x07 \x03(\x01\x12\x14\n\x0cquantization\x18\x08 \x01(\t\x12\r\n\x05model\x18\t \x01(\t\x12!\n\x14\x61udio_cover_strength\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x14\x63over_noise_strength\x18\x0b \x01(\x01\x12\x14\n\x0cinfer_method\x18\x0c \x01(\t\x12*\n\x08\x61\x64\x61pters\x18\r \x03(\x0b\x32\x18.acestage.dit.v1.AdapterB\x17\n\x15_audio_cover_strength\"5\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05scale\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_scale\"\x95\x02\n\x0f\x44\x65noiseResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12.\n\x04step\x18\x03 \x01(\x0b\x32\x1e.acestage.dit.v1.StepCompletedH\x00\x12\x31\n\x06tensor\x18\x04 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x12\x30\n\x06report\x18\x05 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent\"1\n\rStepCompleted\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x12\n\nstep_count\x18\x02 \x01(\x05\x32^\n\nDitService\x12P\n\x07\x44\x65noise\x12\x1f.acestage.dit.v1.DenoiseRequest\x1a .acestage.dit.v1.DenoiseResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61\x63\x65stage/dit/v1/dit.proto\x12\x0f\x61\x63\x65stage.dit.v1\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x1f\x61\x63\x65stage/tensor/v1/tensor.proto\"B\n\x14\x43heckAdaptersRequest\x12*\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x18.acestage.dit.v1.Adapter\"\x17\n\x15\x43heckAdaptersResponse\"\x85\x01\n\x0e\x44\x65noiseRequest\x12\x38\n\nparameters\x18\x01 \x01(\x0b\x32\".acestage.dit.v1.DenoiseParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\"\xe7\x02\n\x11\x44\x65noiseParameters\x12\r\n\x05seeds\x18\x01 \x03(\x03\x12\x12\n\nstep_count\x18\x02 \x01(\x05\x12\r\n\x05shift\x18\x03 \x01(\x01\x12\x16\n\x0eguidance_scale\x18\x04 \x01(\x01\x12\x1a\n\x12\x63\x66g_interval_start\x18\x05 \x01(\x01\x12\x18\n\x10\x63\x66g_interval_end\x18\x06 \x01(\x01\x12\x11\n\ttimesteps\x18\x07 \x03(\x01\x12\x14\n\x0cquantization\x18\x08 \x01(\t\x12\r\n\x05model\x18\t \x01(\t\x12!\n\x14\x61udio_cover_strength\x18\n \x01(\x01H\x00\x88\x01\x01\x12\x1c\n\x14\x63over_noise_strength\x18\x0b \x01(\x01\x12\x14\n\x0cinfer_method\x18\x0c \x01(\t\x12*\n\x08\x61\x64\x61pters\x18\r \x03(\x0b\x32\x18.acestage.dit.v1.AdapterB\x17\n\x15_audio_cover_strength\"5\n\x07\x41\x64\x61pter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05scale\x18\x02 \x01(\x01H\x00\x88\x01\x01\x42\x08\n\x06_scale\"\x95\x02\n\x0f\x44\x65noiseResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12.\n\x04step\x18\x03 \x01(\x0b\x32\x1e.acestage.dit.v1.StepCompletedH\x00\x12\x31\n\x06tensor\x18\x04 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x12\x30\n\x06report\x18\x05 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent\"1\n\rStepCompleted\x12\x0c\n\x04step\x18\x01 \x01(\x05\x12\x12\n\nstep_count\x18\x02 \x01(\x05\x32\xbe\x01\n\nDitService\x12P\n\x07\x44\x65noise\x12\x1f.acestage.dit.v1.DenoiseRequest\x1a .acestage.dit.v1.DenoiseResponse(\x01\x30\x01\x12^\n\rCheckAdapters\x12%.acestage.dit.v1.CheckAdaptersRequest\x1a&.acestage.dit.v1.CheckAdaptersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'acestage.protos.dit.v1.dit_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DENOISEREQUEST']._serialized_start=111
-  _globals['_DENOISEREQUEST']._serialized_end=244
-  _globals['_DENOISEPARAMETERS']._serialized_start=247
-  _globals['_DENOISEPARAMETERS']._serialized_end=606
-  _globals['_ADAPTER']._serialized_start=608
-  _globals['_ADAPTER']._serialized_end=661
-  _globals['_DENOISERESPONSE']._serialized_start=664
-  _globals['_DENOISERESPONSE']._serialized_end=941
-  _globals['_STEPCOMPLETED']._serialized_start=943
-  _globals['_STEPCOMPLETED']._serialized_end=992
-  _globals['_DITSERVICE']._serialized_start=994
-  _globals['_DITSERVICE']._serialized_end=1088
+  _globals['_CHECKADAPTERSREQUEST']._serialized_start=110
+  _globals['_CHECKADAPTERSREQUEST']._serialized_end=176
+  _globals['_CHECKADAPTERSRESPONSE']._serialized_start=178
+  _globals['_CHECKADAPTERSRESPONSE']._serialized_end=201
+  _globals['_DENOISEREQUEST']._serialized_start=204
+  _globals['_DENOISEREQUEST']._serialized_end=337
+  _globals['_DENOISEPARAMETERS']._serialized_start=340
+  _globals['_DENOISEPARAMETERS']._serialized_end=699
+  _globals['_ADAPTER']._serialized_start=701
+  _globals['_ADAPTER']._serialized_end=754
+  _globals['_DENOISERESPONSE']._serialized_start=757
+  _globals['_DENOISERESPONSE']._serialized_end=1034
+  _globals['_STEPCOMPLETED']._serialized_start=1036
+  _globals['_STEPCOMPLETED']._serialized_end=1085
+  _globals['_DITSERVICE']._serialized_start=1088
+  _globals['_DITSERVICE']._serialized_end=1278
 # @@protoc_insertion_point(module_scope)

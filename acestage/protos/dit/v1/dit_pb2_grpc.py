@@ -40,6 +40,11 @@ class DitServiceStub:
                 request_serializer=acestage_dot_dit_dot_v1_dot_dit__pb2.DenoiseRequest.SerializeToString,
                 response_deserializer=acestage_dot_dit_dot_v1_dot_dit__pb2.DenoiseResponse.FromString,
                 _registered_method=True)
+        self.CheckAdapters = channel.unary_unary(
+                '/acestage.dit.v1.DitService/CheckAdapters',
+                request_serializer=acestage_dot_dit_dot_v1_dot_dit__pb2.CheckAdaptersRequest.SerializeToString,
+                response_deserializer=acestage_dot_dit_dot_v1_dot_dit__pb2.CheckAdaptersResponse.FromString,
+                _registered_method=True)
 
 
 class DitServiceServicer:
@@ -56,6 +61,13 @@ class DitServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckAdapters(self, request, context):
+        """Refuses adapters that Denoise would refuse. Reads their headers; never touches the device.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DitServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +75,11 @@ def add_DitServiceServicer_to_server(servicer, server):
                     servicer.Denoise,
                     request_deserializer=acestage_dot_dit_dot_v1_dot_dit__pb2.DenoiseRequest.FromString,
                     response_serializer=acestage_dot_dit_dot_v1_dot_dit__pb2.DenoiseResponse.SerializeToString,
+            ),
+            'CheckAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckAdapters,
+                    request_deserializer=acestage_dot_dit_dot_v1_dot_dit__pb2.CheckAdaptersRequest.FromString,
+                    response_serializer=acestage_dot_dit_dot_v1_dot_dit__pb2.CheckAdaptersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -93,6 +110,33 @@ class DitService:
             '/acestage.dit.v1.DitService/Denoise',
             acestage_dot_dit_dot_v1_dot_dit__pb2.DenoiseRequest.SerializeToString,
             acestage_dot_dit_dot_v1_dot_dit__pb2.DenoiseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/acestage.dit.v1.DitService/CheckAdapters',
+            acestage_dot_dit_dot_v1_dot_dit__pb2.CheckAdaptersRequest.SerializeToString,
+            acestage_dot_dit_dot_v1_dot_dit__pb2.CheckAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

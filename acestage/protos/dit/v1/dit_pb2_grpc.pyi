@@ -39,6 +39,8 @@ class DitServiceStub:
     [1, frames, channels]. The response stream reports every step, sends the tensor "latents"
     [seeds, frames, channels], and ends with a report.
     """
+    CheckAdapters: _grpc.UnaryUnaryMultiCallable[_dit_pb2.CheckAdaptersRequest, _dit_pb2.CheckAdaptersResponse]
+    """Refuses adapters that Denoise would refuse. Reads their headers; never touches the device."""
 
 @_typing.type_check_only
 class DitServiceAsyncStub(DitServiceStub):
@@ -51,6 +53,8 @@ class DitServiceAsyncStub(DitServiceStub):
     [1, frames, channels]. The response stream reports every step, sends the tensor "latents"
     [seeds, frames, channels], and ends with a report.
     """
+    CheckAdapters: _aio.UnaryUnaryMultiCallable[_dit_pb2.CheckAdaptersRequest, _dit_pb2.CheckAdaptersResponse]  # type: ignore[assignment]
+    """Refuses adapters that Denoise would refuse. Reads their headers; never touches the device."""
 
 class DitServiceServicer(metaclass=_abc_1.ABCMeta):
     """Hosts the diffusion transformer."""
@@ -66,5 +70,13 @@ class DitServiceServicer(metaclass=_abc_1.ABCMeta):
         [1, frames, channels]. The response stream reports every step, sends the tensor "latents"
         [seeds, frames, channels], and ends with a report.
         """
+
+    @_abc_1.abstractmethod
+    def CheckAdapters(
+        self,
+        request: _dit_pb2.CheckAdaptersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_dit_pb2.CheckAdaptersResponse, _abc.Awaitable[_dit_pb2.CheckAdaptersResponse]]:
+        """Refuses adapters that Denoise would refuse. Reads their headers; never touches the device."""
 
 def add_DitServiceServicer_to_server(servicer: DitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
