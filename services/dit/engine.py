@@ -135,11 +135,8 @@ class DitEngine:
         Items go through the transformer one at a time: an item's result does not depend on the batch, and
         neither does the memory.
         """
-        try:
-            with self.adapters.applied(parameters.adapters):
-                yield from self._denoise(conditioning, parameters)
-        finally:
-            integer_products.forget_last_input()
+        with self.adapters.applied(parameters.adapters):
+            yield from self._denoise(conditioning, parameters)
 
     def _denoise(
         self, conditioning: Conditioning, parameters: DenoiseParameters

@@ -8,6 +8,7 @@ same modules, without these.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,17 @@ _KeyValue = tuple[torch.Tensor, torch.Tensor]
 Product = tuple[torch.Tensor, torch.Tensor | None]
 """[rows, outputs] of a layer, and what each row is still to be multiplied by, [rows, 1] in float32: what
 takes it does so beside its own work. None for nothing."""
+
+
+class _Input:
+    """What several layers take, [rows, inputs]; in 8 bits once for all whose products are of integers."""
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self.rows = rows
+
+    @functools.cached_property
+    def quantized(self) -> Quantized:
+        return Quantized.of(self.rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,47 +203,51 @@ class TransformerPass:
         rotary: tuple[torch.Tensor, ...],
         window: Window | None,
     ) -> Product:
-        query = self._turned(attention.to_q, attention.norm_q, rows, item_count, rotary)
-        key = self._turned(attention.to_k, attention.norm_k, rows, item_count, rotary)
-        value = _linear(attention.to_v, rows).view(item_count, -1, attention.kv_heads, attention.head_dim)
+        given = _Input(rows)
+        query = self._turned(attention.to_q, attention.norm_q, given, item_count, rotary)
+        key = self._turned(attention.to_k, attention.norm_k, given, item_count, rotary)
+        value = _scaled_product(attention.to_v, given)
+        del given
+        value = value.view(item_count, -1, attention.kv_heads, attention.head_dim)
         attended = attend_within(query, key, value, attention.scaling, window, groups_heads=self.groups_heads)
         del query, key, value
-        return _product(attention.to_out[0], attended.reshape(len(rows), -1))
+        return _product(attention.to_out[0], _Input(attended.reshape(len(rows), -1)))
 
     def _cross_attention(
         self, attention: Any, rows: torch.Tensor, item_count: int, key: torch.Tensor, value: torch.Tensor
     ) -> Product:
-        query = _normed_heads(attention.norm_q, *_product(attention.to_q, rows), attention.head_dim)
+        query = _normed_heads(attention.norm_q, *_product(attention.to_q, _Input(rows)), attention.head_dim)
         query = query.view(item_count, -1, attention.heads, attention.head_dim)
         attended = attend_within(query, key, value, attention.scaling, groups_heads=self.groups_heads)
         del query
-        return _product(attention.to_out[0], attended.reshape(len(rows), -1))
+        return _product(attention.to_out[0], _Input(attended.reshape(len(rows), -1)))
 
     def _key_value(self, attention: Any, states: torch.Tensor) -> _KeyValue:
         item_count, token_count, width = states.shape
-        rows = states.reshape(-1, width)
+        given = _Input(states.reshape(-1, width))
         shape = (item_count, token_count, attention.kv_heads, attention.head_dim)
-        key = _normed_heads(attention.norm_k, *_product(attention.to_k, rows), attention.head_dim)
-        return key.view(shape), _linear(attention.to_v, rows).view(shape)
+        key = _normed_heads(attention.norm_k, *_product(attention.to_k, given), attention.head_dim)
+        return key.view(shape), _scaled_product(attention.to_v, given).view(shape)
 
     def _turned(
         self,
         projection: torch.nn.Module,
         norm: Any,
-        rows: torch.Tensor,
+        given: _Input,
         item_count: int,
         rotary: tuple[torch.Tensor, ...],
     ) -> torch.Tensor:
         """[rows, width] to [items, tokens, heads, head_dim]."""
         half = len(norm.weight) // 2
-        heads, scale = _product(projection, rows)
-        heads, weight = heads.view(len(rows), -1, 2, half), norm.weight.view(2, half)
+        row_count = len(given.rows)
+        heads, scale = _product(projection, given)
+        heads, weight = heads.view(row_count, -1, 2, half), norm.weight.view(2, half)
         turned: torch.Tensor
         if scale is None:
             turned = norm_rotate(heads, weight, *rotary)
         else:
             turned = scaled_norm_rotate(heads, scale, weight, *rotary)
-        return turned.view(item_count, len(rows) // item_count, -1, 2 * half)
+        return turned.view(item_count, row_count // item_count, -1, 2 * half)
 
 
 def add_update(
@@ -274,21 +290,27 @@ def feed_forward(mlp: Any, rows: torch.Tensor) -> Product:
     gate, up, down = integers
 
     def gated(part: torch.Tensor) -> Quantized:
-        given = gate.quantized(part)
-        return Quantized.of(*gated_silu_in_8_bits(gate.unscaled(given), up.unscaled(given), given.scale))
+        given = Quantized.of(part)
+        return Quantized.taking(*gated_silu_in_8_bits(gate.unscaled(given), up.unscaled(given), given.scale))
 
     if len(rows) > CHUNK_TOKENS:
         return _by_chunks(lambda part: down.of(gated(part)), rows, rows.shape[1]), None
     return down.product(gated(rows))
 
 
-def _product(layer: Any, rows: torch.Tensor) -> Product:
+def _product(layer: Any, given: _Input) -> Product:
     """As `_linear`, with what a product of integers leaves to be done."""
     integers = products_of(layer)
     if integers is None:
-        return _linear(layer, rows), None
+        return _linear(layer, given.rows), None
     (integer,) = integers
-    return integer.product(integer.quantized(rows))
+    return integer.product(given.quantized)
+
+
+def _scaled_product(layer: Any, given: _Input) -> torch.Tensor:
+    """As `_linear`."""
+    integers = products_of(layer)
+    return _linear(layer, given.rows) if integers is None else integers[0].of(given.quantized)
 
 
 def _linear(layer: Any, rows: torch.Tensor) -> torch.Tensor:

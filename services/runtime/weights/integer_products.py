@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
@@ -76,11 +74,6 @@ def products_of(*layers: torch.nn.Module) -> tuple[IntegerProduct, ...] | None:
     return found if len(found) == len(layers) else None
 
 
-def forget_last_input() -> None:
-    """Frees what is kept for a layer that takes the input of the one before."""
-    IntegerProduct._last = None
-
-
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """An input [rows, inputs] in 8 bits.
@@ -94,19 +87,15 @@ class Quantized:
     scale: torch.Tensor
 
     @classmethod
-    def of(cls, values: torch.Tensor, scale: torch.Tensor) -> Quantized:
+    def of(cls, rows: torch.Tensor) -> Quantized:
+        """`rows` [rows, inputs] in 8 bits."""
+        return cls.taking(*quantize_rows(rows))
+
+    @classmethod
+    def taking(cls, values: torch.Tensor, scale: torch.Tensor) -> Quantized:
         """Takes over int8 `values`, and changes them in place."""
         # Flipping the highest bit adds 128.
         return cls(values.view(torch.uint8).bitwise_xor_(_ZERO_POINT) if _ZERO_POINT else values, scale)
-
-
-@dataclass(frozen=True, slots=True)
-class _Last:
-    """An input as it was at `version`."""
-
-    rows: weakref.ref[torch.Tensor]
-    version: int
-    quantized: Quantized
 
 
 class IntegerProduct:
@@ -117,9 +106,6 @@ class IntegerProduct:
         scale: of its rows, [outputs], float32.
         memory: what has the memory of `packed`, where that has not.
     """
-
-    _last: ClassVar[_Last | None] = None
-    """The last input of any layer: layers that take the same one follow each other."""
 
     def __init__(
         self,
@@ -134,7 +120,7 @@ class IntegerProduct:
         self._bias = bias
 
     def __call__(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.of(self.quantized(rows))
+        return self.of(Quantized.of(rows))
 
     def of(self, rows: Quantized) -> torch.Tensor:
         """[rows, outputs]."""
@@ -158,14 +144,6 @@ class IntegerProduct:
                 1.0, 0, _RESULT, "none", [], "",
             )  # fmt: skip
         return result
-
-    @classmethod
-    def quantized(cls, rows: torch.Tensor) -> Quantized:
-        """[rows, inputs] in 8 bits; the same for the layers that take the same input one after the other."""
-        last = cls._last
-        if last is None or last.rows() is not rows or last.version != rows._version:
-            last = cls._last = _Last(weakref.ref(rows), rows._version, Quantized.of(*quantize_rows(rows)))
-        return last.quantized
 
 
 @functools.cache

@@ -20,6 +20,8 @@ from services.dit.attention import Window, attend_within
 from services.dit.engine import DitEngine
 from services.dit.time_embeddings import embed_timesteps
 from services.runtime.kernels import kernel
+from services.runtime.weights import integer_products
+from services.runtime.weights.integer_products import is_supported
 from tests.dense_attention import dense_attention
 
 HEAD_DIM = 8
@@ -109,6 +111,28 @@ def test_the_transformer_gives_what_that_of_diffusers_gives(
     assert expected.abs().max() > 0.1
     # Not 1e-12: norms and rotary embeddings pass through float32 on either side.
     assert (velocity(engine, arguments, keeps_prompt) - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+@pytest.mark.skipif(
+    not is_supported(torch.device("cpu"), torch.bfloat16), reason="this CPU does not multiply integers"
+)
+@torch.no_grad()
+def test_layers_that_take_the_same_input_quantize_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = DitEngine(copy.deepcopy(transformer()))
+    engine.place(torch.device("cpu"), torch.bfloat16, "int8")
+    layers = list(engine.transformer.layers)
+    row_counts = []
+
+    def counted(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        row_counts.append(len(rows))
+        return quantize_rows(rows)
+
+    quantize_rows = integer_products.quantize_rows
+    monkeypatch.setattr(integer_products, "quantize_rows", counted)
+    velocity(engine, inputs(1, 40, torch.bfloat16), keeps_prompt=True)
+    # The prompt: keys and values. The tokens: both attentions, what comes out of them, the feed-forward.
+    assert row_counts.count(45) == len(layers)
+    assert row_counts.count(20) == 5 * len(layers)
 
 
 class LargestTensor(TorchDispatchMode):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import gc
 import re
-import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +15,7 @@ from services.dit import transformer_pass
 from services.runtime.weights import integer_products
 from services.runtime.weights.integer_products import (
     IntegerProduct,
-    forget_last_input,
+    Quantized,
     is_supported,
     products_of,
     quantize_dynamically,
@@ -36,7 +34,6 @@ pytestmark = pytest.mark.skipif(
 def _computes_alone() -> Iterator[None]:
     with torch.no_grad():
         yield
-    forget_last_input()
 
 
 def noise(*shape: int, seed: int = 1) -> torch.Tensor:
@@ -82,7 +79,6 @@ def test_inputs_with_and_without_a_sign_give_the_same_bits(monkeypatch: pytest.M
     results = []
     for zero_point in (0, 128):
         monkeypatch.setattr(integer_products, "_ZERO_POINT", zero_point)
-        forget_last_input()
         results.append(integer(rows))
     assert torch.equal(*results)
 
@@ -131,11 +127,11 @@ def test_a_bias_is_added() -> None:
 def test_scales_are_left_to_what_takes_a_product_but_not_where_a_bias_was_added() -> None:
     rows = noise(20, 256)
     _, integer = layers()
-    product, scale = products_of(integer)[0].product(IntegerProduct.quantized(rows))  # type: ignore[index]
+    product, scale = products_of(integer)[0].product(Quantized.of(rows))  # type: ignore[index]
     assert scale is not None
     torch.testing.assert_close((product.float() * scale).bfloat16(), integer(rows))
     _, biased = layers(bias=True)
-    product, scale = products_of(biased)[0].product(IntegerProduct.quantized(rows))  # type: ignore[index]
+    product, scale = products_of(biased)[0].product(Quantized.of(rows))  # type: ignore[index]
     assert scale is None
     assert torch.equal(product, biased(rows))
     _, fed = feed_forward_layers()
@@ -145,42 +141,6 @@ def test_scales_are_left_to_what_takes_a_product_but_not_where_a_bias_was_added(
 def test_rows_of_zeros_stay_zeros() -> None:
     _, integer = layers()
     assert not integer(torch.zeros(3, 256, dtype=torch.bfloat16)).any()
-
-
-def test_an_input_that_was_changed_is_quantized_anew() -> None:
-    _, integer = layers()
-    rows = noise(20, 256)
-    before = integer(rows)
-    rows.mul_(2)
-    assert torch.equal(integer(rows), 2 * before)
-
-
-def test_layers_that_follow_each_other_quantize_their_input_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def counted(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        calls.append(len(rows))
-        return quantize(rows)
-
-    (_, first), (_, second) = layers(), layers()
-    quantize = integer_products.quantize_rows
-    monkeypatch.setattr(integer_products, "quantize_rows", counted)
-    rows, others = noise(20, 256), noise(30, 256)
-    assert torch.equal(first(rows), second(rows))
-    first(others)
-    assert calls == [20, 30]
-
-
-def test_nothing_of_an_input_is_left_once_it_is_forgotten() -> None:
-    _, integer = layers()
-    integer(noise(20, 256))
-    last = integer_products.IntegerProduct._last
-    assert last is not None
-    kept = weakref.ref(last.quantized.values)
-    del last
-    forget_last_input()
-    gc.collect()
-    assert kept() is None
 
 
 def test_a_weight_keeps_its_shape_and_takes_no_memory() -> None:
