@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from acestage.errors import DeadlineExceededError, InvalidArgumentError, ServiceUnreachableError
 from acestage.limits import Clamped
@@ -18,7 +18,7 @@ from services.orchestrator.jobs.job_size import JobSize
 from services.orchestrator.limits.current_limits import ASK_TIMEOUT_S, CurrentLimits
 from services.orchestrator.models import find_model
 from services.orchestrator.song import requests
-from services.orchestrator.song.conditioning import Conditioning
+from services.orchestrator.song.conditioning import Conditioned, Conditioning
 from services.orchestrator.song.generation_settings import GenerationSettings
 from services.orchestrator.song.preview import Preview
 from services.orchestrator.song.source_latents import HeldAudio, SourceLatents
@@ -139,14 +139,14 @@ class Pipeline:
         request, clamped = requests.lower(request, limits)
         requests.check(request, limits, model=model, source_sample_count=audio.source_sample_count)
         settings = requests.resolve(request, model, limits, source_sample_count=audio.source_sample_count)
-        inputs = await self._inputs(settings, audio, work)
+        conditioned = await self._inputs(settings, audio, work)
         if request.preview:
-            await self._preview(settings, inputs, work, emit)
-        latents, denoised = await work.denoise(settings, inputs)
+            await self._preview(settings, conditioned.tensors, work, emit)
+        latents, denoised = await work.denoise(settings, conditioned.tensors)
         writer = TrackWriter(settings, audio.source, model.sample_rate_hz)
         kernels = await work.decode(latents, writer, lambda chunk: emit(pb.GenerateResponse(audio=chunk)))
         made = settings.to_pb(model, denoised, kernels)
-        return Result(made, writer.tracks(), clamped, writer.cost())
+        return Result(made, writer.tracks(conditioned.warnings), clamped, writer.cost())
 
     async def check_codes(self, request: pb.GetAudioCodesRequest) -> None:
         """Checks a request for audio codes, but for its source, before its turn comes.
@@ -194,9 +194,7 @@ class Pipeline:
         }
         return StageWork(self._stages, model, dtypes, emit, deadline)
 
-    async def _inputs(
-        self, settings: GenerationSettings, audio: HeldAudio, work: StageWork
-    ) -> tuple[WireTensor, ...]:
+    async def _inputs(self, settings: GenerationSettings, audio: HeldAudio, work: StageWork) -> Conditioned:
         """All that the DiT needs but the noise."""
         source = reference = None
         if settings.timeline is not None and audio.source is not None:
@@ -204,10 +202,10 @@ class Pipeline:
         if audio.reference is not None:
             reference = await work.reference_latents(settings.reference_id, audio.reference)
         latents = [tensor for tensor in (source, reference) if tensor is not None]
-        conditioning = await work.encode(settings, latents)
+        conditioned = await work.encode(settings, latents)
         if source is not None and settings.cover_noise_strength > 0:
-            return (*conditioning, source)
-        return conditioning
+            return replace(conditioned, tensors=(*conditioned.tensors, source))
+        return conditioned
 
     async def _preview(
         self, settings: GenerationSettings, inputs: Iterable[WireTensor], work: StageWork, emit: Emit

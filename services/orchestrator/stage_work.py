@@ -14,7 +14,7 @@ from acestage.protos.text_encoder.v1 import text_encoder_pb2
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.tensors import WireTensor
-from services.orchestrator.song.conditioning import Conditioning
+from services.orchestrator.song.conditioning import Conditioned, Conditioning
 from services.orchestrator.song.generation_settings import DenoisedOn, GenerationSettings
 from services.orchestrator.song.source_latents import Audio, Samples, SourceLatents
 from services.orchestrator.song.timeline import Timeline
@@ -90,9 +90,7 @@ class StageWork:
             self._deadline,
         )
 
-    async def encode(
-        self, settings: GenerationSettings, latents: Sequence[WireTensor]
-    ) -> tuple[WireTensor, ...]:
+    async def encode(self, settings: GenerationSettings, latents: Sequence[WireTensor]) -> Conditioned:
         """The conditioning for the DiT; `latents` are those of source and reference, where there are any."""
         window = settings.window_frames
         parameters = text_encoder_pb2.EncodeParameters(

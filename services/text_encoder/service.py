@@ -41,7 +41,7 @@ class TextEncoderServicer(text_encoder_pb2_grpc.TextEncoderServiceServicer):
         parameters, received = await tensor_requests.read(request_iterator, SOURCE, REFERENCE)
         model = self._models.resolve(parameters.model, "parameters.model")
         job = encode_request(parameters, received, model)
-        await relay(self._runner, job, context, pb.EncodeResponse, _tensors)
+        await relay(self._runner, job, context, pb.EncodeResponse, _conditioning)
 
     async def Tokenize(  # type: ignore[override]
         self, request_iterator: AsyncIterator[pb.TokenizeRequest], context: TokenizeContext
@@ -131,7 +131,9 @@ def _latents(received: Mapping[str, WireTensor], name: str, model: ModelFacts) -
     return tensors.require(received, name, 1, None, model.latent_channel_count)
 
 
-def _tensors(message: Message) -> Iterator[pb.EncodeResponse]:
+def _conditioning(message: Message) -> Iterator[pb.EncodeResponse]:
+    for cut in message.fields.get("prompt_cuts", ()):
+        yield pb.EncodeResponse(prompt_cut=pb.PromptCut(**cut))
     for tensor in message.tensors:
         for chunk in tensors.encode(tensor):
             yield pb.EncodeResponse(tensor=chunk)

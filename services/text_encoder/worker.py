@@ -29,6 +29,7 @@ from services.text_encoder.audio_codec import AudioCodec
 from services.text_encoder.encode_job import EncodeJob
 from services.text_encoder.engine import LEFT_OUT, TextEncoderEngine
 from services.text_encoder.memory import LongestPrompt, measure
+from services.text_encoder.prompt_cuts import prompt_cuts
 from services.text_encoder.silent_timbre import SilentTimbres
 
 OUTPUTS = ("encoder_hidden_states", "null_condition", "context_latents", "plain_hidden_states")
@@ -83,13 +84,13 @@ class TextEncoderWorker:
         if request.kind == "tokenize":
             yield Message("codes", {"codes": self.engine.tokenize(latents["source_latents"])})
             return
-        encoded = self.engine.encode(EncodeJob.from_fields(request.fields), **latents)
+        job = EncodeJob.from_fields(request.fields)
+        encoded = self.engine.encode(job, **latents)
         found = ((name, getattr(encoded, name)) for name in OUTPUTS)
         yield Message(
             "conditioning",
-            tensors=tuple(
-                WireTensor.from_torch(name, tensor) for name, tensor in found if tensor is not None
-            ),
+            {"prompt_cuts": prompt_cuts(self.engine.tokenizer, job.prompt)},
+            tuple(WireTensor.from_torch(name, tensor) for name, tensor in found if tensor is not None),
         )
 
 

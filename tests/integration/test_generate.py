@@ -113,6 +113,14 @@ def test_settings_report_defaults_and_repeat_the_song(turbo_stack: RunningStack)
     assert again.tracks[0].samples_sha256 == first.tracks[0].samples_sha256
 
 
+def test_a_caption_longer_than_what_the_model_reads_is_told_with_each_take(turbo_stack: RunningStack) -> None:
+    with turbo_stack.client() as client:
+        song = client.generate("warm piano with soft rain, " * 60, duration_s=10, step_count=1, batch_size=2)
+    for track in song.tracks:
+        (warning,) = track.warnings
+        assert warning.startswith("caption: the model reads 256 of its ")
+
+
 def test_several_clients_at_once_are_served_in_order_and_none_is_lost(turbo_stack: RunningStack) -> None:
     finished: list[int] = []
 

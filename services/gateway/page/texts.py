@@ -319,6 +319,14 @@ PORTUGUESE = Texts(
     dit="Difusão",
     vae="Decodificador",
     phrases=(
+        (
+            r"^caption: the model reads (\d+) of its (\d+) tokens, and bpm, .* are the last ones$",
+            r"descrição: o modelo lê \1 dos seus \2 tokens; bpm, compasso, tom e duração são os últimos",
+        ),
+        (
+            r"^lyrics: the model reads (\d+) of its (\d+) tokens$",
+            r"letra: o modelo lê \1 dos seus \2 tokens",
+        ),
         (r"^is empty\b", "está vazio"),
         (r"^are empty\b", "estão vazios"),
         (r"^(is|are) set\b", "está preenchido"),

@@ -35,12 +35,29 @@ class _Key:
     dtype: str
 
 
+@dataclass(frozen=True, slots=True)
+class Conditioned:
+    """A prompt as the stage encoded it.
+
+    Attributes:
+        tensors: of `Encode` in protos/acestage/text_encoder/v1/text_encoder.proto.
+        warnings: for people: what of the prompt the model does not read.
+    """
+
+    tensors: tuple[WireTensor, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def byte_count(self) -> int:
+        return sum(len(tensor.data) for tensor in self.tensors)
+
+
 class Conditioning:
     """Encodes prompts, and remembers the results: who tries other seeds asks again and again."""
 
     def __init__(self, text_encoder: TextEncoderClient) -> None:
         self._text_encoder = text_encoder
-        self._recent: Recent[_Key] = Recent(MAX_CACHED_BYTES)
+        self._recent: Recent[_Key, Conditioned] = Recent(MAX_CACHED_BYTES, lambda kept: kept.byte_count)
 
     async def of(
         self,
@@ -50,8 +67,8 @@ class Conditioning:
         dtype: str,
         on_event: OnEvent,
         deadline: Deadline,
-    ) -> tuple[WireTensor, ...]:
-        """The tensors of `Encode` in protos/acestage/text_encoder/v1/text_encoder.proto.
+    ) -> Conditioned:
+        """What the text encoder makes of a prompt.
 
         Args:
             parameters: of the prompt.
@@ -65,16 +82,24 @@ class Conditioning:
             AcestageError: the stage failed.
         """
 
-        async def encode() -> tuple[WireTensor, ...]:
+        async def encode() -> Conditioned:
             stage = self._text_encoder
-            found = await stage.encode(parameters, latents, on_event, deadline)
+            warnings: list[str] = []
+
+            def hear(response: text_encoder_pb2.EncodeResponse) -> None:
+                if response.WhichOneof("event") == "prompt_cut":
+                    warnings.append(_warning(response.prompt_cut))
+                else:
+                    on_event(response)
+
+            found = await stage.encode(parameters, latents, hear, deadline)
             wanted = [*_TENSORS, _PLAIN] if parameters.with_plain else _TENSORS
             missing = [name for name in wanted if name not in found]
             if missing:
                 raise InternalError(
                     f"{stage.stage} returned no {', '.join(missing)}", metadata={"stage": stage.stage}
                 )
-            return tuple(found[name] for name in wanted)
+            return Conditioned(tuple(found[name] for name in wanted), tuple(warnings))
 
         key = _Key(
             parameters.SerializeToString(deterministic=True),
@@ -83,6 +108,13 @@ class Conditioning:
             dtype,
         )
         return await self._recent.get(key, encode)
+
+
+def _warning(cut: text_encoder_pb2.PromptCut) -> str:
+    read = f"{cut.field}: the model reads {cut.read_token_count} of its {cut.token_count} tokens"
+    if cut.field == "caption":
+        return f"{read}, and bpm, time signature, key and duration are the last ones"
+    return read
 
 
 def _digests(tensors: Sequence[WireTensor]) -> tuple[tuple[str, bytes], ...]:

@@ -73,7 +73,7 @@ class SourceLatents:
 
     def __init__(self, vae: VaeClient) -> None:
         self._vae = vae
-        self._recent: Recent[_Key] = Recent(MAX_CACHED_BYTES)
+        self._recent: Recent[_Key, WireTensor] = Recent(MAX_CACHED_BYTES, lambda latents: len(latents.data))
 
     async def of_source(
         self, audio: Audio, timeline: Timeline, on_event: OnEvent, deadline: Deadline
@@ -114,13 +114,12 @@ class SourceLatents:
         on_event: OnEvent,
         deadline: Deadline,
     ) -> WireTensor:
-        async def encode() -> tuple[WireTensor]:
+        async def encode() -> WireTensor:
             audio = await asyncio.to_thread(_to_wire, prepare)
             parameters = vae_pb2.EncodeParameters(model=key.model)
-            return (replace(await self._vae.encode(parameters, audio, on_event, deadline), name=name),)
+            return replace(await self._vae.encode(parameters, audio, on_event, deadline), name=name)
 
-        (latents,) = await self._recent.get(key, encode)
-        return latents
+        return await self._recent.get(key, encode)
 
 
 def _to_wire(prepare: Callable[[], Samples]) -> WireTensor:

@@ -59,12 +59,15 @@ class TrackWriter:
         self._cost.frame_count += tile.frame_count
         self._cost.halo_frame_count += tile.halo_frame_count
 
-    def tracks(self) -> tuple[pb.Track, ...]:
-        """What there is to say once all is decoded."""
-        return tuple(
+    def tracks(self, warnings: Iterable[str] = ()) -> tuple[pb.Track, ...]:
+        """What there is to say once all is decoded, with the `warnings` of the whole job."""
+        tracks = tuple(
             meter.track(index, seed, keeps_level=self._settings.keeps_source)
             for index, (meter, seed) in enumerate(zip(self._meters, self._settings.seeds, strict=True))
         )
+        for track in tracks:
+            track.warnings.extend(warnings)
+        return tracks
 
     def cost(self) -> pb.DecodeCost:
         return self._cost

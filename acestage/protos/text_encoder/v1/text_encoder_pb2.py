@@ -26,7 +26,7 @@ from acestage.protos.stage.v1 import stage_pb2 as acestage_dot_stage_dot_v1_dot_
 from acestage.protos.tensor.v1 import tensor_pb2 as acestage_dot_tensor_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+acestage/text_encoder/v1/text_encoder.proto\x12\x18\x61\x63\x65stage.text_encoder.v1\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x1f\x61\x63\x65stage/tensor/v1/tensor.proto\"\x8c\x01\n\rEncodeRequest\x12@\n\nparameters\x18\x01 \x01(\x0b\x32*.acestage.text_encoder.v1.EncodeParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\"\xfc\x02\n\x10\x45ncodeParameters\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x04 \x01(\x03\x12\x12\n\nduration_s\x18\x05 \x01(\x01\x12\x10\n\x03\x62pm\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tkey_scale\x18\x07 \x01(\t\x12\x16\n\x0etime_signature\x18\x08 \x01(\t\x12\x13\n\x0binstruction\x18\t \x01(\t\x12\x14\n\x0cquantization\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\x12\x15\n\rthrough_codes\x18\x0c \x01(\x08\x12\x13\n\x0b\x61udio_codes\x18\r \x03(\x05\x12\x1a\n\x12window_start_frame\x18\x0e \x01(\x03\x12\x19\n\x11window_stop_frame\x18\x0f \x01(\x03\x12\x16\n\x0esilence_window\x18\x10 \x01(\x08\x12\x12\n\nwith_plain\x18\x11 \x01(\x08\x42\x06\n\x04_bpm\"\xe4\x01\n\x0e\x45ncodeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12\x31\n\x06tensor\x18\x03 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x12\x30\n\x06report\x18\x04 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent\"\x90\x01\n\x0fTokenizeRequest\x12\x42\n\nparameters\x18\x01 \x01(\x0b\x32,.acestage.text_encoder.v1.TokenizeParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\"#\n\x12TokenizeParameters\x12\r\n\x05model\x18\x01 \x01(\t\"\xea\x01\n\x10TokenizeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12\x35\n\x05\x63odes\x18\x03 \x01(\x0b\x32$.acestage.text_encoder.v1.AudioCodesH\x00\x12\x30\n\x06report\x18\x04 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent\"\x1b\n\nAudioCodes\x12\r\n\x05\x63odes\x18\x01 \x03(\x05\x32\xdc\x01\n\x12TextEncoderService\x12_\n\x06\x45ncode\x12\'.acestage.text_encoder.v1.EncodeRequest\x1a(.acestage.text_encoder.v1.EncodeResponse(\x01\x30\x01\x12\x65\n\x08Tokenize\x12).acestage.text_encoder.v1.TokenizeRequest\x1a*.acestage.text_encoder.v1.TokenizeResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+acestage/text_encoder/v1/text_encoder.proto\x12\x18\x61\x63\x65stage.text_encoder.v1\x1a\x1d\x61\x63\x65stage/stage/v1/stage.proto\x1a\x1f\x61\x63\x65stage/tensor/v1/tensor.proto\"\x8c\x01\n\rEncodeRequest\x12@\n\nparameters\x18\x01 \x01(\x0b\x32*.acestage.text_encoder.v1.EncodeParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\"\xfc\x02\n\x10\x45ncodeParameters\x12\x0f\n\x07\x63\x61ption\x18\x01 \x01(\t\x12\x0e\n\x06lyrics\x18\x02 \x01(\t\x12\x10\n\x08language\x18\x03 \x01(\t\x12\x13\n\x0b\x66rame_count\x18\x04 \x01(\x03\x12\x12\n\nduration_s\x18\x05 \x01(\x01\x12\x10\n\x03\x62pm\x18\x06 \x01(\x05H\x00\x88\x01\x01\x12\x11\n\tkey_scale\x18\x07 \x01(\t\x12\x16\n\x0etime_signature\x18\x08 \x01(\t\x12\x13\n\x0binstruction\x18\t \x01(\t\x12\x14\n\x0cquantization\x18\n \x01(\t\x12\r\n\x05model\x18\x0b \x01(\t\x12\x15\n\rthrough_codes\x18\x0c \x01(\x08\x12\x13\n\x0b\x61udio_codes\x18\r \x03(\x05\x12\x1a\n\x12window_start_frame\x18\x0e \x01(\x03\x12\x19\n\x11window_stop_frame\x18\x0f \x01(\x03\x12\x16\n\x0esilence_window\x18\x10 \x01(\x08\x12\x12\n\nwith_plain\x18\x11 \x01(\x08\x42\x06\n\x04_bpm\"\x9f\x02\n\x0e\x45ncodeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12\x31\n\x06tensor\x18\x03 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x12\x30\n\x06report\x18\x04 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x12\x39\n\nprompt_cut\x18\x05 \x01(\x0b\x32#.acestage.text_encoder.v1.PromptCutH\x00\x42\x07\n\x05\x65vent\"I\n\tPromptCut\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\x13\n\x0btoken_count\x18\x02 \x01(\x05\x12\x18\n\x10read_token_count\x18\x03 \x01(\x05\"\x90\x01\n\x0fTokenizeRequest\x12\x42\n\nparameters\x18\x01 \x01(\x0b\x32,.acestage.text_encoder.v1.TokenizeParametersH\x00\x12\x31\n\x06tensor\x18\x02 \x01(\x0b\x32\x1f.acestage.tensor.v1.TensorChunkH\x00\x42\x06\n\x04part\"#\n\x12TokenizeParameters\x12\r\n\x05model\x18\x01 \x01(\t\"\xea\x01\n\x10TokenizeResponse\x12\x30\n\x06queued\x18\x01 \x01(\x0b\x32\x1e.acestage.stage.v1.StageQueuedH\x00\x12\x32\n\x07started\x18\x02 \x01(\x0b\x32\x1f.acestage.stage.v1.StageStartedH\x00\x12\x35\n\x05\x63odes\x18\x03 \x01(\x0b\x32$.acestage.text_encoder.v1.AudioCodesH\x00\x12\x30\n\x06report\x18\x04 \x01(\x0b\x32\x1e.acestage.stage.v1.StageReportH\x00\x42\x07\n\x05\x65vent\"\x1b\n\nAudioCodes\x12\r\n\x05\x63odes\x18\x01 \x03(\x05\x32\xdc\x01\n\x12TextEncoderService\x12_\n\x06\x45ncode\x12\'.acestage.text_encoder.v1.EncodeRequest\x1a(.acestage.text_encoder.v1.EncodeResponse(\x01\x30\x01\x12\x65\n\x08Tokenize\x12).acestage.text_encoder.v1.TokenizeRequest\x1a*.acestage.text_encoder.v1.TokenizeResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENCODEPARAMETERS']._serialized_start=281
   _globals['_ENCODEPARAMETERS']._serialized_end=661
   _globals['_ENCODERESPONSE']._serialized_start=664
-  _globals['_ENCODERESPONSE']._serialized_end=892
-  _globals['_TOKENIZEREQUEST']._serialized_start=895
-  _globals['_TOKENIZEREQUEST']._serialized_end=1039
-  _globals['_TOKENIZEPARAMETERS']._serialized_start=1041
-  _globals['_TOKENIZEPARAMETERS']._serialized_end=1076
-  _globals['_TOKENIZERESPONSE']._serialized_start=1079
-  _globals['_TOKENIZERESPONSE']._serialized_end=1313
-  _globals['_AUDIOCODES']._serialized_start=1315
-  _globals['_AUDIOCODES']._serialized_end=1342
-  _globals['_TEXTENCODERSERVICE']._serialized_start=1345
-  _globals['_TEXTENCODERSERVICE']._serialized_end=1565
+  _globals['_ENCODERESPONSE']._serialized_end=951
+  _globals['_PROMPTCUT']._serialized_start=953
+  _globals['_PROMPTCUT']._serialized_end=1026
+  _globals['_TOKENIZEREQUEST']._serialized_start=1029
+  _globals['_TOKENIZEREQUEST']._serialized_end=1173
+  _globals['_TOKENIZEPARAMETERS']._serialized_start=1175
+  _globals['_TOKENIZEPARAMETERS']._serialized_end=1210
+  _globals['_TOKENIZERESPONSE']._serialized_start=1213
+  _globals['_TOKENIZERESPONSE']._serialized_end=1447
+  _globals['_AUDIOCODES']._serialized_start=1449
+  _globals['_AUDIOCODES']._serialized_end=1476
+  _globals['_TEXTENCODERSERVICE']._serialized_start=1479
+  _globals['_TEXTENCODERSERVICE']._serialized_end=1699
 # @@protoc_insertion_point(module_scope)

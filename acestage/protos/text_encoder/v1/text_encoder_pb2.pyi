@@ -146,6 +146,7 @@ class EncodeResponse(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     TENSOR_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
+    PROMPT_CUT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def queued(self) -> _stage_pb2.StageQueued: ...
     @_builtins.property
@@ -154,6 +155,10 @@ class EncodeResponse(_message.Message):
     def tensor(self) -> _tensor_pb2.TensorChunk: ...
     @_builtins.property
     def report(self) -> _stage_pb2.StageReport: ...
+    @_builtins.property
+    def prompt_cut(self) -> Global___PromptCut:
+        """Before the tensors, for each text that is longer than what the model reads."""
+
     def __init__(
         self,
         *,
@@ -161,16 +166,46 @@ class EncodeResponse(_message.Message):
         started: _stage_pb2.StageStarted | None = ...,
         tensor: _tensor_pb2.TensorChunk | None = ...,
         report: _stage_pb2.StageReport | None = ...,
+        prompt_cut: Global___PromptCut | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "queued", b"queued", "report", b"report", "started", b"started", "tensor", b"tensor"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "prompt_cut", b"prompt_cut", "queued", b"queued", "report", b"report", "started", b"started", "tensor", b"tensor"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "queued", b"queued", "report", b"report", "started", b"started", "tensor", b"tensor"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "prompt_cut", b"prompt_cut", "queued", b"queued", "report", b"report", "started", b"started", "tensor", b"tensor"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "started", "tensor", "report"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["queued", "started", "tensor", "report", "prompt_cut"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___EncodeResponse: _TypeAlias = EncodeResponse  # noqa: Y015
+
+@_typing.final
+class PromptCut(_message.Message):
+    """The end of a text was left out."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIELD_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    READ_TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    field: _builtins.str
+    """"caption", which instruction, bpm, time signature, key and duration count with, or "lyrics"."""
+    token_count: _builtins.int
+    read_token_count: _builtins.int
+    """So many of them were read."""
+    def __init__(
+        self,
+        *,
+        field: _builtins.str = ...,
+        token_count: _builtins.int = ...,
+        read_token_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "read_token_count", b"read_token_count", "token_count", b"token_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromptCut: _TypeAlias = PromptCut  # noqa: Y015
 
 @_typing.final
 class TokenizeRequest(_message.Message):

@@ -71,6 +71,12 @@ def test_there_is_a_word_for_each_mode_track_and_state(language: str) -> None:
         ),
         ("the audio is silent", "o áudio está em silêncio"),
         (
+            "caption: the model reads 256 of its 300 tokens, and bpm, time signature, key and duration are "
+            "the last ones",
+            "descrição: o modelo lê 256 dos seus 300 tokens; bpm, compasso, tom e duração são os últimos",
+        ),
+        ("lyrics: the model reads 2048 of its 3000 tokens", "letra: o modelo lê 2048 dos seus 3000 tokens"),
+        (
             "its peak is 1.21 times full scale, which files of 16 and 24 bit cut off",
             "o pico é 1.21 vezes o máximo, e arquivos de 16 e 24 bits o cortam",
         ),

@@ -32,8 +32,15 @@ class _CountingEncoder(TextEncoderClient):
     The first `failures` fail.
     """
 
-    def __init__(self, names: Sequence[str], failures: int = 0, tensor_bytes: int = 4) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        failures: int = 0,
+        tensor_bytes: int = 4,
+        cuts: Sequence[pb.PromptCut] = (),
+    ) -> None:
         super().__init__("text_encoder", "nowhere", UNREACHED)
+        self._cuts = cuts
         self._names = names
         self._failures = failures
         self._tensor_bytes = tensor_bytes
@@ -50,6 +57,8 @@ class _CountingEncoder(TextEncoderClient):
         if self.count <= self._failures:
             raise InternalError("not this time")
         on_event(pb.EncodeResponse())
+        for cut in self._cuts:
+            on_event(pb.EncodeResponse(prompt_cut=cut))
         return {name: tensor(name, self.count, self._tensor_bytes) for name in self._names}
 
 
@@ -72,7 +81,7 @@ async def ask(conditioning: Conditioning, asked: Asked) -> tuple[Sequence[WireTe
     found = await conditioning.of(
         asked.parameters, asked.latents, model, asked.dtype, events.append, Deadline(None)
     )
-    return found, len(events)
+    return found.tensors, len(events)
 
 
 def encodes(*asked: Asked, tensor_bytes: int = 4) -> list[int]:
@@ -161,3 +170,26 @@ def test_what_a_stage_leaves_out_is_named() -> None:
     conditioning = Conditioning(_CountingEncoder(TENSORS[:2]))
     with pytest.raises(InternalError, match="text_encoder returned no context_latents, plain_hidden_states"):
         asyncio.run(ask(conditioning, plain))
+
+
+def test_what_of_a_prompt_is_not_read_is_told_again_when_the_conditioning_is_still_there() -> None:
+    cuts = [
+        pb.PromptCut(field="caption", token_count=300, read_token_count=256),
+        pb.PromptCut(field="lyrics", token_count=3000, read_token_count=2048),
+    ]
+
+    async def scenario() -> list[tuple[str, ...]]:
+        conditioning = Conditioning(_CountingEncoder(TENSORS, cuts=cuts))
+        events: list[pb.EncodeResponse] = []
+        found = [
+            await conditioning.of(PROMPT.parameters, (), Model(), "float32", events.append, Deadline(None))
+            for _ in range(2)
+        ]
+        assert len(events) == 1
+        return [conditioned.warnings for conditioned in found]
+
+    first, again = asyncio.run(scenario())
+    assert first == again
+    caption, lyrics = first
+    assert caption.startswith("caption: the model reads 256 of its 300 tokens, and bpm, time signature, key")
+    assert lyrics == "lyrics: the model reads 2048 of its 3000 tokens"
