@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from acestage.errors import FailedPreconditionError, UnavailableError
+from acestage.errors import FailedPreconditionError
 from services.orchestrator.ledger.lease import MAX_EPOCH
 from services.runtime.devices.device_lock import lock_within, open_run_file
 
@@ -59,43 +59,23 @@ def sole_ledger(run_dir: Path) -> Iterator[None]:
 def next_epoch(run_dir: Path) -> Epoch:
     """Takes the next epoch of the ledgers of `run_dir`, 1 on the first call. Blocks for disk I/O.
 
+    The caller is the `sole_ledger` of `run_dir`.
+
     Raises:
         FailedPreconditionError: the epoch file is damaged.
-        UnavailableError: another process kept `run_dir` locked.
     """
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = run_dir / EPOCH_FILE
-    with _locked(run_dir):
-        number, is_closed = _read(path)
-        _write(path, f"{number + 1}")
+    number, is_closed = _read(path)
+    _write(path, f"{number + 1}")
     return Epoch(number + 1, has_holders_before=not is_closed)
 
 
 def close_epoch(run_dir: Path, number: int) -> None:
     """Notes that the ledger of epoch `number` ends with nothing held. Blocks for disk I/O.
 
-    Does nothing where a later ledger has begun: it must not seem closed.
+    The caller is still the `sole_ledger` of `run_dir`.
     """
-    path = run_dir / EPOCH_FILE
-    with _locked(run_dir):
-        if _read(path) == (number, False):
-            _write(path, f"{number}{_CLOSED}")
-
-
-@contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[None]:
-    # The folder is what gets locked: the file itself is replaced.
-    dir_fd = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        if not lock_within(dir_fd, LOCK_TIMEOUT_S):
-            raise UnavailableError(
-                f"{run_dir} was locked by another process for {LOCK_TIMEOUT_S:g} s",
-                metadata={"run_dir": str(run_dir)},
-            )
-        yield
-        os.fsync(dir_fd)
-    finally:
-        os.close(dir_fd)
+    _write(run_dir / EPOCH_FILE, f"{number}{_CLOSED}")
 
 
 def _read(path: Path) -> tuple[int, bool]:
@@ -123,3 +103,8 @@ def _write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(fd)
     temporary.replace(path)
+    folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder_fd)  # else a power failure may take the new name back
+    finally:
+        os.close(folder_fd)

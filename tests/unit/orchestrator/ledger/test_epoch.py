@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import stat
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from acestage.errors import FailedPreconditionError
 from services.orchestrator.ledger import epoch
-from services.orchestrator.ledger.epoch import EPOCH_FILE, Epoch, close_epoch, next_epoch, sole_ledger
+from services.orchestrator.ledger.epoch import (
+    EPOCH_FILE,
+    LOCK_FILE,
+    Epoch,
+    close_epoch,
+    next_epoch,
+    sole_ledger,
+)
 from services.orchestrator.ledger.lease import MAX_EPOCH
 
 
@@ -19,18 +25,14 @@ def test_every_start_gets_a_greater_epoch(tmp_path: Path) -> None:
 def test_the_run_dir_is_created_for_its_owner_alone(tmp_path: Path) -> None:
     run_dir = tmp_path / "a" / "run"
 
-    next_epoch(run_dir)
+    with sole_ledger(run_dir):
+        next_epoch(run_dir)
 
     assert stat.S_IMODE(run_dir.stat().st_mode) == 0o700
-    assert stat.S_IMODE((run_dir / EPOCH_FILE).stat().st_mode) == 0o600
-    assert [path.name for path in run_dir.iterdir()] == [EPOCH_FILE]
-
-
-def test_ledgers_that_start_together_get_different_epochs(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        epochs = [epoch.number for epoch in pool.map(next_epoch, [tmp_path] * 16)]
-
-    assert sorted(epochs) == list(range(1, 17))
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in run_dir.iterdir()} == {
+        EPOCH_FILE: 0o600,
+        LOCK_FILE: 0o600,
+    }
 
 
 def test_only_a_ledger_that_ended_with_nothing_held_leaves_no_holders(tmp_path: Path) -> None:
@@ -38,13 +40,6 @@ def test_only_a_ledger_that_ended_with_nothing_held_leaves_no_holders(tmp_path: 
     assert next_epoch(tmp_path) == Epoch(2, has_holders_before=True)
     close_epoch(tmp_path, 2)
     assert next_epoch(tmp_path) == Epoch(3, has_holders_before=False)
-
-
-def test_a_ledger_that_ends_late_does_not_close_the_epoch_of_its_successor(tmp_path: Path) -> None:
-    next_epoch(tmp_path)
-    next_epoch(tmp_path)
-    close_epoch(tmp_path, 1)
-    assert next_epoch(tmp_path).has_holders_before
 
 
 def test_a_run_folder_has_one_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
