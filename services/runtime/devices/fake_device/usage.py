@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from services.runtime.devices.device_usage import DeviceUsage
 from services.runtime.devices.fake_device.spec import FakeDeviceSpec, due_fault, note_usage, used_bytes
 from services.runtime.memory.memory_probe import LiveBytes
 
@@ -37,11 +38,11 @@ class _CappedBytes(LiveBytes):  # type: ignore[no-untyped-call]
         self._usage.check(self.live_bytes)
 
 
-class FakeUsage:
+class FakeUsage(DeviceUsage):
     """Counts what this process allocates, and lets faults strike."""
 
     def __init__(self, device: str, run_dir: Path, stage: str) -> None:
-        self.torch_device = torch.device("cpu")
+        super().__init__()
         self._device = device
         self._run_dir = run_dir
         self._stage = stage
@@ -65,9 +66,6 @@ class FakeUsage:
         self._bytes.counts_arguments = True
         self._bytes.peak_bytes = self._bytes.live_bytes
         self.checkpoint()
-
-    def settle(self) -> None:
-        pass
 
     def checkpoint(self) -> None:
         self._number += 1

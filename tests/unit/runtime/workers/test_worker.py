@@ -23,7 +23,7 @@ from acestage.errors import (
     WorkerCrashedError,
 )
 from acestage.tensors import WireTensor
-from services.runtime.devices.device_usage import CpuUsage
+from services.runtime.devices.device_usage import DeviceUsage
 from services.runtime.kernels.kernel import Kernel
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.preload.models import StageModels
@@ -195,7 +195,7 @@ def test_a_trim_finds_nothing_of_the_job(
     fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = Watched(fails=fails)
-    usage = CpuUsage()
+    usage = DeviceUsage()
     monkeypatch.setattr(worker, "open_device_usage", lambda *_: usage)
     box, service = inbox()
 
