@@ -32,17 +32,14 @@ def top(
             "--interval", min=0.1, help="Seconds between frames; one takes the services 0.1 s of a CPU."
         ),
     ] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
 ) -> None:
     """Watch devices, leases, stages, memory and jobs. Ctrl-C ends it."""
     address, access = orchestrator_of(target)
     console = open_console()
-    if once:
-        with Client(address, access) as client:
-            console.print(StatusView(client.status(TIMEOUT_S), address))
-        return
     if not console.is_terminal:
-        raise typer.BadParameter("the output is no terminal; give --once", param_hint="acestage top")
+        raise typer.BadParameter(
+            "the output is no terminal; acestage status prints the same once", param_hint="acestage top"
+        )
     # However it is ended, the terminal must be left as it was.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     pause = threading.Event()
