@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from typing import Generic, TypeVar
 
+from services.runtime.processes.announcer import Announcer
+
 T = TypeVar("T")
-
-
-class Signal:
-    """Wakes all who wait, each time it is given."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def give(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()
 
 
 class Changes(Generic[T]):
@@ -31,18 +18,18 @@ class Changes(Generic[T]):
         self._max_count = max_count
         self._items: list[T] = []
         self._is_closed = False
-        self._signal = Signal()
+        self._news = Announcer()
 
     def append(self, item: T) -> None:
         if len(self._items) < self._max_count:
             self._items.append(item)
-            self._signal.give()
+            self._news.announce()
 
     def close(self, last: T) -> None:
         """Adds `last`, however many there are; no more come."""
         self._items.append(last)
         self._is_closed = True
-        self._signal.give()
+        self._news.announce()
 
     async def follow(self, start: int = 0) -> AsyncGenerator[tuple[int, T], None]:
         """Items from number `start` on with their numbers, those to come too, until the list is closed.
@@ -56,6 +43,6 @@ class Changes(Generic[T]):
                 number += 1
             if self._is_closed:
                 break
-            await self._signal.wait()
+            await self._news.next.wait()
         if number == start:
             yield len(self._items) - 1, self._items[-1]

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.gateway.jobs.changes import Changes, Signal
+from services.gateway.jobs.changes import Changes
 from services.gateway.jobs.live_take import LiveTake
 from services.gateway.jobs.record import JobRecord
+from services.runtime.processes.announcer import Announcer
 
 MAX_EVENT_COUNT = 20_000
 
@@ -36,7 +37,7 @@ class Job:
         self.folder = folder
         self.events: Changes[JobEvent] = Changes(MAX_EVENT_COUNT)
         self.following: asyncio.Task[None] | None = None
-        self._changed = Signal()
+        self._changes = Announcer()
         self._takes: dict[int, LiveTake] = {}
 
     @property
@@ -45,16 +46,16 @@ class Job:
 
     def update(self, record: JobRecord) -> None:
         self.record = record
-        self._changed.give()
+        self._changes.announce()
 
     async def changed(self) -> None:
         """Returns at the next change of the record, or when a take begins."""
-        await self._changed.wait()
+        await self._changes.next.wait()
 
     async def ended(self) -> None:
         """Returns once the job has ended, however."""
         while not self.record.state.is_final:
-            await self._changed.wait()
+            await self._changes.next.wait()
 
     def live_take(self, index: int) -> LiveTake | None:
         """Take number `index` while it is being decoded; None before and after."""
@@ -69,7 +70,7 @@ class Job:
         take = self._takes.get(index)
         if take is None:
             take = self._takes[index] = LiveTake(self.folder / f"take-{index}.f32")
-            self._changed.give()
+            self._changes.announce()
         return take
 
     def close_takes(self, are_whole: bool) -> None:
@@ -77,4 +78,4 @@ class Job:
         for take in self._takes.values():
             take.close(are_whole)
         self._takes.clear()
-        self._changed.give()
+        self._changes.announce()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from services.gateway.jobs.changes import Signal
+from services.runtime.processes.announcer import Announcer
 from services.runtime.processes.finishing import finish
 
 CHANNEL_COUNT = 2
@@ -36,7 +36,7 @@ class LiveTake:
         self.is_whole = False
         self._sample_count = 0
         self._is_closed = False
-        self._signal = Signal()
+        self._news = Announcer()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
     @property
@@ -53,14 +53,14 @@ class LiveTake:
         # The thread has to be done before anybody closes the file: its number may be another file's then.
         await finish(asyncio.to_thread(_write_all, self._fd, data, start_sample * _FRAME_BYTES))
         self._sample_count = max(self._sample_count, start_sample + len(samples))
-        self._signal.give()
+        self._news.announce()
 
     def close(self, is_whole: bool) -> None:
         """No more samples come; the file goes, but for those who read it now."""
         if not self._is_closed:
             self._is_closed = True
             self.is_whole = is_whole
-            self._signal.give()
+            self._news.announce()
             self.path.unlink(missing_ok=True)
             os.close(self._fd)
 
@@ -73,7 +73,7 @@ class LiveTake:
         try:
             while position < self._sample_count or not self._is_closed:
                 if position == self._sample_count:
-                    await self._signal.wait()
+                    await self._news.next.wait()
                     continue
                 count = min(BLOCK_SAMPLES, self._sample_count - position)
                 yield await finish(asyncio.to_thread(_read, fd, position, count))

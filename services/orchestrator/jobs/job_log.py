@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from acestage.errors import AcestageError, DeadlineExceededError
 from acestage.protos.generation.v1.generation_pb2 import GenerateResponse
+from services.runtime.processes.announcer import Announcer
 
 Write = Callable[[GenerateResponse], Awaitable[None]]
 
@@ -47,7 +48,7 @@ class JobLog:
         self.room_bytes: int | None = None
         self._ended: JobEnd | None = None
         self._events: list[GenerateResponse] = []
-        self._news = asyncio.Event()
+        self._news = Announcer()
 
     @property
     def ended(self) -> JobEnd | None:
@@ -58,12 +59,12 @@ class JobLog:
         """Adds an event; never waits."""
         self.size_bytes += event.ByteSize()
         self._events.append(event)
-        self._tell()
+        self._news.announce()
 
     def end(self, ended: JobEnd) -> None:
         """No more events will come."""
         self._ended = ended
-        self._tell()
+        self._news.announce()
 
     async def send(self, write: Write, *, timeout_s: float) -> None:
         """Writes every event, from the first on: those that are there, then those that come, until the end.
@@ -76,7 +77,7 @@ class JobLog:
         try:
             place = 0
             while place < len(self._events) or self._ended is None:
-                news = self._news
+                news = self._news.next
                 while place < len(self._events):
                     await _write(write, self._events[place], timeout_s)
                     place += 1
@@ -88,10 +89,6 @@ class JobLog:
                 raise copy.copy(self._ended.error)
         finally:
             self.listener_count -= 1
-
-    def _tell(self) -> None:
-        self._news.set()
-        self._news = asyncio.Event()
 
 
 async def _write(write: Write, event: GenerateResponse, timeout_s: float) -> None:

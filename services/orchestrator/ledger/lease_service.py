@@ -19,6 +19,7 @@ from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
 from services.orchestrator.ledger.lease import Lease, LeaseState
 from services.orchestrator.ledger.lessor import Lessor
+from services.runtime.processes.announcer import Announcer
 from services.runtime.processes.finishing import end
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         """
         self._lessor = lessor
         self._shut_out = shut_out
-        self._changed = asyncio.Event()
+        self._changes = Announcer()
         self._was_in_grace = lessor.grace_remaining_s(time.monotonic()) > 0
         self._streams: dict[str, object] = {}
         """The stream that renewed each lease last: only its end means that the holder is gone."""
@@ -68,16 +69,16 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         Sleeps until the next deadline, and looks every `PROBE_INTERVAL_S` while a lease is quarantined.
         """
         while True:
-            changed = self._changed
+            changed = self._changes.next
             for lease in self._lessor.expire(time.monotonic()):
                 self._log_quarantine(lease, "not renewed in time")
-                self._announce_change()
+                self._changes.announce()
             for lease in self._lessor.quarantined():
                 self._probe(lease)
             now = time.monotonic()
             if self._was_in_grace and self._lessor.grace_remaining_s(now) <= 0:
                 self._was_in_grace = False
-                self._announce_change()
+                self._changes.announce()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_s()):
                     await changed.wait()
@@ -93,11 +94,11 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             time.monotonic(),
             device_bytes=request.device_bytes,
         )
-        self._announce_change()  # a holder may be asked to leave now
+        self._changes.announce()  # a holder may be asked to leave now
         reported_position = 0
         try:
             while True:
-                changed = self._changed
+                changed = self._changes.next
                 position = self._lessor.position(ticket)
                 if position != reported_position:
                     reported_position = position
@@ -108,7 +109,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
                 await changed.wait()
         finally:
             self._lessor.withdraw(ticket)
-            self._announce_change()
+            self._changes.announce()
         waited_s = lease.granted_at - ticket.enqueued_at
         log.info("granted to %s after %.3f s in line", lease.holder, waited_s, extra=_fields(lease))
         # A caller that vanishes right here never renews: the lease goes the way of every expired one.
@@ -138,7 +139,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
                             sequence=request.sequence,
                             grace_remaining=duration(self._lessor.grace_remaining_s(now)),
                         )
-                        self._announce_change()
+                        self._changes.announce()
                     elif reported is not None:
                         current = self._lessor.find(reported.lease_id)
                         if current is not None and current.state is not reported.state:
@@ -154,7 +155,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     ) -> AsyncGenerator[pb.KeepLeaseAliveRequest | None, None]:
         """The requests as they come, and None whenever the ledger has changed; ends with the requests."""
         reading = asyncio.ensure_future(anext(requests, None))
-        changed = self._changed
+        changed = self._changes.next
         try:
             while True:
                 waiting = asyncio.ensure_future(changed.wait())
@@ -163,7 +164,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
                 finally:
                     waiting.cancel()
                 if not reading.done():
-                    changed = self._changed  # before the reader looks: what changes meanwhile comes next
+                    changed = self._changes.next  # before the reader looks: what changes meanwhile comes next
                     yield None
                     continue
                 request = reading.result()
@@ -177,7 +178,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     async def ReleaseLease(self, request: pb.ReleaseLeaseRequest, context: Any) -> pb.ReleaseLeaseResponse:
         lease = self._lessor.release(request.lease_id, request.fencing_token)
         log.info("released by %s", lease.holder, extra=_fields(lease))
-        self._announce_change()
+        self._changes.announce()
         return pb.ReleaseLeaseResponse(lease=_lease_to_pb(lease, time.monotonic()))
 
     async def ListLeases(self, request: pb.ListLeasesRequest, context: Any) -> pb.ListLeasesResponse:
@@ -216,16 +217,11 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             vram_bytes=request.vram_bytes,
         )
 
-    def _announce_change(self) -> None:
-        """Wakes everyone who waits for the ledger to change."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
-
     def _abandon(self, lease_id: str, why: str) -> None:
         lease = self._lessor.abandon(lease_id)
         if lease is not None:
             self._log_quarantine(lease, why)
-            self._announce_change()
+            self._changes.announce()
 
     def _probe(self, lease: Lease) -> None:
         try:
@@ -238,7 +234,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         self._unprovable.discard(lease.lease_id)
         if is_dead and self._lessor.clear(lease.lease_id) is not None:
             log.info("proved free after %s", lease.holder, extra=_fields(lease))
-            self._announce_change()
+            self._changes.announce()
 
     def _pause_s(self) -> float | None:
         """Seconds until there is something to look at; None for as long as nothing changes."""
