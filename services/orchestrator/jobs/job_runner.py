@@ -22,7 +22,7 @@ from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds
 from services.orchestrator.jobs.job_size import JobSize
 from services.orchestrator.pipeline import Pipeline, Result
 from services.orchestrator.stage_clients import Deadline
-from services.runtime.processes.finishing import finish
+from services.runtime.processes.finishing import settled
 from services.runtime.processes.process_memory import measure
 from services.runtime.processes.request_context import request_id
 
@@ -112,7 +112,7 @@ class JobRunner:
         if job_id not in self._stopping:  # a second cancellation would cut its cleanup short
             self._stopping.add(job_id)
             task.cancel()
-        await finish(_settled(task))
+        await settled(task)
 
     async def close(self) -> None:
         """Cancels all jobs and returns once they have ended."""
@@ -165,10 +165,6 @@ class JobRunner:
         loop = asyncio.get_running_loop()
         self._next_pruning = None if next_s is None else loop.call_later(next_s, self._prune)
         self._queue.admit()
-
-
-async def _settled(task: asyncio.Task[_Done]) -> None:
-    await asyncio.wait([task])
 
 
 def _error(job_id: str, task: asyncio.Task[_Done]) -> errors.AcestageError | None:

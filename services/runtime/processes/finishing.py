@@ -41,10 +41,15 @@ async def first_of(*waits: Coroutine[Any, Any, object]) -> None:
 async def end(task: asyncio.Task[Any]) -> None:
     """Cancels `task` and returns once it has ended, however it ends and however often we are cancelled."""
     task.cancel()
-    await finish(_settled(task))
+    await settled(task)
 
 
-async def _settled(task: asyncio.Task[Any]) -> None:
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()  # whoever awaited the task has heard of it
+async def settled(future: asyncio.Future[Any]) -> None:
+    """Returns once `future` is done, however it ends and however often we are cancelled."""
+    await finish(_outcome_heard(future))
+
+
+async def _outcome_heard(future: asyncio.Future[Any]) -> None:
+    await asyncio.wait([future])
+    if not future.cancelled():
+        future.exception()  # else asyncio logs that nobody asked for it
