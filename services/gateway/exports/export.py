@@ -12,11 +12,11 @@ from av.error import FFmpegError
 from mutagen import MutagenError
 
 from acestage.errors import ExportError, InvalidArgumentError
-from services.gateway.exports.atomic_file import replacing
 from services.gateway.exports.codec import BLOCK_SAMPLES, CodecWriter, Samples
 from services.gateway.exports.encoded_parts import EncodedParts
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.tags import Tags, write_tags
+from services.runtime.processes.atomic_file import replacing
 
 LONGEST_EDGE_FADE_MS = 100.0
 

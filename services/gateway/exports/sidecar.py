@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from acestage.errors import ExportError
-from services.gateway.exports.atomic_file import replacing
 from services.gateway.exports.settings_json import settings_text
+from services.runtime.processes.atomic_file import replacing
 
 
 def write_sidecar(path: Path, settings: dict[str, Any]) -> None:

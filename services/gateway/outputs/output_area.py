@@ -15,8 +15,8 @@ from itertools import chain
 from pathlib import Path
 
 from acestage.errors import FailedPreconditionError, NotFoundError
-from services.gateway.exports.atomic_file import replacing
 from services.gateway.jobs.record import JobRecord
+from services.runtime.processes.atomic_file import replacing
 
 log = logging.getLogger(__name__)
 

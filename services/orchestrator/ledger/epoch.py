@@ -15,6 +15,7 @@ from pathlib import Path
 from acestage.errors import FailedPreconditionError
 from services.orchestrator.ledger.lease import MAX_EPOCH
 from services.runtime.devices.device_lock import lock_within, open_run_file
+from services.runtime.processes.atomic_file import replacing
 
 EPOCH_FILE = "ledger-epoch"
 LOCK_FILE = "ledger.lock"
@@ -96,15 +97,6 @@ def _read(path: Path) -> tuple[int, bool]:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "w", encoding="ascii") as file:
-        file.write(f"{text}\n")
-        file.flush()
-        os.fsync(fd)
-    temporary.replace(path)
-    folder_fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder_fd)  # else a power failure may take the new name back
-    finally:
-        os.close(folder_fd)
+    with replacing(path, survives_power_loss=True) as part:
+        part.touch(mode=0o600)
+        part.write_text(f"{text}\n", encoding="ascii")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from contextlib import closing
 from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
@@ -15,9 +14,9 @@ from acestage import checkpoints, planning
 from acestage.checkpoints.likeness import Architecture
 from acestage.planning import StageMemory
 from acestage.protos.stage.v1 import stage_pb2
+from services.runtime.processes.atomic_file import replacing
 from services.runtime.processes.cpu_features import cpu_digest
 from services.runtime.processes.private_folder import make_private
-from services.runtime.processes.work_folder import WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +83,8 @@ class Measurements:
         path = self._folder / digest
         try:
             make_private(self._folder)
-            with closing(WorkFolder(self._folder)) as folder:
-                written = folder.path / digest
-                written.write_bytes(sha256(data).digest() + data)
-                written.replace(path)
+            with replacing(path) as part:
+                part.write_bytes(sha256(data).digest() + data)
         except OSError as error:
             log.info("%s cannot be written, so it will be measured again: %s", path, error)
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.runtime.processes.atomic_file import replacing
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -43,9 +45,8 @@ class FakeDeviceSpec:
         faults = [
             {name: getattr(fault, name) for name in Fault.__dataclass_fields__} for fault in self.faults
         ]
-        temporary = _path(run_dir, device, ".tmp")
-        temporary.write_text(json.dumps({"total_bytes": self.total_bytes, "faults": faults}))
-        temporary.replace(_path(run_dir, device, ".json"))
+        with replacing(_path(run_dir, device, ".json")) as part:
+            part.write_text(json.dumps({"total_bytes": self.total_bytes, "faults": faults}))
 
 
 def due_fault(run_dir: Path, device: str, stage: str, number: int) -> Fault | None:
@@ -71,7 +72,7 @@ def used_bytes(run_dir: Path, device: str, *, besides: int | None = None) -> int
     """Bytes that living processes use, but for process `besides`."""
     folder = _path(run_dir, device, ".usage")
     total = 0
-    for entry in folder.glob("*"):
+    for entry in folder.glob("[0-9]*"):
         if int(entry.name) != besides and Path(f"/proc/{entry.name}").exists():
             with suppress(FileNotFoundError, ValueError):
                 total += int(entry.read_text())
@@ -82,10 +83,8 @@ def note_usage(run_dir: Path, device: str, pid: int, size: int) -> None:
     """Says that process `pid` uses `size` bytes now."""
     folder = _path(run_dir, device, ".usage")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / str(pid)
-    temporary = folder.with_suffix(f".{pid}")
-    temporary.write_text(str(size))
-    temporary.replace(path)
+    with replacing(folder / str(pid)) as part:
+        part.write_text(str(size))
 
 
 def _path(run_dir: Path, device: str, suffix: str) -> Path:

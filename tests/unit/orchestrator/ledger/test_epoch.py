@@ -59,13 +59,6 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_what_a_crash_left_behind_is_overwritten(tmp_path: Path) -> None:
-    next_epoch(tmp_path)
-    (tmp_path / EPOCH_FILE).with_suffix(".tmp").write_text("99 and then the power fai")
-
-    assert next_epoch(tmp_path).number == 2
-
-
 @pytest.mark.parametrize(
     "content", [b"", b"seven", b"-1", b"1.5", b"0", b"1 2", b"3closed", b"\xb2", str(MAX_EPOCH).encode()]
 )

@@ -1,0 +1,35 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services.runtime.processes.atomic_file import replacing
+
+
+@pytest.mark.parametrize("survives_power_loss", [False, True])
+def test_until_the_new_file_is_whole_the_old_one_stands(tmp_path: Path, survives_power_loss: bool) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with replacing(path, survives_power_loss=survives_power_loss) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_after_an_error_there_is_nothing_new(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+
+    def fail_half_way() -> None:
+        with replacing(path) as part:
+            part.write_text("ne")
+            raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        fail_half_way()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
