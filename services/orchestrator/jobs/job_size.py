@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SAMPLE_RATE_HZ = 48_000
-_FRAME_BYTES = 8
-"""Two channels of float32."""
+from acestage.song_audio import CHANNEL_COUNT, SAMPLE_RATE_HZ
+
+_FRAME_BYTES = 4 * CHANNEL_COUNT
 
 
 @dataclass(frozen=True, slots=True)

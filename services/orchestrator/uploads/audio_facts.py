@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from acestage.protos.audio.v1 import audio_pb2 as pb
+from acestage.song_audio import CHANNEL_COUNT, SAMPLE_RATE_HZ
 
-SAMPLE_RATE_HZ = 48_000
-CHANNEL_COUNT = 2
-"""Of the audio that the VAE encodes."""
 LEAST_DURATION_S = 1
 """Seconds that an upload, or a song from audio codes, lasts at least."""
 

@@ -17,15 +17,10 @@ import soxr
 from acestage.checks import Checks
 from acestage.errors import InvalidArgumentError
 from acestage.planning import MAX_DURATION_S
+from acestage.song_audio import CHANNEL_COUNT, SAMPLE_RATE_HZ
 from services.orchestrator.song.audio_meter import SILENCE
 from services.orchestrator.song.sample_measure import SampleMeasure
-from services.orchestrator.uploads.audio_facts import (
-    CHANNEL_COUNT,
-    LEAST_DURATION_S,
-    SAMPLE_RATE_HZ,
-    AudioFacts,
-    RawFormat,
-)
+from services.orchestrator.uploads.audio_facts import LEAST_DURATION_S, AudioFacts, RawFormat
 from services.orchestrator.uploads.audio_mixing import weights
 from services.orchestrator.uploads.audio_sources import Block, Source, open_source
 

@@ -82,7 +82,7 @@ def test_settings_tell_apart_unless_they_only_say_where_the_component_comes_from
 def test_the_rate_of_latent_frames_tells_all_components_apart(one: Path, other: Path) -> None:
     config = other / "vae" / "config.json"
     values = json.loads(config.read_text())
-    config.write_text(json.dumps({**values, "sampling_rate": 2 * values["sampling_rate"]}))
+    config.write_text(json.dumps({**values, "downsampling_ratios": [2, *values["downsampling_ratios"]]}))
     assert not are_alike(one, other, "text_encoder")
     assert not are_same(one, other, "text_encoder")
 

@@ -292,6 +292,21 @@ def test_setting_of_a_wrong_kind_is_named(folder: Path, file: str, key: str, val
     assert f"{folder / file}: {key} is " in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"), [("sampling_rate", 44_100, 48_000), ("audio_channels", 1, 2)]
+)
+@pytest.mark.parametrize("file", ["pipeline/vae/config.json", "root/vae/config.json"])
+def test_audio_of_another_kind_is_refused(
+    folder: Path, file: str, key: str, value: int, accepted: int
+) -> None:
+    edit_json(folder / file, **{key: value})
+
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(file.split("/")[0], checkpoints_dir=folder)
+
+    assert caught.value.message == f"{folder / file}: {key} is {value}; accepted: {accepted}"
+
+
 def test_missing_setting_is_named(folder: Path) -> None:
     config = folder / "root" / "acestep-v15-turbo" / "config.json"
     drop_from_json(config, "fsq_dim")
