@@ -15,8 +15,12 @@ import numpy.typing as npt
 from av.error import FFmpegError
 
 from acestage.errors import InvalidArgumentError
+from acestage.song_audio import CHANNEL_COUNT, SAMPLE_RATE_HZ
 
 Samples = npt.NDArray[np.float32]
+
+CHANNEL_LAYOUT = "stereo"
+TIME_BASE = Fraction(1, SAMPLE_RATE_HZ)
 
 BLOCK_SAMPLES = 1 << 16
 """How many samples a channel are converted at a time: it bounds memory, whatever the length."""
@@ -58,47 +62,37 @@ class Container:
     options: Mapping[str, str] = field(default_factory=dict)
 
 
-class FrameMaker:
-    """Turns samples into the frames that an encoder takes.
+def frames_of(samples: Samples, codec: Codec, position: int) -> Iterator[av.AudioFrame]:
+    """`samples` float32 [count, 2], full scale at ±1, as frames that the encoder of `codec` takes.
+
+    Args:
+        position: number of the first of the samples.
 
     Raises:
-        InvalidArgumentError: the codec does not take the rate, or there are not 1 or 2 channels.
+        InvalidArgumentError: they have another shape or type, or some are not finite.
     """
+    check_shape(samples)
+    for start in range(0, len(samples), BLOCK_SAMPLES):
+        block = np.asarray(samples[start : start + BLOCK_SAMPLES])
+        if not np.isfinite(block).all():
+            raise InvalidArgumentError.at("samples", "are not all finite; accepted: numbers, 1 is full scale")
+        frame = av.AudioFrame.from_ndarray(
+            _converted(block, codec), format=codec.sample_format, layout=CHANNEL_LAYOUT
+        )
+        frame.sample_rate = SAMPLE_RATE_HZ
+        frame.time_base = TIME_BASE
+        frame.pts = position + start
+        yield frame
 
-    def __init__(self, codec: Codec, sample_rate_hz: int, channel_count: int) -> None:
-        if channel_count not in (1, 2):
-            raise InvalidArgumentError.at("channel_count", f"is {channel_count}; accepted: 1, 2")
-        _check_rate(codec, sample_rate_hz)
-        self.layout = "stereo" if channel_count == 2 else "mono"
-        self.time_base = Fraction(1, sample_rate_hz)
-        self._codec = codec
-        self._channel_count = channel_count
 
-    def frames(self, samples: Samples, position: int) -> Iterator[av.AudioFrame]:
-        """Those of `samples` float32 [count, channels], full scale at ±1, of which the first has that number.
-
-        Raises:
-            InvalidArgumentError: they have another shape or type, or some are not finite.
-        """
-        if samples.dtype != np.float32 or samples.ndim != 2 or samples.shape[1] != self._channel_count:
-            raise InvalidArgumentError.at(
-                "samples",
-                f"are {samples.dtype} of shape {list(samples.shape)}; "
-                f"accepted: float32 of shape [count, {self._channel_count}]",
-            )
-        for start in range(0, len(samples), BLOCK_SAMPLES):
-            block = np.asarray(samples[start : start + BLOCK_SAMPLES])
-            if not np.isfinite(block).all():
-                raise InvalidArgumentError.at(
-                    "samples", "are not all finite; accepted: numbers, 1 is full scale"
-                )
-            frame = av.AudioFrame.from_ndarray(
-                _converted(block, self._codec), format=self._codec.sample_format, layout=self.layout
-            )
-            frame.sample_rate = self.time_base.denominator
-            frame.time_base = self.time_base
-            frame.pts = position + start
-            yield frame
+def check_shape(samples: Samples) -> None:
+    """Raises `InvalidArgumentError` unless `samples` are float32 [count, 2]."""
+    if samples.dtype != np.float32 or samples.ndim != 2 or samples.shape[1] != CHANNEL_COUNT:
+        raise InvalidArgumentError.at(
+            "samples",
+            f"are {samples.dtype} of shape {list(samples.shape)}; "
+            f"accepted: float32 of shape [count, {CHANNEL_COUNT}]",
+        )
 
 
 class CodecWriter:
@@ -107,21 +101,12 @@ class CodecWriter:
     `close` ends it properly. `abandon` lets go of the target after a failure, and does nothing after `close`.
 
     Raises:
-        InvalidArgumentError: the codec does not take the rate, or there are not 1 or 2 channels.
         FFmpegError, ValueError: there is no such encoder, or the file cannot be written; an `OSError`
             too where the system said no.
     """
 
-    def __init__(
-        self,
-        target: Path | ByteSink,
-        codec: Codec,
-        container: Container,
-        *,
-        sample_rate_hz: int = 48_000,
-        channel_count: int = 2,
-    ) -> None:
-        self._maker = FrameMaker(codec, sample_rate_hz, channel_count)
+    def __init__(self, target: Path | ByteSink, codec: Codec, container: Container) -> None:
+        self._codec = codec
         self._sample_count = 0
         # The prefix keeps libavformat from taking a name such as "concat:x" for one of its protocols.
         file: Any = f"file:{target.absolute()}" if isinstance(target, Path) else target
@@ -130,8 +115,8 @@ class CodecWriter:
         try:
             stream: Any = self._output.add_stream(
                 codec.encoder,
-                rate=sample_rate_hz,
-                layout=self._maker.layout,
+                rate=SAMPLE_RATE_HZ,
+                layout=CHANNEL_LAYOUT,
                 format=codec.sample_format,
                 options=dict(codec.options),
             )
@@ -143,12 +128,12 @@ class CodecWriter:
         self._stream = stream
 
     def write(self, samples: Samples) -> None:
-        """Encodes `samples` float32 [count, channels], full scale at ±1.
+        """Encodes `samples` float32 [count, 2], full scale at ±1.
 
         Raises:
             InvalidArgumentError: they have another shape or type, or some are not finite.
         """
-        for frame in self._maker.frames(samples, self._sample_count):
+        for frame in frames_of(samples, self._codec, self._sample_count):
             self._output.mux(self._stream.encode(frame))
         self._sample_count += len(samples)
 
@@ -168,13 +153,6 @@ class CodecWriter:
         """Closes the target; what is written is of no use."""
         with suppress(FFmpegError, OSError, ValueError):
             self._output.close()
-
-
-def _check_rate(codec: Codec, sample_rate_hz: int) -> None:
-    accepted = av.Codec(codec.encoder, "w").audio_rates
-    if accepted is not None and sample_rate_hz not in accepted:
-        rates = ", ".join(map(str, sorted(accepted)))
-        raise InvalidArgumentError.at("sample_rate_hz", f"is {sample_rate_hz}; accepted: {rates}")
 
 
 def _converted(block: Samples, codec: Codec) -> npt.NDArray[Any]:

@@ -8,11 +8,12 @@ from typing import Any
 
 import av
 
-from services.gateway.exports.codec import Codec, FrameMaker, Samples
+from acestage.song_audio import SAMPLE_RATE_HZ
+from services.gateway.exports.codec import CHANNEL_LAYOUT, TIME_BASE, Codec, Samples, frames_of
 from services.runtime.processes.usable_cpus import usable_core_count
 
 PART_FRAMES = 1_250
-"""30 s of mp3 at 48 kHz. The same on every machine, so that files are."""
+"""30 s of mp3. The same on every machine, so that files are."""
 
 _STEP_FRAMES = 12
 _SETTLED_FRAMES = 4
@@ -32,18 +33,15 @@ class EncodedParts:
 
     Args:
         codec: one whose `frames_agree`.
-        blocks: gives the samples float32 [count, channels] between two numbers; called in threads.
+        blocks: gives the samples float32 [count, 2] between two numbers; called in threads.
         sample_count: of the sound, a channel.
     """
 
-    def __init__(
-        self, codec: Codec, blocks: Blocks, sample_count: int, sample_rate_hz: int, channel_count: int
-    ) -> None:
+    def __init__(self, codec: Codec, blocks: Blocks, sample_count: int) -> None:
         self._codec = codec
         self._blocks = blocks
         self._sample_count = sample_count
-        self._maker = FrameMaker(codec, sample_rate_hz, channel_count)
-        self._frame_samples = _open_encoder(codec, self._maker).frame_size
+        self._frame_samples = _open_encoder(codec).frame_size
 
     def packets(self) -> Generator[av.Packet[Any], None, None]:
         """All packets of the sound, in order. Close it, if not all are taken.
@@ -70,7 +68,7 @@ class EncodedParts:
             threads.shutdown(cancel_futures=True)
 
     def _encode_part(self, start: int) -> _Part:
-        part = _Part(self._codec, self._maker, start, self._frame_samples)
+        part = _Part(self._codec, start, self._frame_samples)
         self._go_on(part, min(start + PART_FRAMES * self._frame_samples, self._sample_count))
         return part
 
@@ -104,12 +102,12 @@ class _Part:
         first_frame: number of the first of `packets`, as frames of the whole sound are counted.
     """
 
-    def __init__(self, codec: Codec, maker: FrameMaker, start: int, frame_samples: int) -> None:
+    def __init__(self, codec: Codec, start: int, frame_samples: int) -> None:
         self.position = start
         self.first_frame = start // frame_samples
         self.packets: list[av.Packet[Any]] = []
-        self._maker = maker
-        self._encoder = _open_encoder(codec, maker)
+        self._codec = codec
+        self._encoder = _open_encoder(codec)
 
     @property
     def end_frame(self) -> int:
@@ -119,7 +117,7 @@ class _Part:
         return bytes(self.packets[number - self.first_frame])
 
     def encode(self, samples: Samples) -> None:
-        for frame in self._maker.frames(samples, self.position):
+        for frame in frames_of(samples, self._codec, self.position):
             self.packets += self._encoder.encode(frame)
         self.position += len(samples)
 
@@ -134,11 +132,11 @@ class _Part:
         self.first_frame = number
 
 
-def _open_encoder(codec: Codec, maker: FrameMaker) -> Any:
+def _open_encoder(codec: Codec) -> Any:
     encoder: Any = av.CodecContext.create(codec.encoder, "w")
-    encoder.sample_rate = maker.time_base.denominator
-    encoder.time_base = maker.time_base
-    encoder.layout = maker.layout
+    encoder.sample_rate = SAMPLE_RATE_HZ
+    encoder.time_base = TIME_BASE
+    encoder.layout = CHANNEL_LAYOUT
     encoder.format = codec.sample_format
     encoder.options = dict(codec.options)
     if codec.bit_rate_bps is not None:

@@ -12,7 +12,8 @@ from av.error import FFmpegError
 from mutagen import MutagenError
 
 from acestage.errors import ExportError, InvalidArgumentError
-from services.gateway.exports.codec import BLOCK_SAMPLES, CodecWriter, Samples
+from acestage.song_audio import SAMPLE_RATE_HZ
+from services.gateway.exports.codec import BLOCK_SAMPLES, CodecWriter, Samples, check_shape
 from services.gateway.exports.encoded_parts import EncodedParts
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.tags import Tags, write_tags
@@ -36,9 +37,8 @@ def write_export(
     *,
     tags: Tags,
     edge_fade_ms: float = 0.0,
-    sample_rate_hz: int = 48_000,
 ) -> None:
-    """Writes `samples` float32 [count, channels], which may be a memory map, as a file with tags.
+    """Writes `samples` float32 [count, 2], which may be a memory map, as a file with tags.
 
     Another file of that name is replaced. After an error there is nothing new in the folder. Besides the
     samples it needs some MB, whatever their number, and for mp3 as much as the file.
@@ -52,27 +52,19 @@ def write_export(
         ExportError: the file cannot be written, for example because the disk is full.
     """
     check_edge_fade(edge_fade_ms)
-    fade_count = min(round(edge_fade_ms * sample_rate_hz / 1_000), len(samples) // 2)
+    check_shape(samples)
+    fade_count = min(round(edge_fade_ms * SAMPLE_RATE_HZ / 1_000), len(samples) // 2)
     try:
         with replacing(path) as part:
-            _encode(part, samples, audio_format, fade_count, sample_rate_hz)
+            _encode(part, samples, audio_format, fade_count)
             write_tags(part, audio_format, tags)
     except (FFmpegError, OSError, MutagenError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise ExportError(f"{path.name} cannot be written: {why}", metadata={"file": path.name}) from error
 
 
-def _encode(
-    path: Path, samples: Samples, audio_format: ExportFormat, fade_count: int, sample_rate_hz: int
-) -> None:
-    channel_count = samples.shape[1] if samples.ndim == 2 else 0
-    writer = CodecWriter(
-        path,
-        audio_format.codec,
-        audio_format.container,
-        sample_rate_hz=sample_rate_hz,
-        channel_count=channel_count,
-    )
+def _encode(path: Path, samples: Samples, audio_format: ExportFormat, fade_count: int) -> None:
+    writer = CodecWriter(path, audio_format.codec, audio_format.container)
 
     def blocks(start: int, stop: int) -> Iterator[Samples]:
         for first in range(start, stop, BLOCK_SAMPLES):
@@ -81,7 +73,7 @@ def _encode(
 
     try:
         if audio_format.codec.frames_agree:
-            encoder = EncodedParts(audio_format.codec, blocks, len(samples), sample_rate_hz, channel_count)
+            encoder = EncodedParts(audio_format.codec, blocks, len(samples))
             with closing(encoder.packets()) as packets:
                 writer.write_encoded(packets)
         else:

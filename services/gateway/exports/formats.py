@@ -10,6 +10,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from acestage.errors import AcestageError, InvalidArgumentError
+from acestage.song_audio import SAMPLE_RATE_HZ
 from services.gateway.exports.codec import Codec, CodecWriter, Container
 
 
@@ -163,7 +164,7 @@ class _Count:
 
 def encode_a_tone(codec: Codec, container: Container) -> int:
     """Encodes 0.1 s, and returns the bytes that came out."""
-    times = np.arange(4_800, dtype=np.float32)[:, None] / np.float32(48_000)
+    times = np.arange(4_800, dtype=np.float32)[:, None] / np.float32(SAMPLE_RATE_HZ)
     tone = np.float32(0.5) * np.sin(np.float32(2 * np.pi * 440) * times)
     sink = _Count()
     writer = CodecWriter(sink, codec, container)

@@ -35,13 +35,10 @@ class StreamEncoder:
     in a thread, one call at a time.
 
     Raises:
-        InvalidArgumentError: the codec does not take the rate or the number of channels.
         ExportError: the encoder does not work here; see `usable_formats`.
     """
 
-    def __init__(
-        self, audio_format: ExportFormat, sample_rate_hz: int = 48_000, channel_count: int = 2
-    ) -> None:
+    def __init__(self, audio_format: ExportFormat) -> None:
         self._format = audio_format
         self._outlet = _Outlet()
         self._is_finished = False
@@ -52,8 +49,6 @@ class StreamEncoder:
                 audio_format.stream_codec,
                 # Else libavformat gathers 32 KiB: 0.8 s of mp3.
                 type(container)(container.muxer, {"flush_packets": "1", **container.options}),
-                sample_rate_hz=sample_rate_hz,
-                channel_count=channel_count,
             )
         except (FFmpegError, OSError, ValueError) as error:
             raise self._failed(error) from error
@@ -67,7 +62,7 @@ class StreamEncoder:
         self._writer.abandon()
 
     def encode(self, samples: Samples) -> bytes:
-        """What the codec gave for `samples` float32 [count, channels]; may be b"" while it gathers.
+        """What the codec gave for `samples` float32 [count, 2]; may be b"" while it gathers.
 
         Samples beyond ±1 are clipped, except in wav32.
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from acestage.song_audio import CHANNEL_COUNT, SAMPLE_RATE_HZ
 from services.runtime.processes.announcer import Announcer
 from services.runtime.processes.finishing import finish
 
-CHANNEL_COUNT = 2
 _FRAME_BYTES = 4 * CHANNEL_COUNT
-BLOCK_SAMPLES = 48_000
+BLOCK_SAMPLES = SAMPLE_RATE_HZ
 
 
 class LiveTake:
@@ -32,7 +32,6 @@ class LiveTake:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.sample_rate_hz = 48_000
         self.is_whole = False
         self._sample_count = 0
         self._is_closed = False

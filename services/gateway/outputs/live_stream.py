@@ -10,7 +10,7 @@ from acestage.errors import AbortedError
 from services.gateway.exports.codec import Samples
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.stream_encoder import StreamEncoder
-from services.gateway.jobs.live_take import CHANNEL_COUNT, LiveTake
+from services.gateway.jobs.live_take import LiveTake
 from services.gateway.outputs.running_gain import RunningGain
 from services.runtime.processes.finishing import finish
 
@@ -24,17 +24,13 @@ async def encoded(take: LiveTake, audio_format: ExportFormat) -> AsyncGenerator[
         AbortedError: the job ended before all of the take was there.
         ExportError: the encoder failed.
     """
-    gain = RunningGain(CHANNEL_COUNT)
+    gain = RunningGain()
     async with aclosing(take.blocks()) as blocks:
         # Before anything else is awaited, or the take might be closed, and then there is nothing to read.
         block = await anext(blocks, None)
         with ExitStack() as stack:
             encoder = await finish(
-                asyncio.to_thread(
-                    lambda: stack.enter_context(
-                        StreamEncoder(audio_format, take.sample_rate_hz, CHANNEL_COUNT)
-                    )
-                )
+                asyncio.to_thread(lambda: stack.enter_context(StreamEncoder(audio_format)))
             )
             while block is not None:
                 if part := await finish(asyncio.to_thread(_encode, encoder, gain, block)):

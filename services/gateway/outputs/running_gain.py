@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from acestage.song_audio import CHANNEL_COUNT
 from services.gateway.exports.codec import Samples
 
 CEILING = np.float32(10 ** (-1 / 20))
@@ -20,12 +21,12 @@ class RunningGain:
     that until the next block is there.
     """
 
-    def __init__(self, channel_count: int = 2) -> None:
+    def __init__(self) -> None:
         self.gain = np.float32(1.0)
-        self._held = np.zeros((0, channel_count), np.float32)
+        self._held = np.zeros((0, CHANNEL_COUNT), np.float32)
 
     def apply(self, block: Samples) -> Samples:
-        """The samples [count, channels] that are final once `block` is known."""
+        """The samples [count, 2] that are final once `block` is known."""
         done = block[:0]
         peak = np.abs(block).max(initial=np.float32(0.0))
         if peak * self.gain > CEILING:

@@ -124,6 +124,15 @@ def test_a_wrong_fade_is_refused(fade: float, tmp_path: Path) -> None:
         exported(tmp_path, ExportFormat.wav16, edge_fade_ms=fade)
 
 
+@pytest.mark.parametrize("samples", [np.zeros((10, 1), np.float32), np.zeros(10, np.float32)])
+def test_samples_that_are_not_stereo_are_refused(samples: np.ndarray, tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=r"samples: are .*; accepted: float32 of shape \[count, 2\]"
+    ):
+        write_export(tmp_path / "song.wav", samples, ExportFormat.wav32, tags=TAGS, edge_fade_ms=10.0)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("audio_format", ExportFormat)
 def test_a_full_disk_leaves_nothing_behind(audio_format: ExportFormat, tmp_path: Path) -> None:
     with no_file_above(5_000), pytest.raises(ExportError, match=r"song-.* cannot be written: File too large"):

@@ -131,11 +131,6 @@ def test_samples_of_another_kind_are_refused(samples: np.ndarray) -> None:
         encoder.encode(samples)
 
 
-def test_a_rate_that_the_codec_lacks_is_refused() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"sample_rate_hz: is 44100; accepted: .*48000"):
-        StreamEncoder(ExportFormat.opus, 44_100)
-
-
 @pytest.mark.parametrize(
     ("text", "audio_format"), [("MP3", "mp3"), (" Wav ", "wav16"), ("wav32", "wav32"), ("AAC", "aac")]
 )
