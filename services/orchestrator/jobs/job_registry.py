@@ -32,10 +32,11 @@ class JobRegistry:
 
     A log is *held* while its job runs or somebody reads it after the end: all its bytes count, read or not,
     and nothing drops it. A job that runs counts with all that it is expected to write, so that it begins only
-    where its log will have room. The others are *kept* within bounds, and the job that ended first is dropped
-    first. A log beyond `kept_bytes` is kept all the same while its job is the last that ended and nobody has
-    read it, and no job that is to begin needs the room. A job that ended before its first event is not kept,
-    because nobody knows its id.
+    where its log will have room. The others are *kept* within bounds: beyond them the log of the job that
+    ended first is dropped, read or not. A log beyond `kept_bytes` is kept all the same while its job is the
+    last that ended and nobody has read it. For a job that is to begin any of them is dropped, but those that
+    nobody has read only after all others. A job that ended before its first event is not kept, because nobody
+    knows its id.
     """
 
     def __init__(self, bounds: LogBounds) -> None:
@@ -49,19 +50,13 @@ class JobRegistry:
     def begin(self, log: JobLog, expected_bytes: int) -> bool:
         """Whether the job of `log`, which is expected to grow so large, may begin now.
 
-        Where it may, the room is its own. Kept logs make room, those first that were read. A job larger than
-        all room has to be alone.
+        Where it may, the room is its own, and kept logs make it. A job larger than all room has to be alone.
         """
         held_bytes = self.held_bytes
         if held_bytes and held_bytes + expected_bytes > self._bounds.held_bytes:
             return False
         log.room_bytes = expected_bytes
-        kept = sorted(self._kept(), key=lambda entry: (entry[1].was_read, -entry[0].at_s))
-        kept_bytes = sum(log.size_bytes for _, log in kept)
-        while kept and held_bytes + expected_bytes + kept_bytes > self._bounds.held_bytes:
-            _, dropped = kept.pop()
-            del self._logs[dropped.job_id]
-            kept_bytes -= dropped.size_bytes
+        self._make_room(self._bounds.held_bytes - held_bytes - expected_bytes)
         return True
 
     def add(self, log: JobLog) -> None:
@@ -84,23 +79,22 @@ class JobRegistry:
         )
 
     def prune(self, now: float) -> float | None:
-        """Drops what is beyond the bounds.
+        """Drops what is beyond the bounds of kept logs, from the oldest on.
 
         Returns:
             Seconds until the next log is due; None where none waits for that.
         """
-        kept = sorted(self._kept(), key=lambda entry: entry[0].at_s)
+        kept = self._kept()
         count = len(kept)
         size_bytes = sum(log.size_bytes for _, log in kept)
         left: list[JobEnd] = []
         for ended, log in kept:
-            is_spared = log is kept[-1][1] and not log.was_read
-            if (
-                now >= ended.at_s + self._bounds.kept_s
-                or count > self._bounds.kept_count
-                or (size_bytes > self._bounds.kept_bytes and not is_spared)
-                or not log.size_bytes
-            ):
+            is_due = now >= ended.at_s + self._bounds.kept_s
+            are_too_many = count > self._bounds.kept_count
+            is_last_unread = log is kept[-1][1] and not log.was_read
+            are_too_large = size_bytes > self._bounds.kept_bytes and not is_last_unread
+            nobody_knows_it = not log.size_bytes
+            if is_due or are_too_many or are_too_large or nobody_knows_it:
                 del self._logs[log.job_id]
                 count -= 1
                 size_bytes -= log.size_bytes
@@ -108,8 +102,24 @@ class JobRegistry:
                 left.append(ended)
         return left[0].at_s + self._bounds.kept_s - now if left else None
 
+    def _make_room(self, room_bytes: int) -> None:
+        """Drops kept logs until they take no more than `room_bytes`: from the oldest on those that were read,
+        then from the oldest on those that were not.
+        """
+        kept = [log for _, log in self._kept()]
+        size_bytes = sum(log.size_bytes for log in kept)
+        read = [log for log in kept if log.was_read]
+        unread = [log for log in kept if not log.was_read]
+        for log in read + unread:
+            if size_bytes <= room_bytes:
+                break
+            del self._logs[log.job_id]
+            size_bytes -= log.size_bytes
+
     def _kept(self) -> list[tuple[JobEnd, JobLog]]:
-        return [(log.ended, log) for log in self._logs.values() if log.ended and not log.listener_count]
+        """The oldest end first."""
+        kept = [(log.ended, log) for log in self._logs.values() if log.ended and not log.listener_count]
+        return sorted(kept, key=lambda entry: entry[0].at_s)
 
 
 def _held_bytes(log: JobLog) -> int:
