@@ -301,17 +301,14 @@ class Stay:
         lost = asyncio.ensure_future(self._lease.lost.wait())
         cancelled = asyncio.ensure_future(job.cancelled.wait())
         try:
-            for timeout_s in (self._progress_timeout_s, WAKING_S):
-                await asyncio.wait(
-                    [exchanged, lost, cancelled],
-                    timeout=timeout_s,
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+            news = [exchanged, lost, cancelled]
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait(news, timeout=self._progress_timeout_s, return_when=first)
+            # Where this service was itself stopped, the time is up before it has heard what is there.
+            await asyncio.wait(news, timeout=WAKING_S, return_when=first)
             if not exchanged.done() and cancelled.done() and not lost.done():
                 worker.cancel(self._job_count)
-                await asyncio.wait(
-                    [exchanged, lost], timeout=CANCEL_GRACE_S, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait([exchanged, lost], timeout=CANCEL_GRACE_S, return_when=first)
             if self._lease.lost.is_set():
                 worker.kill()  # the device may be granted to someone else any moment
                 self._lease.raise_if_lost()
