@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 from acestage.errors import AcestageError, DeviceShortageError, NonFiniteError, VramBudgetExceededError
@@ -55,27 +54,36 @@ class Lessons:
         del self._overflow_counts[model, kind]
 
     def apply(self, plan: Callable[[], Ladder]) -> Ladder:
-        """What `plan` gives, taken to the first way that may work, or as near to it as it goes."""
+        """What `plan` gives, taken to the first way that may work, or as near to it as it goes.
+
+        After overflows that is one in float32; where none fits, float16 is tried as ever.
+        """
         ladder = plan()
         overflow = self._overflows.get((ladder.placement.model, ladder.attempt.request.kind))
         if overflow is not None and not overflow.is_over and ladder.attempt.dtype == "float16":
-            with suppress(VramBudgetExceededError):
-                ladder.step_down(overflow.error)
-                self._fit(ladder)
-                return ladder
-            ladder = plan()  # float32 does not fit: float16 is tried as ever
-        with suppress(VramBudgetExceededError):
-            self._fit(ladder)
+            in_float32 = plan()
+            if _step_down(in_float32, overflow.error) and self._fit(in_float32):
+                return in_float32
+        self._fit(ladder)
         return ladder
 
-    def _fit(self, ladder: Ladder) -> None:
-        """Raises:
-        VramBudgetExceededError: not even the least fits into what others left.
-        """
+    def _fit(self, ladder: Ladder) -> bool:
+        """Takes `ladder` down to what others left; False where not even the least is as small."""
         if self._shortage is None or self._shortage.is_over:
-            return
+            return True
         while ladder.attempt.vram_bytes > self._free_bytes:
-            ladder.step_down(self._shortage.error)
+            if not _step_down(ladder, self._shortage.error):
+                return False
+        return True
+
+
+def _step_down(ladder: Ladder, error: AcestageError) -> bool:
+    """Takes `ladder` to the next way after `error`; False where there is none."""
+    try:
+        ladder.step_down(error)
+    except VramBudgetExceededError:
+        return False
+    return True
 
 
 def _earlier(error: AcestageError) -> str:
