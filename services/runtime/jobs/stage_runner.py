@@ -24,7 +24,7 @@ from services.runtime.jobs.stage_device import StageDevice
 from services.runtime.jobs.stage_event import StageEvent
 from services.runtime.jobs.stage_job import StageJob
 from services.runtime.jobs.stay import Stay
-from services.runtime.jobs.visit import Visit, defect, fail_in_line
+from services.runtime.jobs.visit import Visit, Workplace, defect, fail_in_line
 from services.runtime.processes.finishing import end, finish
 from services.runtime.workers.messages import Message
 from services.runtime.workers.worker_host import WorkerHost
@@ -61,15 +61,14 @@ class StageRunner:
         """Prepares; nothing runs before the context is entered.
 
         Args:
-            stage: its name.
+            stage: "text_encoder", "dit" or "vae".
             host: forks the workers.
             leases: to the ledger.
             budget: what a job needs.
             device: where the jobs run.
             progress_timeout_s: a worker that says nothing for so long is replaced.
-            max_hold_s: while others wait, no further job is begun after this long; and no job is passed by
-                jobs of another model after this long.
-            stays_warm: whether to keep the weights on the device without work.
+            max_hold_s: as in `Workplace`.
+            stays_warm: as in `Workplace`.
         """
         self.stage = stage
         self.host = host
@@ -77,9 +76,8 @@ class StageRunner:
         self.plans = JobPlans(stage, host, budget, device)
         self._leases = leases
         self._progress_timeout_s = progress_timeout_s
-        self._max_hold_s = max_hold_s
-        self._stays_warm = stays_warm
         self._line = JobLine(stage)
+        self._workplace = Workplace(stage, self._line, self.plans, host, device, max_hold_s, stays_warm)
         self._visiting: Visit | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -218,11 +216,7 @@ class StageRunner:
             context_bytes=context_bytes,
             progress_timeout_s=self._progress_timeout_s,
         )
-        return Visit(
-            *(self.stage, self._line, self.plans, self.host, self.device, lease, stay),
-            max_hold_s=self._max_hold_s,
-            stays_warm=self._stays_warm,
-        )
+        return Visit(self._workplace, lease, stay)
 
     async def _acquire(self, stack: AsyncExitStack, vram_bytes: int) -> HeldLease | None:
         """The lease, given back as `stack` is left; None where nobody waits for it any more."""

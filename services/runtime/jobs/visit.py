@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from acestage import errors
@@ -27,65 +28,64 @@ _WORKER_IS_GONE = (errors.VramBudgetExceededError, errors.UnavailableError, erro
 """After any other error a worker can go on."""
 
 
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What all visits of a stage have in common.
+
+    Attributes:
+        stage: "text_encoder", "dit" or "vae".
+        line: the jobs that wait.
+        plans: how they are to be done.
+        host: forks the workers.
+        device: where they run.
+        max_hold_s: while others wait, no further job is begun after this long; and no job is passed by jobs
+            of another model after this long.
+        stays_warm: whether to keep the weights on the device without work.
+    """
+
+    stage: str
+    line: JobLine
+    plans: JobPlans
+    host: WorkerHost
+    device: StageDevice
+    max_hold_s: float
+    stays_warm: bool
+
+
 class Visit:
     """Does what waits in line. `stay` must be left before the lease is given back.
+
+    Args:
+        workplace: that is visited.
+        lease: held for as long as the visit goes on.
+        stay: under that lease.
 
     Attributes:
         stay: the worker of the visit, and its weights.
         current: the job that is being done; None between two.
     """
 
-    def __init__(
-        self,
-        stage: str,
-        line: JobLine,
-        plans: JobPlans,
-        host: WorkerHost,
-        device: StageDevice,
-        lease: HeldLease,
-        stay: Stay,
-        *,
-        max_hold_s: float,
-        stays_warm: bool,
-    ) -> None:
-        """Prepares.
-
-        Args:
-            stage: its name.
-            line: of its jobs.
-            plans: of them.
-            host: of its workers.
-            device: that is visited.
-            lease: held for as long as the visit goes on.
-            stay: under that lease.
-            max_hold_s: as of `StageRunner`.
-            stays_warm: as well.
-        """
+    def __init__(self, workplace: Workplace, lease: HeldLease, stay: Stay) -> None:
         self.stay = stay
         self.current: StageJob | None = None
-        self._stage = stage
-        self._line = line
-        self._plans = plans
-        self._host = host
-        self._device = device
+        self._workplace = workplace
+        self._stage, self._line, self._plans = workplace.stage, workplace.line, workplace.plans
         self._lease = lease
-        self._max_hold_s = max_hold_s
-        self._stays_warm = stays_warm
 
     async def work(self) -> None:
         """Does jobs under the lease until it is time to leave."""
         clock = asyncio.get_running_loop().time
         begun = clock()
         turn_count = 0
-        while not self._lease.lost.is_set() and self._host.facts() is not None:
+        while not self._lease.lost.is_set() and self._workplace.host.facts() is not None:
             if not self._line:
-                if not self._stays_warm or self.stay.placement is None:
+                if not self._workplace.stays_warm or self.stay.placement is None:
                     return
                 self._lease.report(is_idle=True, vram_bytes=self._plans.resting_bytes(self.stay.placement))
                 if not await self.stay.rest():
                     return
                 continue
-            if turn_count and self._lease.revoked.is_set() and clock() - begun >= self._max_hold_s:
+            if turn_count and self._lease.revoked.is_set() and clock() - begun >= self._workplace.max_hold_s:
                 return
             if not await self._take_turn():
                 return
@@ -96,7 +96,9 @@ class Visit:
 
         A function of its own, so that no variable keeps the request while the worker rests.
         """
-        job = self._line.next(lambda one: self._plans.is_placed(one, self.stay.placement), self._max_hold_s)
+        job = self._line.next(
+            lambda one: self._plans.is_placed(one, self.stay.placement), self._workplace.max_hold_s
+        )
         try:
             ladder = self._plans.ladder(job)
         except errors.AcestageError as error:
@@ -178,7 +180,7 @@ class Visit:
         assert job.ladder is not None
         if (
             self._lease.is_exclusive
-            or job.ladder.attempt.vram_bytes + shortage_bytes > self._device.total_bytes
+            or job.ladder.attempt.vram_bytes + shortage_bytes > self._workplace.device.total_bytes
         ):
             return False
         log.warning("%s; asking for a lease of more", shortage, extra={"stage": self._stage})
@@ -202,7 +204,7 @@ class Visit:
     async def _report(
         self, work: Work, kernels: str, attempt: Attempt, adaptations: tuple[Adaptation, ...]
     ) -> Report:
-        processes = await asyncio.to_thread(self._host.memory)
+        processes = await asyncio.to_thread(self._workplace.host.memory)
         return Report(
             lease_id=self._lease.lease_id,
             fencing_token=self._lease.fencing_token,
