@@ -19,16 +19,16 @@ def borrowed(
     module: torch.nn.Module,
     device: torch.device,
     dtype: torch.dtype,
-    place: Callable[[Any, torch.device, torch.dtype], None] = place,
+    placer: Callable[[Any, torch.device, torch.dtype], None] = place,
 ) -> Iterator[torch.nn.Module]:
-    """A copy of `module` on `device`, placed by `place`; its memory is free again afterwards.
+    """A copy of `module` on `device`, placed by `placer`; its memory is free again afterwards.
 
     The copy begins with the very tensors of `module`, which may be a mapped file, and `module` itself stays
-    as it is. So what `place` need not change takes no memory of its own: on the CPU in the stored data type,
+    as it is. So what `placer` need not change takes no memory of its own: on the CPU in the stored data type,
     all but the weights that weight norm is folded into.
     """
     copied = copy.deepcopy(module, replacements(module, lambda tensor: tensor))
-    place(copied, device, dtype)
+    placer(copied, device, dtype)
     try:
         yield copied
     finally:

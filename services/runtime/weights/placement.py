@@ -20,7 +20,7 @@ def place(
     device: torch.device,
     dtype: torch.dtype,
     quantization: Quantization = "none",
-    quantize: Callable[[torch.nn.Linear], None] = quantize,
+    quantizer: Callable[[torch.nn.Linear], None] = quantize,
     *,
     left_out: Collection[str] = (),
 ) -> None:
@@ -39,7 +39,7 @@ def place(
         device: where to.
         dtype: of what its checkpoint holds.
         quantization: of the matrices of its repeated layers.
-        quantize: does so for a layer, which is on the device, and leaves one as it is where it was done.
+        quantizer: does so for a layer, which is on the device, and leaves one as it is where it was done.
         left_out: names of children of `module` that stay where and what they are.
     """
     for name, part in parts_of(module, left_out):
@@ -48,7 +48,7 @@ def place(
             del part._forward_pre_hooks[hook_id]
         _move(part, device, dtype)
         if quantization == "int8" and is_quantized(name, part):
-            quantize(part)
+            quantizer(part)
 
 
 def placed_bytes(
