@@ -66,7 +66,29 @@ def up(
     env_file: EnvFile = None,
 ) -> None:
     """Start all services and keep them running. Ctrl-C ends all of them."""
-    settings = load_settings(**locals())  # each parameter has the name of its setting
+    settings = load_settings(
+        env_file,
+        checkpoint=checkpoint,
+        variant=variant,
+        device=device,
+        dtype=dtype,
+        host=host,
+        orchestrator_port=orchestrator_port,
+        text_encoder_port=text_encoder_port,
+        dit_port=dit_port,
+        vae_port=vae_port,
+        doors=doors,
+        rest_port=rest_port,
+        page_port=page_port,
+        language=language,
+        api_key=api_key,
+        insecure=insecure,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        tls_ca=tls_ca,
+        limits=limits,
+        warmup=warmup,
+    )
     check_checkpoints(settings)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
     asyncio.run(_serve(settings, env_file))
