@@ -27,7 +27,7 @@ from services.runtime.jobs.job_budget import JobBudget
 from services.runtime.jobs.lease_client import LeaseClient
 from services.runtime.jobs.stage_device import StageDevice
 from services.runtime.jobs.stage_runner import StageRunner, WorkerState
-from services.runtime.preload.facts import MappedModel
+from services.runtime.preload.facts import MappedModel, PreloadFacts
 from services.runtime.processes import flags, logs
 from services.runtime.processes.finishing import end
 from services.runtime.processes.parent_death import die_with_parent
@@ -92,20 +92,19 @@ async def serve(definition: StageDefinition, settings: Settings) -> None:
 async def _serve(definition: StageDefinition, settings: Settings, models: ModelCatalog, device: str) -> None:
     config = StageConfig.from_settings(definition.name, settings, device)
     stage_device = StageDevice.of(config)
-
-    async def on_ready_change(is_ready: bool) -> None:
-        await server.set_serving(is_ready)
-        facts = host.facts()
-        for name, model in facts.models.items() if facts else ():
-            size = model.memory.weights_bytes["none"] / MIB
-            log.info("ready: %s, %s, %.0f MiB of weights", name, model.dtype, size, extra=fields)
-
     port = settings.ports()[definition.name] if settings.port is None else settings.port
     fields = {"device": device, "stage": definition.name}
     names = (definition.service_name, stage_pb2.DESCRIPTOR.services_by_name["StageService"].full_name)
     server = Server(definition.name, names, settings, port)
+
+    async def on_readiness(facts: PreloadFacts | None) -> None:
+        await server.set_serving(facts is not None)
+        for name, model in facts.models.items() if facts else ():
+            size = model.memory.weights_bytes["none"] / MIB
+            log.info("ready: %s, %s, %.0f MiB of weights", name, model.dtype, size, extra=fields)
+
     async with (
-        await WorkerHost.start(config, on_ready_change) as host,
+        await WorkerHost.start(config, on_readiness) as host,
         channel_between_services(settings.address("orchestrator"), Access.of(settings)) as channel,
     ):
         holder = f"{definition.name}@{socket.gethostname()}:{os.getpid()}"

@@ -24,6 +24,7 @@ from acestage.preload_template import TEMPLATE_FD, PreloadTemplate
 from acestage.settings import load_settings
 from services.runtime.devices.device_memory import worker_pids
 from services.runtime.preload import client, starting
+from services.runtime.preload.facts import PreloadFacts
 from services.runtime.stage_config import StageConfig
 from services.runtime.workers import worker_host
 from services.runtime.workers.worker_host import WorkerHost
@@ -55,8 +56,8 @@ class Readiness:
         self.is_ready = asyncio.Event()
         self.is_lost = asyncio.Event()
 
-    async def change(self, is_ready: bool) -> None:
-        (self.is_ready if is_ready else self.is_lost).set()
+    async def change(self, facts: PreloadFacts | None) -> None:
+        (self.is_lost if facts is None else self.is_ready).set()
 
 
 @pytest.fixture(scope="module")

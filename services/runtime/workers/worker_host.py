@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 RESTART_DELAY_S = 1.0
 
+OnReadiness = Callable[[PreloadFacts | None], Awaitable[None]]
+
 
 class WorkerHost:
     """The preload of a stage, started again when it dies.
@@ -29,26 +31,23 @@ class WorkerHost:
     must run for as long as the host is used.
     """
 
-    def __init__(
-        self, config: StageConfig, preload: PreloadClient, on_ready_change: Callable[[bool], Awaitable[None]]
-    ) -> None:
+    def __init__(self, config: StageConfig, preload: PreloadClient, on_readiness: OnReadiness) -> None:
         """Use `start` instead."""
         self._config = config
         self._preload = preload
-        self._on_ready_change = on_ready_change
+        self._on_readiness = on_readiness
         self._facts: asyncio.Future[PreloadFacts] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def start(
-        cls, config: StageConfig, on_ready_change: Callable[[bool], Awaitable[None]]
-    ) -> WorkerHost:
+    async def start(cls, config: StageConfig, on_readiness: OnReadiness) -> WorkerHost:
         """Starts the preload, which goes on loading.
 
         Args:
             config: what the stage runs.
-            on_ready_change: hears when workers can be forked, and when they no longer can.
+            on_readiness: hears what the preload said when workers can be forked, and None when they no longer
+                can.
         """
-        return cls(config, await PreloadClient.start(config), on_ready_change)
+        return cls(config, await PreloadClient.start(config), on_readiness)
 
     async def __aenter__(self) -> WorkerHost:
         return self
@@ -80,7 +79,7 @@ class WorkerHost:
                 # It says why it cannot load: so do jobs, until it can again.
                 self._facts.set_exception(error)
                 self._facts.exception()
-            await self._on_ready_change(False)
+            await self._on_readiness(None)
             log.error("%s; starting it again", error)
             await asyncio.sleep(RESTART_DELAY_S)
             self._preload = await PreloadClient.start(self._config)
@@ -126,4 +125,4 @@ class WorkerHost:
         facts = await asyncio.shield(self._preload.facts)
         self._forget_facts()
         self._facts.set_result(facts)
-        await self._on_ready_change(True)
+        await self._on_readiness(facts)
