@@ -83,7 +83,7 @@ class Upload:
 
     Args:
         source: what to send.
-        sample_rate_hz: of samples; must be left out for files.
+        sample_rate_hz: that of samples; must be left out for files.
         on_progress: see `UploadProgress`.
 
     Raises:

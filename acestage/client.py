@@ -123,7 +123,7 @@ class Client:
         """The audio codes of an uploaded audio, as the option `audio_codes` takes them.
 
         Args:
-            source_id: of the audio.
+            source_id: the id of the audio.
             model: whose audio tokenizer is to be used; empty means the first.
             timeout_s: give up after this long; None never does.
         """
@@ -155,7 +155,7 @@ class Client:
         Args:
             source: the path of a file (WAV, FLAC, Ogg, MP3, AIFF, …), such a file open for reading, or
                 samples [count] or [count, channels] in floating point, where 1 is full scale.
-            sample_rate_hz: of samples; left out for files.
+            sample_rate_hz: that of samples; left out for files.
             on_progress: hears the bytes sent, and those in all or None; called from another thread. An error
                 of its own ends the upload.
             timeout_s: give up after this long; None never does.

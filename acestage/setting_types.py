@@ -14,7 +14,7 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 Doors = Literal["both", "rest", "page", "none"]
 """What the gateway opens: the REST interface, the web page."""
 Language = Literal["en", "pt"]
-"""Of the web page."""
+"""What the web page is written in."""
 
 _HOST_AND_PORT = re.compile(r"(?:dns:///)?(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 _UNIX_SOCKET = re.compile(r"unix:\S+")

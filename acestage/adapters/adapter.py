@@ -58,7 +58,7 @@ class Adapter:
     """An adapter on this machine.
 
     Attributes:
-        file: its safetensors file.
+        file: the safetensors file with its weights.
         file_bytes: size of the file.
         modified_ns: when the file was last changed, as `os.stat` says it.
         config: PEFT's settings beside the file; None where there are none.

@@ -44,11 +44,11 @@ class StoredTensor:
 
     Attributes:
         file: where it is.
-        key: its name there.
-        dtype: in the format's words, such as `BF16`.
+        key: what the tensor is called in the file.
+        dtype: the data type in the format's words, such as `BF16`.
         shape: row-major dimensions.
         begin_byte: where its data begins, counted from the end of the header.
-        byte_count: of its data.
+        byte_count: bytes of its data.
     """
 
     file: Path

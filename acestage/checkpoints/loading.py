@@ -37,10 +37,10 @@ class ComponentSummary:
     """What a component has in its files.
 
     Attributes:
-        component: its name.
+        component: name of the component.
         file_count: safetensors files that hold its tensors.
-        tensor_count: tensors of it in them.
-        byte_count: of these tensors.
+        tensor_count: how many tensors it has in them.
+        byte_count: bytes of these tensors.
         dtypes: their data types, such as `BF16`, sorted.
     """
 

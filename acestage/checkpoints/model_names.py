@@ -12,10 +12,10 @@ def find_name(names: Sequence[str], asked: str, field: str) -> str:
     """The one of `names` that a request means.
 
     Args:
-        names: of the models that are served; the first is the default. There must be one.
+        names: what the models are called that are served; the first is the default. There must be one.
         asked: one of them, or what users call a published one, such as "turbo" for "acestep-v15-turbo";
             empty for the default.
-        field: of the request, for the error.
+        field: where the request says it, for the error.
 
     Raises:
         InvalidArgumentError: it means none of them.

@@ -31,7 +31,7 @@ class Repository:
     Attributes:
         name: what users call it.
         repo_id: on the Hugging Face Hub.
-        folder: of the model in the checkpoints folder.
+        folder: where the model is in the checkpoints folder.
         root: where the repository's files go, relative to the checkpoints folder.
         patterns: the files that are needed of it.
         needs_shared: the VAE and the text encoder come from the main repository.

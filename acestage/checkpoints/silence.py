@@ -17,7 +17,7 @@ def read_silence_latent(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
 
     Args:
         path: a file with one floating-point tensor `[1, channels, frames]`.
-        shape: that the condition encoder expects, `[1, frames, channels]`.
+        shape: what the condition encoder expects, `[1, frames, channels]`.
 
     Returns:
         A contiguous CPU tensor of `shape`, in the data type of the file.

@@ -41,7 +41,7 @@ def submit_job(
         console: for the note that tells how to go on.
         opened: the client to use.
         begin: starts the job.
-        target: of the services as it was given, which the note repeats.
+        target: address of the services as it was given, which the note repeats.
         as_json: print an object.
 
     Raises:

@@ -48,7 +48,7 @@ class OutputOptions:
     """Where the audio goes.
 
     Attributes:
-        file: its name; None for one that the seed gives.
+        file: name of the file; None for one that the seed gives.
         has_file: whether one is written at all; streams alone need none.
         stream: a path, "-" for stdout, or None.
         stream_has_header: as a WAV file; else samples alone.

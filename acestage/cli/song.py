@@ -42,10 +42,7 @@ def make_song(
     Args:
         caption: what it is like.
         task: fields of the request that are the command's own; None leaves one out.
-        prompt: options of the command.
-        sampling: as well.
-        services: as well.
-        output: as well.
+        prompt, sampling, services, output: the command's options.
         source: the audio that the task works on: a file, or the id of an uploaded one.
         detach: only start the job, and print its id.
 

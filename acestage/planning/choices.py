@@ -22,8 +22,8 @@ class Way:
 
     Attributes:
         mode: as in `StageMemory.activations`.
-        quantization: of the weights.
-        total_bytes: that the stage needs.
+        quantization: how the weights are held.
+        total_bytes: what the stage needs.
     """
 
     mode: str
@@ -84,9 +84,9 @@ def choose_dit(
     they are before INT8, which changes the music a little.
 
     Args:
-        memory: of the DiT.
-        budget_bytes: that the stage may have, weights included.
-        frame_count: of the song.
+        memory: what the DiT takes.
+        budget_bytes: what the stage may have, weights included.
+        frame_count: latent frames of the song.
         item_count: songs of the batch.
         has_guidance: whether guidance is on; it has no effect where the model does not take it.
         quantization: "auto" tries both.
@@ -113,8 +113,8 @@ def choose_tile(memory: StageMemory, budget_bytes: int, most: int = DEFAULT_TILE
     """The most latent frames, up to `most`, of a tile of a long song that fits; 0 where none does.
 
     Args:
-        memory: of the VAE.
-        budget_bytes: that the stage may have, weights included.
+        memory: what the VAE takes.
+        budget_bytes: what the stage may have, weights included.
         most: frames of a tile, without its halo.
     """
     ways = tile_ways(memory, most)

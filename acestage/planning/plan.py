@@ -32,7 +32,7 @@ class StagePlan:
     Attributes:
         mode: as in `StageMemory.activations`.
         dtype: data type of the activations, and of the weights that are not quantized.
-        quantization: of the weights.
+        quantization: how the weights are held.
         weights_bytes: on the device.
         activation_bytes: at their peak.
         context_bytes: what the process takes before the first tensor.
@@ -63,8 +63,8 @@ class Plan:
 
     Attributes:
         fits: whether every stage does, when its turn comes.
-        device_bytes: of the device.
-        duration_s: of the song.
+        device_bytes: size of the device.
+        duration_s: length of a song.
         batch_size: songs at once.
         exclusive: the device has one stage at a time, because it is small or because that is wished.
         resident: all stages fit side by side, so that none has to leave.
@@ -129,8 +129,8 @@ def make_plan(
 
     Args:
         stages: the memory of "text_encoder", "dit" and "vae".
-        device_bytes: of the device.
-        duration_s: of each song.
+        device_bytes: size of the device.
+        duration_s: length of a song.
         batch_size: items go through the stages one at a time; what stays of the others counts.
         wishes: how it is to be made.
         language_models: those to look at.

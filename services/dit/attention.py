@@ -73,7 +73,7 @@ def attend_within(
         key: [items, keys, key heads, head_dim], in a window as many keys as tokens; the heads are a multiple
             of the key heads.
         value: as `key`.
-        scale: of the scores.
+        scale: what the scores are multiplied by.
         window: for so many tokens; None: every token sees all keys.
         groups_heads: see `attend`.
     """

@@ -16,7 +16,7 @@ from services.runtime.kernels.native import NativeKernel
 from services.runtime.processes.cpu_features import has_feature
 
 HEAD_DIM = 128
-"""Of every published model."""
+"""The width of a head in every published model."""
 _DTYPE = torch.bfloat16
 
 KERNEL = NativeKernel(
@@ -52,7 +52,7 @@ def attend(
         query: [items, tokens, heads, 128], bfloat16 on a CPU.
         key: [items, keys, key heads, 128]; the heads are a multiple of the key heads.
         value: as `key`.
-        scale: of the scores.
+        scale: what the scores are multiplied by.
         width: a token sees keys at most so far away, and there are as many as tokens; None: all.
 
     Raises:

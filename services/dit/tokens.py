@@ -6,6 +6,6 @@ PATCH_FRAMES = 2
 """Latent frames of a token."""
 
 CHUNK_TOKENS = 1024
-"""Of all items together, that layers which treat every token by itself take at once. At the published width a
-feed-forward layer then takes 36 MiB in bfloat16, however long the song; over all tokens at once it would be
-most of the peak."""
+"""How many tokens, of all items together, a layer that treats every token by itself takes at once. At the
+published width a feed-forward layer then takes 36 MiB in bfloat16, however long the song; over all tokens at
+once it would be most of the peak."""

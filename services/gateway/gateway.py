@@ -17,7 +17,7 @@ from services.gateway.outputs.output_area import OutputArea
 from services.gateway.places import Places
 
 UPLOAD_TIMEOUT_S = 600.0
-"""Of a file on its way to the orchestrator."""
+"""How long a file may be on its way to the orchestrator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Gateway:
     """The parts behind the doors.
 
     Attributes:
-        client: of the orchestrator.
+        client: asks the orchestrator.
         book: all jobs.
         area: the folder of finished songs.
         shelf: other formats of them.

@@ -14,7 +14,7 @@ class Places:
     """A number of places that nobody waits for: who finds none is refused.
 
     Args:
-        name: of what takes them, in the plural, for people.
+        name: what takes them, in the plural, for people.
         count: how many there are.
     """
 

@@ -58,11 +58,11 @@ class StageWork:
         """Prepares.
 
         Args:
-            stages: that do it.
-            model: that is to be used.
-            dtypes: in which each stage computes for it, by stage.
+            stages: the services that do it.
+            model: the one to be used.
+            dtypes: what each stage computes in for it, by stage.
             emit: takes the events of the job.
-            deadline: of the caller.
+            deadline: when the caller gives up.
         """
         self.model = model
         self._stages = stages

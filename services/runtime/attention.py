@@ -21,7 +21,7 @@ def attend(
         query: [items, tokens, heads, head_dim].
         key: [items, keys, key heads, head_dim]; the heads are a multiple of the key heads.
         value: as `key`.
-        scale: of the scores.
+        scale: what the scores are multiplied by.
         mask: broadcasts to [items, heads, tokens, keys]; None: nothing is added.
         groups_heads: leave it to the kernel that several heads share a key. That of a CPU is faster so. On
             CUDA only the flash kernel knows how, which needs Ampere, a half type and no mask: everything else

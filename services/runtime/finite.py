@@ -14,7 +14,7 @@ def check_finite(tensor: torch.Tensor, stage: str, what: str) -> None:
 
     Args:
         tensor: of any shape, still in the type that it was computed in.
-        stage: that computed it.
+        stage: what computed it.
         what: it is, and where in the work, such as "the latents after step 3 of 8".
     """
     if tensor.dtype != torch.float16 or torch.isfinite(tensor).all():

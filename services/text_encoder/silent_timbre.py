@@ -34,7 +34,7 @@ class SilentTimbre:
 
     Args:
         slot: [1 + width], in float32: 1 where a timbre is kept, else 0; and its values.
-        dtype: of the timbre.
+        dtype: the data type of the timbre.
     """
 
     def __init__(self, slot: torch.Tensor, dtype: torch.dtype) -> None:

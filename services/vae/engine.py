@@ -110,7 +110,7 @@ class VaeEngine:
         Args:
             latents: to decode; frames on their way are waited for.
             tile_frame_count: the most frames of a tile; 0 means `DEFAULT_TILE_FRAMES`.
-            start: where to begin.
+            start: where the decode begins.
             frames: the consecutive latent frames of every item whose audio is wanted; None: all.
 
         Raises:

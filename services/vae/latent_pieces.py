@@ -25,8 +25,8 @@ class LatentPieces:
 
         Args:
             pieces: tensors "latents" [items, some frames, channels], each with the frames that follow.
-            frame_count: of all of them.
-            channel_count: of the model's latents.
+            frame_count: frames of all pieces together.
+            channel_count: channels of the model's latents.
         """
         self._pieces = pieces
         self._frame_count = frame_count

@@ -19,7 +19,7 @@ class Latents:
 
         Args:
             first: [items, frames, channels], from the first frame on.
-            frame_count: of the song; None where `first` has all of it.
+            frame_count: frames of the song; None where `first` has all of it.
             later: pieces [items, some frames, channels] with the frames that follow; taken one after the
                 other as they are needed, each of which may take its time.
         """
@@ -36,7 +36,7 @@ class Latents:
 
     @property
     def frame_count(self) -> int:
-        """Of the whole song, those on their way included."""
+        """Frames of the whole song, those on their way included."""
         return self._frames.shape[1]
 
     def window(self, item_index: int, start: int, stop: int) -> torch.Tensor:

@@ -56,7 +56,7 @@ def _decoded_frame_counts(engine: VaeEngine) -> list[int]:
 
 
 def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_count: int | None) -> int:
-    """Of two tiles with both halos: the first one's result is there during the second."""
+    """The peak of two tiles with both halos: the first one's result is there during the second."""
     halo = engine.halo_frame_count
     latents = torch.zeros(1, 2 * (halo + tile_frame_count), engine.latent_channel_count)
     # From its beginning an item has smaller tiles first, so this goes on behind the first frames.
@@ -70,7 +70,9 @@ def _decode_peak_bytes(engine: VaeEngine, tile_frame_count: int, cpu_thread_coun
 
 
 def _encode_points(engine: VaeEngine, cpu_thread_count: int | None) -> tuple[tuple[int, int], ...]:
-    """Of two tiles with a halo on the inner side alone: an encode computes its halo as it does the rest."""
+    """Latent frames of a tile with its halo, and the peak of two of them, by tile: with the halo on the inner
+    side alone, since an encode computes its halo as it does the rest.
+    """
     halo = engine.encoder_halo_frame_count
     tiles = [frames + halo for frames in TILE_FRAME_COUNTS]
     songs = [torch.zeros(1, 2 * tile * engine.hop_sample_count, engine.audio_channel_count) for tile in tiles]

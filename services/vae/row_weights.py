@@ -55,5 +55,5 @@ class RowWeights:
 
 
 def _layer_names(module: torch.nn.Module) -> list[str]:
-    """Of the layers that have parameters of their own."""
+    """The names of the layers that have parameters of their own."""
     return [name for name, layer in module.named_modules() if layer._parameters]

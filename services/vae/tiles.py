@@ -55,7 +55,7 @@ def encoder_halo_frame_count(layers: Sequence[Convolution]) -> int:
 
 
 _TRIED_FRAMES = 8
-"""Of the tile by which a halo is found; any number gives the same one."""
+"""How many frames the tile has by which a halo is found; any number gives the same one."""
 
 
 def hop_sample_count(layers: Sequence[Convolution]) -> int:
@@ -106,7 +106,7 @@ def tiles(
         frames: consecutive ones that are wanted.
         tile_frame_count: the most of them in a tile.
         halo: frames on each side.
-        frame_count: of the whole song.
+        frame_count: latent frames of the whole song.
         begins_small: the first tile has `FIRST_TILE_FRAMES`, and each one after it twice as many as the one
             before, up to `tile_frame_count`.
     """

@@ -37,12 +37,12 @@ class Codec:
     """An encoder of libavcodec, and the samples that it takes.
 
     Attributes:
-        encoder: its name there.
+        encoder: what libavcodec calls it.
         sample_kind: "float" as they come, "clipped" floats within ±1, "int16", or "int24" in the upper
             bits of int32.
-        sample_format: libavutil's name for these; a "p" at the end is one plane a channel.
+        sample_format: libavutil's name for such samples; a "p" at the end is one plane a channel.
         bit_rate_bps: None where the codec loses nothing.
-        options: of the encoder.
+        options: what the encoder is told besides.
         frames_agree: whether encoders that begin at different samples come to write the same frames.
     """
 

@@ -40,36 +40,37 @@ class ExportFormat(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """Of a finished file's name, with the dot."""
+        """How the name of a finished file ends, with the dot."""
         return _KINDS[self].suffix
 
     @property
     def media_type(self) -> str:
-        """Of a finished file."""
+        """What a finished file is called in `Content-Type`."""
         return _KINDS[self].media_type
 
     @property
     def stream_media_type(self) -> str:
-        """Of the bytes of a `StreamEncoder`."""
+        """What the bytes of a `StreamEncoder` are called in `Content-Type`."""
         return _KINDS[self].stream_media_type
 
     @property
     def codec(self) -> Codec:
-        """Of a finished file."""
+        """How a finished file is encoded."""
         return _KINDS[self].codec
 
     @property
     def container(self) -> Container:
-        """Of a finished file."""
+        """What the codec of a finished file is put into."""
         return _KINDS[self].container
 
     @property
     def stream_codec(self) -> Codec:
+        """How a stream is encoded."""
         return _KINDS[self].stream_codec or self.codec
 
     @property
     def stream_container(self) -> Container:
-        """Of a stream; it can be played from the start while it grows."""
+        """What the codec of a stream is put into; it can be played from the start while it grows."""
         return _KINDS[self].stream_container
 
 

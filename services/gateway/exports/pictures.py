@@ -14,7 +14,7 @@ from acestage.errors import InvalidArgumentError
 from services.gateway.exports.codec import Samples
 
 LARGEST_SIDE = 4_096
-"""Of a picture, in pixels, and likewise of the points of an outline."""
+"""How wide or high a picture may be, in pixels, and how many points an outline may have."""
 
 _WINDOW_SAMPLES = 4_096
 _WINDOWS_PER_COLUMN = 4

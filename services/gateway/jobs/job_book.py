@@ -48,7 +48,7 @@ class JobBook:
     last one ended. Leaving stops no job; the next start hears of them.
 
     Args:
-        client: of the orchestrator.
+        client: asks the orchestrator.
         area: where records and audio are kept.
     """
 

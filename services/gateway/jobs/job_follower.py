@@ -32,7 +32,7 @@ class JobFollower:
     """Follows jobs, one call for each.
 
     Args:
-        client: of the orchestrator.
+        client: asks the orchestrator.
         area: where records and audio go.
         pace: hears how long jobs took.
     """

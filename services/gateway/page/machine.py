@@ -18,7 +18,7 @@ class Machine:
     """Limits and status, at most `max_age_s` old: every stage adds up its memory for each status.
 
     Args:
-        client: of the orchestrator.
+        client: asks the orchestrator.
         max_age_s: in seconds of `clock`.
         clock: counts from anywhere.
     """

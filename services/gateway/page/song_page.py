@@ -42,8 +42,8 @@ class SongPage:
     Args:
         gateway: the parts behind it.
         machine: what the services are; shared by all pages.
-        texts: its words.
-        other_url: of the page in the other language.
+        texts: what is written on it.
+        other_url: where the page in the other language is.
     """
 
     def __init__(self, gateway: Gateway, machine: Machine, texts: Texts, other_url: str) -> None:

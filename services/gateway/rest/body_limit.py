@@ -10,9 +10,9 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_TEXT_BYTES = 4 << 20
-"""Of JSON and urlencoded bodies; the longest lyrics and codes take a fifth of that."""
+"""The largest JSON or urlencoded body; the longest lyrics and codes take a fifth of that."""
 MAX_FILES_BYTES = (2 * 512 + 8) << 20
-"""Of all others: a source and a reference as large as the orchestrator takes, and fields."""
+"""The largest of any other body: a source and a reference as large as the orchestrator takes, and fields."""
 
 SILENCE_TIMEOUT_S = 60.0
 """A client that sends nothing of its body for so long is given up."""

@@ -22,7 +22,7 @@ from services.gateway.strict_json import check_text, parsed_json
 from services.runtime.rpc.api_key import ApiKey
 
 MAX_TEXT_BYTES = 1 << 20
-"""Of one text part of a form; the longest that a request may hold, audio codes, have half of that."""
+"""The largest text part of a form; audio codes, the longest that a request may hold, have half of that."""
 MAX_PART_COUNT = 200
 MAX_FILE_COUNT = 4
 

@@ -53,7 +53,7 @@ class RequestFields:
     """Finds a field in the body, then in its `param_obj`, then in the first of its `metas` and the like.
 
     Args:
-        values: of the body.
+        values: what the body holds, by name.
         others: where a field is looked for that is nowhere in the body.
 
     Raises:

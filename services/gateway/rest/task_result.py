@@ -11,7 +11,7 @@ from services.gateway.jobs.record import JobRecord, JobState, Take
 UNKNOWN = "N/A"
 _STATUS = {JobState.SUCCEEDED: 1, JobState.FAILED: 2, JobState.CANCELLED: 2}
 _SHARES = {"text_encoder": (0.0, 0.1), "dit": (0.1, 0.6), "vae": (0.7, 0.3)}
-"""Of a stage in the progress of the whole: where it begins, and how much it is. Within it steps count."""
+"""Where a stage begins in the progress of the whole, and how much of it it is. Within it steps count."""
 
 
 def task_answer(record: JobRecord) -> dict[str, Any]:

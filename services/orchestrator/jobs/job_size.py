@@ -23,5 +23,5 @@ class JobSize:
 
     @property
     def audio_bytes(self) -> int:
-        """Of the samples of all takes, which are nearly all of a job's log; a preview comes on top."""
+        """Bytes of the samples of all takes, which are nearly all of a job's log; a preview comes on top."""
         return round(self.take_count * self.duration_s * SAMPLE_RATE_HZ) * _FRAME_BYTES

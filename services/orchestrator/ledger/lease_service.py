@@ -28,7 +28,8 @@ PROBE_INTERVAL_S = 0.2
 """How often a quarantined device is asked whether it is free."""
 
 RENEW_FRACTION = 0.3
-"""Of the TTL: every 3 s of 10 s, so that a holder may miss two renewals and still keeps its lease."""
+"""How much of the TTL is between two renewals: 3 s of 10 s, so that a holder may miss two and still keeps its
+lease."""
 
 MAX_HOLDER_LENGTH = 200
 

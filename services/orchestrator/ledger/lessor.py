@@ -110,7 +110,7 @@ class Lessor:
         """Takes the last place in the line for `device`, and asks holders to leave where it does not fit.
 
         Args:
-            device: its name.
+            device: "cpu", "cuda:N" or "fake:N".
             holder: who asks.
             vram_bytes: bytes wanted.
             now: the time.
@@ -185,7 +185,7 @@ class Lessor:
 
         Args:
             lease_id: the lease.
-            fencing_token: its token.
+            fencing_token: the one that it was granted with.
             now: the time.
             is_idle: whether the holder is without work.
             vram_bytes: bytes wanted from now on, 0 as many as before. Fewer are always given; more only

@@ -32,8 +32,8 @@ class Assembly:
         Args:
             timeline: what lies where.
             source: [samples, channels].
-            item_index: of the track.
-            sample_rate_hz: of source and track.
+            item_index: number of the track in its batch.
+            sample_rate_hz: that of source and track.
         """
         self._timeline = timeline
         self._source = source

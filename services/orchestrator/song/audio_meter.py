@@ -36,8 +36,8 @@ class AudioMeter:
         """The track's description, after its last chunk.
 
         Args:
-            item_index: of the track in its batch.
-            seed: that made it.
+            item_index: number of the track in its batch.
+            seed: what the track was made with.
             keeps_level: the track is not normalised.
         """
         peak, rms = self._measure.peak, self._measure.rms

@@ -18,8 +18,8 @@ from services.orchestrator.stage_clients import Deadline, TextEncoderClient
 OnEvent = Callable[[text_encoder_pb2.EncodeResponse], Any]
 
 MAX_CACHED_BYTES = 64 << 20
-"""Of conditioning that is kept for the next request with the same prompt: about 2 MB for a minute and half a
-page of lyrics in bfloat16, 13 MB for ten minutes with the longest lyrics; twice as much in float32."""
+"""How much conditioning is kept for later requests with the same prompt: it takes about 2 MB for a minute and
+half a page of lyrics in bfloat16, 13 MB for ten minutes with the longest lyrics; twice as much in float32."""
 
 _TENSORS = ("encoder_hidden_states", "null_condition", "context_latents")
 _PLAIN = "plain_hidden_states"
@@ -71,12 +71,12 @@ class Conditioning:
         """What the text encoder makes of a prompt.
 
         Args:
-            parameters: of the prompt.
-            latents: of source and reference, where there are any.
-            model: that `parameters` names.
-            dtype: in which the text encoder computes.
+            parameters: what is asked of the text encoder.
+            latents: those of source and reference, where there are any.
+            model: the one that `parameters` names.
+            dtype: what the text encoder computes in.
             on_event: hears of the stage's progress; of nothing where the result is still there.
-            deadline: of the caller.
+            deadline: when the caller gives up.
 
         Raises:
             AcestageError: the stage failed.

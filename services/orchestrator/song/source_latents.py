@@ -26,7 +26,7 @@ _PART_COUNT = 3
 """Parts of a reference that the model hears: ten seconds from its front, its middle and its back."""
 
 MAX_CACHED_BYTES = 128 << 20
-"""Of latents that are kept for the next request about the same audio: 3.8 MB for ten minutes."""
+"""How many latents are kept for later requests about the same audio: those of ten minutes take 3.8 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Audio:
         audio_id: stands for the samples.
         samples: [samples, channels].
         model: whose VAE is to be used.
-        dtype: in which that computes.
+        dtype: what that computes in.
     """
 
     audio_id: str
@@ -84,7 +84,7 @@ class SourceLatents:
             audio: the source.
             timeline: where it lies.
             on_event: hears of the stage's progress.
-            deadline: of the caller.
+            deadline: when the caller gives up.
 
         Raises:
             AcestageError: the stage failed.

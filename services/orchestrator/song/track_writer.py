@@ -19,9 +19,9 @@ class TrackWriter:
         """Prepares.
 
         Args:
-            settings: of the job.
+            settings: what the job makes.
             source: [samples, channels]; None without one.
-            sample_rate_hz: of the tracks.
+            sample_rate_hz: that of the tracks.
         """
         self._settings = settings
         self._meters = [AudioMeter() for _ in settings.seeds]

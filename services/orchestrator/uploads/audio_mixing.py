@@ -20,13 +20,13 @@ _WAVE_ORDERS: Mapping[int, tuple[str, ...]] = {
     6: ("L", "R", "C", "LFE", "BL", "BR"),
     8: ("L", "R", "C", "LFE", "BL", "BR", "SL", "SR"),
 }
-"""Of the channel mask of WAVE files, which FLAC follows too."""
+"""The orders that the channel mask of WAVE files gives, which FLAC follows too."""
 
 _OGG_ORDERS: Mapping[int, tuple[str, ...]] = {
     6: ("L", "C", "R", "BL", "BR", "LFE"),
     8: ("L", "C", "R", "SL", "SR", "BL", "BR", "LFE"),
 }
-"""Of the Vorbis I specification, section 4.3.9; Opus has the same (RFC 7845, section 5.1.1.2)."""
+"""The orders of the Vorbis I specification, section 4.3.9; Opus has the same (RFC 7845, section 5.1.1.2)."""
 
 
 def weights(channel_count: int, container: str) -> npt.NDArray[np.float32]:

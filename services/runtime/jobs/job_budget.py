@@ -43,7 +43,7 @@ class Resources:
     """What a stage has to work with for one of its models.
 
     Attributes:
-        device: its name.
+        device: "cpu", "cuda:N" or "fake:N".
         device_bytes: all of it, or less where a smaller one is simulated.
         weights_of: the model whose weights are placed.
         dtype: the data type to compute in.

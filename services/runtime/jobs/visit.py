@@ -56,9 +56,9 @@ class Visit:
     """Does what waits in line. `stay` must be left before the lease is given back.
 
     Args:
-        workplace: that is visited.
+        workplace: what it has in common with other visits.
         lease: held for as long as the visit goes on.
-        stay: under that lease.
+        stay: uses the device under that lease.
 
     Attributes:
         stay: the worker of the visit, and its weights.

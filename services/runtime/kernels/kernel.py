@@ -57,7 +57,7 @@ class Kernel:
     All tensors are dense and in memory order. Results have as many rows as the first tensor.
 
     Attributes:
-        name: of the function.
+        name: what the function is called.
         function: what it computes, in terms of torch.
         arguments: what it takes.
     """

@@ -23,9 +23,9 @@ class NativeKernel:
 
     def __init__(self, path: Path, name: str, argument_types: Sequence[Any]) -> None:
         """Args:
-        path: compiled by itself.
-        name: of the function.
-        argument_types: of `ctypes`.
+        path: its source, which is compiled by itself.
+        name: what the function is called there.
+        argument_types: types of `ctypes`, one an argument.
         """
         self.path = path
         self.name = name

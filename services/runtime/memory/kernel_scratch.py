@@ -55,7 +55,7 @@ def scratch_of(func: Any, args: tuple[Any, ...], result: Any, cpu_thread_count: 
 
     Args:
         func: an operator of `torch.ops`.
-        args: its positional arguments.
+        args: the positional arguments of the call.
         result: what it returned.
         cpu_thread_count: threads of the CPU's kernels; None on a CUDA device.
     """

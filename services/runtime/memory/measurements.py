@@ -49,7 +49,7 @@ class Measurements:
         ]
 
     def digest(self, stage: str, architecture: Architecture, dtype: str, cpu_thread_count: int | None) -> str:
-        """Of what a measurement depends on.
+        """The digest of all that a measurement depends on.
 
         Args:
             stage: "text_encoder", "dit" or "vae".

@@ -64,11 +64,11 @@ def placed_copy(
     tensors of a CUDA device need one.
 
     Args:
-        worker: the real one.
-        dtype: to place it in.
-        quantization: of the copy's weights.
-        stacks: of which the copy has as many layers as it takes.
-        place: what places it; None: its own `place`.
+        worker: what is copied.
+        dtype: the data type to place the copy in.
+        quantization: how the copy's weights are held.
+        stacks: repeated layers, of which the copy has as many as each says.
+        place: what places the copy; None for the copy's own `place`.
     """
     memo: dict[int, Any] = {}
     for module in (*worker.modules(), *worker.borrowed_modules()):
@@ -107,8 +107,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storages that are made while it is entered, until they are freed.
 
     Attributes:
-        live_bytes: of them now.
-        peak_bytes: the most at once.
+        live_bytes: what those take that are there now.
+        peak_bytes: the most that they took at once.
     """
 
     def __init__(self, cpu_thread_count: int | None) -> None:

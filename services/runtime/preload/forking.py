@@ -18,7 +18,7 @@ class ForkServer:
 
     Attributes:
         requests: where they come from.
-        request_bytes: of the longest.
+        request_bytes: size of the longest request.
         descriptor_count: how many come with each.
         run: the child's work, with the request and its descriptors; those of `serve` are closed, and its
             signal handlers gone.

@@ -7,4 +7,4 @@ FORK = b"f"
 """Sent by the service on the control socket, with the descriptor of the new worker's socket."""
 
 MOST_REQUEST_BYTES = 8192
-"""Of a configuration that is sent to the template."""
+"""The largest configuration that can be sent to the template."""

@@ -18,8 +18,8 @@ HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 to who asks. A fresh one is as soon touched as 512 small ones are found missing."""
 
 _KEPT_BYTES = 16 << 20
-"""Of blocks that the layers of a transformer, and the VAE's decoder in pieces, take and free all the time.
-The encoder takes larger ones for a tile, each of another size: there would be holes between them."""
+"""The largest block that the layers of a transformer, and the VAE's decoder in pieces, take and free all the
+time. The encoder takes larger ones for a tile, each of another size: there would be holes between them."""
 
 _LARGE_BYTES = 256 << 10
 """Far below a chunk of a tensor, and far above what a gRPC process allocates all the time."""

@@ -19,8 +19,8 @@ class Int8Weights:
     """`PreparedWeights` of `modules`: products of integers, or INT8 that is weight-only.
 
     Args:
-        modules: of a stage.
-        left_out: names of children of them that `place` leaves as they are.
+        modules: all of a stage.
+        left_out: names of their children that `place` leaves as they are.
     """
 
     libraries: Sequence[str] = ("torch", "torchao")

@@ -33,7 +33,7 @@ from services.runtime.stage_worker import LayerTensors, PreparedWeights, StageWo
 log = logging.getLogger(__name__)
 
 _LEFT_BYTES = GIB
-"""Of the disk, which stay free."""
+"""What must stay free on the disk."""
 
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
 
@@ -43,9 +43,9 @@ class KeptWeights:
 
     Args:
         cache_dir: its folder's parent; both are created where they are missing.
-        stamps: of the files of the weights that it is made of.
-        device: that the weights are for.
-        dtype: that is computed in.
+        stamps: of the files with the weights that these are made of.
+        device: where the weights will be.
+        dtype: the data type that is computed in.
     """
 
     def __init__(self, cache_dir: Path, stamps: Stamps, device: torch.device, dtype: torch.dtype) -> None:
@@ -95,7 +95,7 @@ class KeptWeights:
             log.info("prepared weights are not kept in %s: %s", self.path, error)
 
     def _basis(self, weights: PreparedWeights) -> str:
-        """Of all that decides what the weights are; takes milliseconds."""
+        """The digest of all that decides what the weights are; takes milliseconds."""
         made_by = [
             cpu_digest(),
             *(f"{name} {metadata.version(name)}" for name in weights.libraries),

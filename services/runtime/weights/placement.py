@@ -35,10 +35,10 @@ def place(
     without it, the linear layers of torch take up to twice as long in bfloat16 on a CPU.
 
     Args:
-        module: to move.
-        device: where to.
-        dtype: of what its checkpoint holds.
-        quantization: of the matrices of its repeated layers.
+        module: what is moved.
+        device: where it goes.
+        dtype: the data type of what its checkpoint holds.
+        quantization: how the matrices of its repeated layers are held.
         quantizer: does so for a layer, which is on the device, and leaves one as it is where it was done.
         left_out: names of children of `module` that stay where and what they are.
     """

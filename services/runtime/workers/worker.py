@@ -151,7 +151,7 @@ def work(connection: socket.socket, models: StageModels, config: StageConfig, pa
 
     Args:
         connection: to the service.
-        models: of which the service says which one is placed.
+        models: all that it may place; the service says which.
         config: what the stage runs.
         parent_pid: the preload, with which this process ends.
     """
