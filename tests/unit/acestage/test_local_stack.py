@@ -77,6 +77,29 @@ def test_the_stages_keep_what_they_found_where_their_starter_says(stage: str, fo
     assert StageConfig.from_settings(stage, started, "cpu").cache_dir == str(folder / "cache")
 
 
+@pytest.mark.parametrize(
+    ("stage", "own"),
+    [
+        ("text_encoder", {"--quantization"}),
+        ("dit", {"--quantization", "--adapters-dir", "--offload-dit-to-cpu"}),
+        ("vae", {"--vae-tile-frame-count"}),
+    ],
+)
+def test_a_stage_has_flags_for_what_it_reads_and_no_variable_of_another_one_is_an_error(
+    stage: str, own: set[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_one_stage = {"--quantization", "--adapters-dir", "--offload-dit-to-cpu", "--vae-tile-frame-count"}
+    with pytest.raises(SystemExit, match="0"):
+        flags.parse(stage, "", ["--help"])
+    shown = capsys.readouterr().out.split()
+    assert own == of_one_stage & set(shown)
+    monkeypatch.setenv("ACESTAGE_QUANTIZATION", "int8")
+    monkeypatch.setenv("ACESTAGE_ADAPTERS_DIR", "elsewhere")
+    monkeypatch.setenv("ACESTEP_OFFLOAD_DIT_TO_CPU", "true")
+    monkeypatch.setenv("ACESTAGE_VAE_TILE_FRAMES", "64")
+    flags.parse(stage, "", [])
+
+
 @pytest.mark.parametrize("service", SERVICES)
 def test_every_service_reads_the_file_that_stands_in_for_env(service: str, folder: Path) -> None:
     (folder / ".env").write_text("PYTORCH_CUDA_ALLOC_CONF=not:this\nACESTEP_MAX_DURATION=50\n")
