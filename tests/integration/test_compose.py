@@ -180,6 +180,17 @@ def test_containers_are_given_every_setting_and_nothing_unknown(services: Config
     assert given == {names[0] for names in aliases().values()} - of_one_machine
 
 
+def test_what_one_kind_of_service_reads_is_given_to_no_other(services: Config) -> None:
+    readers = {
+        "ACESTEP_OFFLOAD_TO_CPU": {"orchestrator"},
+        "ACESTEP_OFFLOAD_DIT_TO_CPU": {"dit"},
+        "ACESTAGE_ADAPTERS_DIR": {"dit"},
+        "ACESTAGE_MAX_HOLD": set(STAGES),
+    }
+    for variable, names in readers.items():
+        assert {name for name, service in services.items() if variable in service["environment"]} == names
+
+
 @pytest.mark.parametrize("setting", [name for name, names in aliases().items() if len(names) > 1])
 def test_upstream_names_count_where_ours_are_not_set_but_for_what_containers_fix(setting: str) -> None:
     ours, *others = aliases()[setting]
