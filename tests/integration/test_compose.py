@@ -143,6 +143,13 @@ def test_every_service_can_have_replicas(services: Config) -> None:
         assert service.get("ports") == PUBLISHED.get(name)
 
 
+def test_a_line_to_uncomment_publishes_the_metrics_on_this_machine_alone(tmp_path: Path) -> None:
+    (tmp_path / "all.yml").write_text(MAIN_FILE.read_text().replace('# - "', '- "'))
+    (port,) = re.findall(r"^# ACESTAGE_METRICS_PORT=(\d+)", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    ports = load(tmp_path / "all.yml")["orchestrator"]["ports"]
+    assert ports == [*PUBLISHED["orchestrator"], f"127.0.0.1:{port}:{port}"]
+
+
 def test_stages_and_gateway_reach_the_orchestrator_and_it_reaches_all_their_replicas(
     services: Config,
 ) -> None:
