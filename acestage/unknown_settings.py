@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
+from string import digits
 
 from dotenv import dotenv_values
 from pydantic import AliasChoices
 
 from acestage.settings import Settings
 
+_SAME_WORD = 0.7
+"""What two words have in common where one is the other with a slip: "LM" and "LLM", not "HOST" and "PORT"."""
+
 
 def unknown_settings(env_file: Path | None = None) -> list[str]:
-    """A line for each name of ours in `env_file`, else in `.env`, that no setting has."""
+    """A line for each name of ours in `env_file`, else in `.env`, that no setting has.
+
+    Upstream has names that begin with ACESTEP_ and mean nothing here. Such a name is told only where it is
+    one that we honour, misspelt.
+    """
     choices = [field.validation_alias for field in Settings.model_fields.values()]
     known = [str(name) for alias in choices if isinstance(alias, AliasChoices) for name in alias.choices]
     given = [name.upper() for name in dotenv_values(env_file or ".env", encoding="utf-8")]
-    unknown = [name for name in given if name.startswith("ACESTAGE_") and name not in known]
+    unknown = [
+        name
+        for name in given
+        if name not in known and (name.startswith("ACESTAGE_") or _is_misspelt(name, known))
+    ]
     return [f"{name} is no setting{_nearest(name, known)}" for name in unknown]
+
+
+def _is_misspelt(name: str, known: Sequence[str]) -> bool:
+    """Whether `name` is one of upstream's with slips; a word or a number more makes another name of it."""
+    if not name.startswith("ACESTEP_") or name.rstrip(digits) in known:
+        return False
+    words = name.split("_")
+    names = (one.split("_") for one in known if one.startswith("ACESTEP_"))
+    return any(len(one) == len(words) and all(map(_is_same_word, one, words)) for one in names)
+
+
+def _is_same_word(one: str, other: str) -> bool:
+    return SequenceMatcher(None, one, other).ratio() >= _SAME_WORD
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

@@ -182,6 +182,31 @@ def test_names_in_a_file_that_are_no_settings_are_told_with_the_nearest(folder: 
 
 
 @pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("ACESTEP_MAX_DURATON", "ACESTEP_MAX_DURATION"),
+        ("ACESTEP_DEIVCE", "ACESTAGE_DEVICE"),
+        ("ACESTEP_INIT_LM", "ACESTEP_INIT_LLM"),
+        ("ACESTEP_CHECKPOINT_DIR", "ACESTAGE_CHECKPOINTS_DIR"),
+        ("ACESTEP_API_PROT", "ACESTEP_API_PORT"),
+    ],
+)
+def test_a_name_of_upstream_that_is_misspelt_is_told_as_well(folder: Path, given: str, meant: str) -> None:
+    (folder / ".env").write_text(f"{given}=1\n")
+    assert unknown_settings() == [f"{given} is no setting; did you mean {meant}?"]
+
+
+def test_other_names_of_upstream_are_none_of_ours(folder: Path) -> None:
+    ends = (
+        *("API_URL", "API_WORKERS", "BATCH_SIZE", "CONFIG_PATH2", "CONFIG_PATH3", "DOWNLOAD_SOURCE", "DTYPE"),
+        *("FORCE_FLAC_EXPORT", "LM_BACKEND", "LM_DEVICE", "LM_OFFLOAD_TO_CPU", "NO_INIT", "QUANTIZATION"),
+        *("OFFLOAD_VAE_TO_CPU", "QUEUE_WORKERS", "USE_TILED_DECODE", "VAE_ON_CPU", "MAX_CONCURRENT"),
+    )
+    (folder / ".env").write_text("".join(f"ACESTEP_{end}=1\n" for end in ends))
+    assert unknown_settings() == []
+
+
+@pytest.mark.parametrize(
     ("given", "meant"), [("auto", None), ("Auto", None), ("true", True), ("false", False), ("0", False)]
 )
 @pytest.mark.parametrize("variable", ["ACESTEP_INIT_LLM", "ACESTEP_INIT_LM_DEFAULT"])
