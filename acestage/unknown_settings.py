@@ -8,9 +8,8 @@ from pathlib import Path
 from string import digits
 
 from dotenv import dotenv_values
-from pydantic import AliasChoices
 
-from acestage.settings import Settings
+from acestage.setting_names import all_variables
 
 _SAME_WORD = 0.7
 """What two words have in common where one is the other with a slip: "LM" and "LLM", not "HOST" and "PORT"."""
@@ -22,8 +21,7 @@ def unknown_settings(env_file: Path | None = None) -> list[str]:
     Upstream has names that begin with ACESTEP_ and mean nothing here. Such a name is told only where it is
     one that we honour, misspelt.
     """
-    choices = [field.validation_alias for field in Settings.model_fields.values()]
-    known = [str(name) for alias in choices if isinstance(alias, AliasChoices) for name in alias.choices]
+    known = [name for names in all_variables().values() for name in names]
     given = [name.upper() for name in dotenv_values(env_file or ".env", encoding="utf-8")]
     unknown = [
         name

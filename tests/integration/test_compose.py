@@ -25,13 +25,13 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from pydantic import AliasChoices
 
 from acestage import Client
 from acestage.cli.flags import load_settings
 from acestage.generation import STAGES
 from acestage.local_stack import free_ports
-from acestage.settings import SERVICES, Settings
+from acestage.setting_names import all_variables
+from acestage.settings import SERVICES
 from services.runtime.jobs.stay import CANCEL_GRACE_S
 from services.runtime.rpc.server import STOP_GRACE_S
 
@@ -102,15 +102,6 @@ def entry_point() -> list[str]:
     (line,) = re.findall(r"^ENTRYPOINT (.+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     command: list[str] = json.loads(line)
     return command
-
-
-def aliases() -> dict[str, list[str]]:
-    """The names of each setting in the environment; the first is ours."""
-    found = {}
-    for name, field in Settings.model_fields.items():
-        assert isinstance(field.validation_alias, AliasChoices)
-        found[name] = [str(choice) for choice in field.validation_alias.choices]
-    return found
 
 
 @pytest.fixture(params=["gpu", "cpu"])
@@ -184,7 +175,7 @@ def test_containers_are_given_every_setting_and_nothing_unknown(services: Config
     given = {variable for service in services.values() for variable in service["environment"]}
     # A container has one service, so ACESTAGE_PORT is enough, and no `acestage up`.
     of_one_machine = {*(f"ACESTAGE_{name.upper()}_PORT" for name in SERVICES), "ACESTAGE_WARMUP"}
-    assert given == {names[0] for names in aliases().values()} - of_one_machine
+    assert given == {names[0] for names in all_variables().values()} - of_one_machine
 
 
 def test_what_one_kind_of_service_reads_is_given_to_no_other(services: Config) -> None:
@@ -198,9 +189,9 @@ def test_what_one_kind_of_service_reads_is_given_to_no_other(services: Config) -
         assert {name for name, service in services.items() if variable in service["environment"]} == names
 
 
-@pytest.mark.parametrize("setting", [name for name, names in aliases().items() if len(names) > 1])
+@pytest.mark.parametrize("setting", [name for name, names in all_variables().items() if len(names) > 1])
 def test_upstream_names_count_where_ours_are_not_set_but_for_what_containers_fix(setting: str) -> None:
-    ours, *others = aliases()[setting]
+    ours, *others = all_variables()[setting]
     for other in others:
         given = load(MAIN_FILE, **{other: "theirs"})
         assert given == load(MAIN_FILE, **{ours: "theirs"})
@@ -247,17 +238,17 @@ def test_the_example_of_env_names_every_setting_and_its_default(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in os.environ:
-        if name in {alias for names in aliases().values() for alias in names}:
+        if name in {alias for names in all_variables().values() for alias in names}:
             monkeypatch.delenv(name)
     lines = [line[2:] for line in (ROOT / ".env.example").read_text().splitlines() if "=" in line]
     by_variable = {line.partition("=")[0]: line for line in lines}
     assert len(by_variable) == len(lines)
-    assert sorted(by_variable) == sorted(names[0] for names in aliases().values())
+    assert sorted(by_variable) == sorted(names[0] for names in all_variables().values())
 
     default = load_settings()
     (tmp_path / ".env").write_text("\n".join(lines))
     given = load_settings()
-    for name, names in aliases().items():
+    for name, names in all_variables().items():
         if "# Example; " not in by_variable[names[0]]:
             assert getattr(given, name) == getattr(default, name), name
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from acestage.generation import STAGES
 from acestage.service_settings import settings_of
+from acestage.setting_names import variables_of
 from acestage.settings import Settings, load_settings, setting_errors
 
 
@@ -38,6 +39,7 @@ def parse(service: str, description: str, arguments: list[str] | None = None) ->
         text = field.description or ""
         if name == "port":
             text += f" Default {Settings.model_fields[f'{service}_port'].default}; 0 takes a free one."
+        text += f" Variable: {' or '.join(variables_of(name))}."
         parser.add_argument(f"--{name.replace('_', '-')}", help=text, default=argparse.SUPPRESS)
     parser.add_argument("--parent-pid", type=int, help="end when this process, the parent, ends")
     parser.add_argument("--env-file", type=Path, help="file to read in the place of .env")
