@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,8 +19,14 @@ from acestage.settings import Settings
 from acestage.warmup import background_warmup
 
 _DOORS = {"rest": "REST", "page": "Web page"}
-PemFile = Annotated[Path | None, typer.Option(help="PEM file, for TLS; see the README.", dir_okay=False)]
-Port = Annotated[int | None, typer.Option(help="Port of this service.")]
+
+
+def _port(owner: str) -> Any:
+    return typer.Option(help=f"Port of the {owner}.")
+
+
+def _pem_file(what: str) -> Any:
+    return typer.Option(help=f"{what}, PEM; see the README.", dir_okay=False)
 
 
 def up(
@@ -35,15 +41,15 @@ def up(
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda[:N].")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")] = None,
     host: Annotated[str | None, typer.Option(help="Address that the services bind.")] = None,
-    orchestrator_port: Port = None,
-    text_encoder_port: Port = None,
-    dit_port: Port = None,
-    vae_port: Port = None,
+    orchestrator_port: Annotated[int | None, _port("orchestrator")] = None,
+    text_encoder_port: Annotated[int | None, _port("text encoder")] = None,
+    dit_port: Annotated[int | None, _port("DiT")] = None,
+    vae_port: Annotated[int | None, _port("VAE")] = None,
     doors: Annotated[
         str | None, typer.Option(help="both, rest, page or none: what is open besides gRPC.")
     ] = None,
-    rest_port: Port = None,
-    page_port: Port = None,
+    rest_port: Annotated[int | None, _port("REST interface")] = None,
+    page_port: Annotated[int | None, _port("web page")] = None,
     language: Annotated[str | None, typer.Option(help="en or pt: of the web page.")] = None,
     api_key: Annotated[
         str | None,
@@ -54,9 +60,9 @@ def up(
     insecure: Annotated[
         bool | None, typer.Option("--insecure", help="Let other machines come without a key.")
     ] = None,
-    tls_cert: PemFile = None,
-    tls_key: PemFile = None,
-    tls_ca: PemFile = None,
+    tls_cert: Annotated[Path | None, _pem_file("The servers' certificate")] = None,
+    tls_key: Annotated[Path | None, _pem_file("Private key of the certificate")] = None,
+    tls_ca: Annotated[Path | None, _pem_file("Certificates that may vouch for servers")] = None,
     limits: Annotated[
         str | None, typer.Option(help="planner or tier: what fits by plan, or the fixed table.")
     ] = None,
