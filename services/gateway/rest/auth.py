@@ -1,4 +1,4 @@
-"""The key of the front doors."""
+"""The key of the REST interface; the page asks for it by itself (`page/app.py`)."""
 
 from __future__ import annotations
 
