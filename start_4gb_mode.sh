@@ -283,6 +283,7 @@ start() {
         exec "$VENV/bin/acestage" up --doors "$doors" --env-file "$(env_file)"
     fi
     say starting "$LOG_FILE"
+    : >"$LOG_FILE" # now, since it is read before the process below may have opened it
     # Of its own session: Ctrl-C in the menu is not for it.
     setsid "$VENV/bin/acestage" up --doors "$doors" --env-file "$(env_file)" >"$LOG_FILE" 2>&1 </dev/null &
     pid=$!

@@ -264,6 +264,7 @@ def test_all_parts_of_the_memory_test_read_the_same_settings(
     Path(f"{command}.json").write_text(json.dumps(result))
     done = run(environment | {"ACESTAGE_VENV": str(tmp_path)}, "test")
     assert done.returncode == (0 if stages else 1), done.stderr
+    assert "No such file" not in done.stderr
     assert done.stdout.count(" planned    100 MiB, peak     99 MiB\n") == len(stages)
     assert "whole process" not in done.stdout
     assert ("The memory configuration works." in done.stdout) is bool(stages)
