@@ -43,6 +43,7 @@ def _print(found: Limits, target: str) -> None:
     table = Table("what", "limit", "set by")
     table.add_row("longest song", f"{found.max_duration_s.value:g} s", found.max_duration_s.source)
     table.add_row("takes of a request", f"{found.max_batch_size.value:g}", found.max_batch_size.source)
+    table.add_row("language models (none is served yet):", "", "")
     for model in found.language_models:
-        table.add_row(f"language model {model.name}", "yes" if model.is_allowed else "no", model.source)
+        table.add_row(f"  {model.name}", "allowed" if model.is_allowed else "no", model.source)
     console.print(table)
