@@ -233,7 +233,7 @@ def test_the_profile_without_gpu_reserves_none() -> None:
         assert service["environment"].get("ACESTAGE_DEVICE") == ("cpu" if name in STAGES else None)
 
 
-def test_the_example_of_env_names_every_setting_and_its_default(
+def test_the_example_of_env_names_every_setting_its_default_and_its_names_of_upstream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -244,6 +244,10 @@ def test_the_example_of_env_names_every_setting_and_its_default(
     by_variable = {line.partition("=")[0]: line for line in lines}
     assert len(by_variable) == len(lines)
     assert sorted(by_variable) == sorted(names[0] for names in all_variables().values())
+
+    for ours, *others in all_variables().values():
+        _, _, also = by_variable[ours].partition(" Also: ")
+        assert also == (f"{', '.join(others)}." if others else "")
 
     default = load_settings()
     (tmp_path / ".env").write_text("\n".join(lines))
