@@ -1,12 +1,13 @@
 # make demo    sets everything up and generates 10 s with the embedded model
 # make test    sets everything up and runs all tests
 # make bench   sets everything up and measures: the speed at full size; swaps, waking, memory and REST with the
-#              embedded model
+#              embedded model. It rewrites docs/benchmarks.md with this machine's figures, or the page that PAGE names
 # make bench-quick  sets everything up and measures the core figures of speed alone
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PAGE ?= docs/benchmarks.md
 READY := $(VENV)/.ready
 
 .PHONY: demo test bench bench-quick check gpu-check protos format clean
@@ -23,7 +24,7 @@ test: $(READY)
 # The first line takes more than an hour on two cores, and 6 GB of disk; the others about a quarter of an hour.
 # bench/__init__.py says what each measures, and how to do it with a full-size model.
 bench: $(READY)
-	$(BIN)/python -m bench.speed --write-docs
+	$(BIN)/python -m bench.speed --write-docs --page $(PAGE)
 	$(BIN)/python -m bench.swaps --threads 1
 	$(BIN)/python -m bench.wake --threads 1
 	$(BIN)/python -m bench.memory --threads 1
