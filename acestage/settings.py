@@ -10,8 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import AliasChoices, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from acestage.setting_types import (
@@ -35,20 +34,6 @@ EMBEDDED_CHECKPOINT = "tiny-turbo"
 
 SERVICES = ("orchestrator", "text_encoder", "dit", "vae")
 """Those that talk gRPC; the gateway, which opens the front doors, is a client of the orchestrator."""
-
-_SECRETS = frozenset({"api_key", "ACESTAGE_API_KEY", "ACESTEP_API_KEY"})
-"""Whose values no message may show."""
-
-
-def setting_errors(error: ValidationError) -> list[str]:
-    """A line for each wrong setting: its name, what is wrong, what was given."""
-    return [_setting_error(item) for item in error.errors()]
-
-
-def _setting_error(item: ErrorDetails) -> str:
-    text = f"{'.'.join(str(part) for part in item['loc'])}: {item['msg'].removeprefix('Value error, ')}"
-    is_secret = bool({str(part) for part in item["loc"]} & _SECRETS)
-    return text if is_secret else f"{text} (given: {item['input']!r})"
 
 
 def _default_run_dir() -> Path:

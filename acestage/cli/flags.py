@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from acestage import settings
 from acestage.access import Access
 from acestage.cli.terminal import open_console, print_label
+from acestage.setting_errors import setting_errors
 from acestage.setting_types import check_address
-from acestage.settings import Settings, setting_errors
+from acestage.settings import Settings
 from acestage.unknown_settings import unknown_settings
 
 

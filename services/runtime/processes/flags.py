@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from acestage.generation import STAGES
 from acestage.service_settings import settings_of
+from acestage.setting_errors import setting_errors
 from acestage.setting_names import variables_of
-from acestage.settings import Settings, load_settings, setting_errors
+from acestage.settings import Settings, load_settings
 
 
 def _flags(service: str) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 
 from acestage.access import NO_ACCESS, Access, open_channel, read_pem
 from acestage.errors import AcestageError
-from acestage.settings import load_settings, setting_errors
+from acestage.setting_errors import setting_errors
+from acestage.settings import load_settings
 
 TIMEOUT_S = 3.0
 _SERVING = "SERVING"
