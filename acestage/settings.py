@@ -78,8 +78,14 @@ class Settings(BaseSettings):
         populate_by_name=True,
     )
 
+    variant: str | None = Field(
+        None,
+        validation_alias=_names("ACESTAGE_VARIANT", "ACESTEP_CONFIG_PATH"),
+        description="Which model of an original-layout folder to use, for example acestep-v15-base; "
+        "where no checkpoint is named, the checkpoint's name.",
+    )
     checkpoint: Checkpoints = Field(
-        EMBEDDED_CHECKPOINT,
+        default_factory=lambda given: given.get("variant") or EMBEDDED_CHECKPOINT,
         validation_alias=_names("ACESTAGE_CHECKPOINT"),
         description="A checkpoint folder, or the name of one in the checkpoints folder; several with commas.",
     )
@@ -92,11 +98,6 @@ class Settings(BaseSettings):
         Path("adapters"),
         validation_alias=_names("ACESTAGE_ADAPTERS_DIR"),
         description="Where LoRA adapters lie: folders of PEFT's, and .safetensors files.",
-    )
-    variant: str | None = Field(
-        None,
-        validation_alias=_names("ACESTAGE_VARIANT", "ACESTEP_CONFIG_PATH"),
-        description="Which model of an original-layout folder to use, for example acestep-v15-base.",
     )
     device: Device = Field(
         "auto",

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from acestage.cli.output import SavedTrack
 from acestage.cli.terminal import print_json, print_label
+from acestage.cli.untrained import note_untrained
 from acestage.generation import Generation, ProcessMemory, Track
 from acestage.planning import MIB
 
@@ -31,9 +32,7 @@ def print_result(
         note = f"{clamped.field}: {clamped.requested:.10g} was lowered to {limit.value:g} ({limit.source})"
         print_label(console, "Note:", note)
     if generation.settings.model.is_untrained:
-        name = generation.settings.model.name
-        note = f"{name} is untrained: this is noise that proves the path, not music. For music: "
-        print_label(console, "Note:", note + "acestage models pull turbo")
+        note_untrained(console, generation.settings.model.name)
     if as_json:
         print_json(_to_json(generation, files, first_audio_s))
     else:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from acestage.access import Access
 from acestage.async_client import AsyncClient
-from acestage.checkpoints import open_checkpoints
+from acestage.checkpoints import Checkpoint, open_checkpoints
 from acestage.cli.flags import load_settings
 from acestage.errors import CancelledError, FailedPreconditionError, InvalidArgumentError
 from acestage.local_stack import LocalStack, free_ports
@@ -65,13 +65,15 @@ async def open_client(
         yield await stack.enter_async_context(AsyncClient(address, Access.of(settings)))
 
 
-def check_checkpoints(settings: Settings) -> None:
-    """Opens the checkpoints that services are to run, before three stages would fail to.
+def check_checkpoints(settings: Settings) -> tuple[Checkpoint, ...]:
+    """The checkpoints that services are to run, opened before three stages would fail to.
 
     Raises:
         FailedPreconditionError: one of them cannot be opened, or two have the same name.
     """
-    open_checkpoints(settings.checkpoints, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant)
+    return open_checkpoints(
+        settings.checkpoints, checkpoints_dir=settings.checkpoints_dir, variant=settings.variant
+    )
 
 
 async def _start_services(

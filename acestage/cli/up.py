@@ -14,6 +14,7 @@ import typer
 from acestage.cli.flags import EnvFile, load_settings
 from acestage.cli.services import check_checkpoints
 from acestage.cli.terminal import open_console
+from acestage.cli.untrained import note_untrained
 from acestage.local_stack import LocalStack, scheme
 from acestage.settings import Settings
 from acestage.warmup import background_warmup
@@ -95,7 +96,9 @@ def up(
         limits=limits,
         warmup=warmup,
     )
-    check_checkpoints(settings)
+    for served in check_checkpoints(settings):
+        if served.model.is_untrained:
+            note_untrained(open_console(stderr=True), served.name)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s up %(message)s")
     asyncio.run(_serve(settings, env_file))
 
@@ -106,6 +109,7 @@ async def _serve(settings: Settings, env_file: Path | None) -> None:
     assert task is not None
     loop = asyncio.get_running_loop()
     stopped = asyncio.Event()
+    is_up = False
 
     def stop() -> None:
         if not stopped.is_set():
@@ -113,7 +117,6 @@ async def _serve(settings: Settings, env_file: Path | None) -> None:
             if not is_up:
                 task.cancel()
 
-    is_up = False
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
     console.print(f"Starting the services with {settings.checkpoint} …", soft_wrap=True)

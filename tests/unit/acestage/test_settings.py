@@ -31,6 +31,12 @@ def errors_of(**flags: object) -> list[str]:
     return setting_errors(caught.value)
 
 
+def test_the_model_that_upstream_names_alone_is_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACESTEP_CONFIG_PATH", "acestep-v15-base")
+    assert Settings().checkpoints == ("acestep-v15-base",)
+    assert Settings(checkpoint="models").checkpoints == ("models",)
+
+
 def test_checkpoints_are_listed_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().checkpoints == ("tiny-turbo",)
     monkeypatch.setenv("ACESTAGE_CHECKPOINT", "turbo, models/base ,xl-turbo")
