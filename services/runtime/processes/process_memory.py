@@ -18,7 +18,8 @@ def measure(
     device_bytes: Mapping[int, int] | None = None,
     proc: Path = PROC,
 ) -> ProcessMemory | None:
-    """The memory of process `pid` (None: this one), or None where it no longer lives.
+    """The memory of process `pid` (None: this one), or None where it cannot be read: it no longer lives,
+    or this process has no descriptor left.
 
     The kernel walks all pages of the process for it: about 1 ms for a service, 20 ms for a worker, and longer
     the more weights are mapped. Of a worker it is not for the event loop.
@@ -32,7 +33,7 @@ def measure(
     pid = os.getpid() if pid is None else pid
     try:
         status = _sizes(proc / str(pid) / "status")
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:
         return None
     rollup = read_rollup(pid, proc)
     return ProcessMemory(
@@ -52,10 +53,10 @@ def measure(
 
 
 def read_rollup(pid: int, proc: Path = PROC) -> dict[str, int]:
-    """`/proc/PID/smaps_rollup` in bytes; empty where the process is gone, or not ours to look into."""
+    """`/proc/PID/smaps_rollup` in bytes; empty where it cannot be read."""
     try:
         return _sizes(proc / str(pid) / "smaps_rollup")
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except OSError:  # gone, not ours to look into, or no descriptor is left
         return {}
 
 

@@ -47,6 +47,19 @@ def test_a_process_that_ended_has_no_memory(tmp_path: Path) -> None:
     assert measure("x", 7, proc=tmp_path) is None
 
 
+def test_a_process_that_cannot_be_looked_at_has_no_memory_either(tmp_path: Path) -> None:
+    (tmp_path / "7" / "status").mkdir(parents=True)
+    assert measure("x", 7, proc=tmp_path) is None
+
+
+def test_the_whole_anonymous_memory_where_the_shares_cannot_be_read(tmp_path: Path) -> None:
+    write_process(tmp_path, 7, status={"VmRSS": 80 * MIB, "RssAnon": 70 * MIB})
+    (tmp_path / "7" / "smaps_rollup").mkdir()
+    found = measure("x", 7, proc=tmp_path)
+    assert found is not None
+    assert found.anonymous_bytes == 70 * MIB
+
+
 FORKING = """
 import mmap, os, signal
 from services.runtime.processes.process_memory import measure
