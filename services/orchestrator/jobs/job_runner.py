@@ -138,12 +138,28 @@ class JobRunner:
                 return _Done(result, self._clock() - begun_s)
 
     def _conclude(self, job_log: JobLog, size: JobSize, asked_s: float, task: asyncio.Task[_Done]) -> None:
-        """Writes the job's end into the history and, last of all, into its log."""
+        """Ends the job's log, whatever else fails: listeners wait for that, and it frees the log's room."""
         del self._tasks[job_log.job_id]
         self._stopping.discard(job_log.job_id)
-        total_s = self._clock() - asked_s
         error = _error(job_log.job_id, task)
         done = None if error else task.result()
+        try:
+            self._tell_end(job_log, size, error, done, self._clock() - asked_s)
+        except Exception as defect:
+            error = error or _defect(job_log.job_id, defect)
+        finally:
+            job_log.end(JobEnd(_outcome(error), self._clock(), error))
+            self._prune()
+
+    def _tell_end(
+        self,
+        job_log: JobLog,
+        size: JobSize,
+        error: errors.AcestageError | None,
+        done: _Done | None,
+        total_s: float,
+    ) -> None:
+        """Writes how the job ended into the history, our log and, where it succeeded, its own."""
         outcome = _outcome(error)
         ended = _ended_job(job_log.job_id, size, done.result if done else None, outcome, total_s)
         self._history.add(ended)
@@ -154,8 +170,6 @@ class JobRunner:
             log.warning("job failed after %.1f s: %s", ended.total_s, error.message, extra=fields)
         if done is not None:
             job_log.append(pb.GenerateResponse(completed=_completed(job_log.job_id, done, total_s)))
-        job_log.end(JobEnd(outcome, self._clock(), error))
-        self._prune()
 
     def _prune(self) -> None:
         """Drops logs that are due, now and again when the next one is; their room may be another job's."""
@@ -177,11 +191,16 @@ def _error(job_id: str, task: asyncio.Task[_Done]) -> errors.AcestageError | Non
         case errors.AcestageError() as error:
             return copy.copy(error)  # without the frames that it passed through, and what they hold
         case defect:
-            log.error("job failed", exc_info=defect, extra={"job_id": job_id})
-            return errors.InternalError(
-                f"internal error, see the log of orchestrator; request_id={request_id()}, job_id={job_id}",
-                metadata={"service": "orchestrator", "job_id": job_id},
-            )
+            return _defect(job_id, defect)
+
+
+def _defect(job_id: str, defect: BaseException) -> errors.InternalError:
+    """What listeners learn of a defect, which goes to the log."""
+    log.error("job failed", exc_info=defect, extra={"job_id": job_id})
+    return errors.InternalError(
+        f"internal error, see the log of orchestrator; request_id={request_id()}, job_id={job_id}",
+        metadata={"service": "orchestrator", "job_id": job_id},
+    )
 
 
 def _outcome(error: errors.AcestageError | None) -> str:

@@ -21,6 +21,7 @@ from acestage.errors import (
     WorkerCrashedError,
 )
 from acestage.protos.generation.v1 import generation_pb2 as pb
+from acestage.status import EndedJob
 from services.orchestrator.jobs.job_history import JobHistory
 from services.orchestrator.jobs.job_queue import JobQueue
 from services.orchestrator.jobs.job_registry import LogBounds
@@ -72,9 +73,16 @@ class FakePipeline:
 class Jobs:
     """A runner over a fake pipeline and a fake clock."""
 
-    def __init__(self, *, slot_count: int = 1, queue_max_count: int = 1, held_bytes: int = 2**30) -> None:
+    def __init__(
+        self,
+        *,
+        slot_count: int = 1,
+        queue_max_count: int = 1,
+        held_bytes: int = 2**30,
+        on_ended: Callable[[EndedJob], None] = lambda job: None,
+    ) -> None:
         self.pipeline = FakePipeline()
-        self.history = JobHistory()
+        self.history = JobHistory(on_ended)
         self.now = 0.0
         self.queue = JobQueue(max_count=queue_max_count, slot_count=lambda: slot_count)
         clock: Callable[[], float] = lambda: self.now  # noqa: E731
@@ -220,6 +228,27 @@ def test_a_defect_is_logged_once_and_its_listeners_learn_where_to_look(
     (record,) = caplog.records
     assert record.exc_info is not None
     assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_a_job_whose_end_cannot_be_told_ends_all_the_same_and_leaves_its_room(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(job: EndedJob) -> None:
+        raise OSError("too many open files")
+
+    async def scenario() -> None:
+        jobs = Jobs(queue_max_count=1, held_bytes=SIZE.audio_bytes, on_ended=fail)
+        jobs.pipeline.finish.set()
+        job_ids = [jobs.runner.start(REQUEST, SIZE, None) for _ in range(2)]
+        for job_id in job_ids:
+            with pytest.raises(InternalError, match=f"log of orchestrator.*{job_id}"):
+                await jobs.listen(job_id)
+        assert await jobs.runner.stop(job_ids[1]) == "INTERNAL"
+        await jobs.runner.close()
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario())
+    assert [record.getMessage() for record in caplog.records] == ["job failed"] * 2
 
 
 def test_a_job_that_the_queue_refuses_says_so_and_is_not_kept() -> None:
