@@ -171,7 +171,8 @@ class StageRunner:
         """Waits for a preload that is started again; raises what stands in its way."""
         if self.host.facts() is None:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self.host.ready(), LOADING_TIMEOUT_S)
+                async with asyncio.timeout(LOADING_TIMEOUT_S):
+                    await self.host.ready()
 
     async def _visit(self) -> None:
         """Takes a lease for the first job in line, does what waits, and gives it back."""

@@ -268,7 +268,8 @@ class Stay:
 
     async def _device_memory(self) -> DeviceMemory:
         try:
-            return await asyncio.wait_for(asyncio.to_thread(self._read_device), DRIVER_TIMEOUT_S)
+            async with asyncio.timeout(DRIVER_TIMEOUT_S):
+                return await asyncio.to_thread(self._read_device)
         except TimeoutError as error:
             raise errors.UnavailableError(
                 f"{self._stage}: the driver of {self._lease.device} said nothing for {DRIVER_TIMEOUT_S:g} s",

@@ -139,5 +139,6 @@ class PreloadClient:
 async def _resolve_once_dead(pid: int, exited: asyncio.Future[int]) -> None:
     """The kernel kills workers with their preload, but not at once, and nobody is left who would tell."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(until_dead(pid), 2 * EXIT_TIMEOUT_S)
+        async with asyncio.timeout(2 * EXIT_TIMEOUT_S):
+            await until_dead(pid)
         exited.set_result(-signal.SIGKILL)

@@ -67,7 +67,8 @@ async def _fork(config: StageConfig, control: socket.socket) -> ForkedPreload | 
         with their_report, their_lifeline, socket.socket(fileno=os.dup(int(descriptor))) as template:
             descriptors = [control.fileno(), their_report.fileno(), their_lifeline.fileno()]
             socket.send_fds(template, [request], descriptors)
-        pid = int(await asyncio.wait_for(reader.readline(), TEMPLATE_TIMEOUT_S))
+        async with asyncio.timeout(TEMPLATE_TIMEOUT_S):
+            pid = int(await reader.readline())
         is_forked = True
     except (OSError, ValueError) as error:  # it has ended, ends meanwhile, or says nothing
         log.warning("the template of preloads does not fork; starting one without it: %r", error)
@@ -109,7 +110,8 @@ class ForkedPreload:
         try:
             await until_dead(self.pid)
             with contextlib.suppress(TimeoutError):
-                told = await asyncio.wait_for(reader.readline(), CODE_TIMEOUT_S)
+                async with asyncio.timeout(CODE_TIMEOUT_S):
+                    told = await reader.readline()
         finally:
             writer.close()
             self._lifeline.close()

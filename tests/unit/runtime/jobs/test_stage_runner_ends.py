@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from acestage import errors
+from services.runtime.devices.device_memory import DeviceMemory
 from services.runtime.jobs import stay
 from services.runtime.jobs.feed import Feed
-from services.runtime.jobs.stage_event import Queued, Started
+from services.runtime.jobs.stage_event import Queued, StageEvent, Started
+from services.runtime.preload.facts import PreloadFacts
 from services.runtime.workers.messages import Message
 from tests.unit.runtime.jobs.stage_running import collect, started_of, within
 from tests.unit.stage_fakes import (
@@ -148,6 +150,64 @@ def test_leaving_the_runner_ends_its_jobs_and_gives_back_the_lease() -> None:
     stage = within(lambda: Stage([PLACED]), test)
     assert stage.leases.left == ["released"]
     assert stage.leases.workers_living_at_the_end == []
+
+
+async def begin(stage: Stage) -> asyncio.Task[list[StageEvent]]:
+    job = asyncio.create_task(stage.run())
+    await until(lambda: stage.runner.active_job_count == 1)
+    return job
+
+
+async def stop_after(
+    answer: asyncio.Event, turns: int, stage: Stage, job: asyncio.Task[list[StageEvent]]
+) -> None:
+    """Stops a stage so many turns of the loop after the answer that its job waits for."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    answer.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(stage.runner.__aexit__())
+    await until(closing.done)
+    with pytest.raises(errors.CancelledError):
+        await job
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_stage_that_is_stopped_just_as_its_preload_is_ready_stops(turns: int) -> None:
+    async def test(stage: Stage) -> None:
+        loaded = asyncio.Event()
+        facts = await stage.host.ready()
+
+        async def ready() -> PreloadFacts:
+            await loaded.wait()
+            stage.host.is_ready = True
+            return facts
+
+        stage.host.ready = ready  # type: ignore[method-assign]
+        job = await begin(stage)
+        stage.host.is_ready = False
+        await stop_after(loaded, turns, stage, job)
+
+    within(lambda: Stage([PLACED]), test)
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_stage_that_is_stopped_just_as_its_driver_answers_stops(
+    turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = asyncio.Event()
+
+    async def to_thread(read: Callable[[], DeviceMemory]) -> DeviceMemory:
+        await answers.wait()
+        return read()
+
+    async def test(stage: Stage) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(asyncio, "to_thread", to_thread)
+            await stop_after(answers, turns, stage, await begin(stage))
+
+    within(lambda: Stage([PLACED]), test)
 
 
 def test_a_lost_lease_kills_the_worker_at_once_and_the_next_job_takes_a_new_one() -> None:
