@@ -142,8 +142,9 @@ class Pipeline:
         conditioned = await self._inputs(settings, audio, work)
         if request.preview:
             await self._preview(settings, conditioned.tensors, work, emit)
-        latents, denoised = await work.denoise(settings, conditioned.tensors)
-        writer = TrackWriter(settings, audio.source, model.sample_rate_hz)
+        frame_count = settings.frame_count(model)
+        latents, denoised = await work.denoise(settings, conditioned.tensors, frame_count)
+        writer = TrackWriter(settings, audio.source, model, frame_count)
         kernels = await work.decode(latents, writer, lambda chunk: emit(pb.GenerateResponse(audio=chunk)))
         made = settings.to_pb(model, denoised, kernels)
         return Result(made, writer.tracks(conditioned.warnings), clamped, writer.cost())
@@ -216,8 +217,10 @@ class Pipeline:
             emit(pb.GenerateResponse(preview_audio=chunk))
 
         preview = Preview(settings, work.model)
-        latents, _ = await work.denoise(preview.settings, [preview.cut(tensor) for tensor in inputs])
-        writer = TrackWriter(preview.settings, None, work.model.sample_rate_hz)
+        frame_count = len(preview.frames)
+        cut = [preview.cut(tensor) for tensor in inputs]
+        latents, _ = await work.denoise(preview.settings, cut, frame_count)
+        writer = TrackWriter(preview.settings, None, work.model, frame_count)
         await work.decode(latents, writer, send)
         completed = pb.PreviewCompleted(tracks=writer.tracks(), step_count=preview.settings.step_count)
         emit(pb.GenerateResponse(preview_completed=completed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from acestage import tensors
 from acestage.errors import (
     AcestageError,
     DeadlineExceededError,
+    InternalError,
     InvalidArgumentError,
     ServiceUnreachableError,
 )
@@ -108,20 +109,62 @@ class StageClient:
         try:
             yield aiter(call)
         except grpc.RpcError as error:
-            raise _as_of_the_request(from_rpc_error(error, target=self._name)) from error
+            raise self._as_of_the_request(from_rpc_error(error, target=self._name)) from error
         finally:
             call.cancel()
 
     async def tensors(self, call: Call[Any], on_event: Callable[[Any], Any]) -> dict[str, WireTensor]:
-        """The tensors that `call` sends, by name; every other response goes to `on_event`."""
+        """The tensors that `call` sends, by name; every other response goes to `on_event`.
+
+        Raises:
+            InternalError: they do not follow the protocol of tensors.
+            AcestageError: the stage failed.
+        """
         decoder = tensors.TensorDecoder()
         async with self.responses(call) as responses:
             async for response in responses:
                 if response.WhichOneof("event") == "tensor":
-                    decoder.feed(response.tensor)
+                    with self._answering():
+                        decoder.feed(response.tensor)
                 else:
                     on_event(response)
-        return decoder.finish()
+        with self._answering():
+            return decoder.finish()
+
+    def require(self, answer: Mapping[str, WireTensor], name: str, *shape: int | None) -> WireTensor:
+        """The tensor called `name` of an answer, of `shape`, where None fits any size.
+
+        Raises:
+            InternalError: it is missing, or its type or shape is wrong.
+        """
+        with self._answering():
+            return tensors.require(answer, name, *shape)
+
+    @contextlib.contextmanager
+    def _answering(self) -> Iterator[None]:
+        """What is wrong with an answer is the stage's fault, not that of the client's request."""
+        try:
+            yield
+        except InvalidArgumentError as error:
+            raise InternalError(
+                f"{self._name} gave a wrong answer: {error.message}", metadata={"stage": self.stage}
+            ) from error
+
+    def _as_of_the_request(self, error: AcestageError) -> AcestageError:
+        """`error` as who made the request may take it.
+
+        Fields are named as in a client's request, which has those of a stage's parameters. It has no tensors:
+        those come from other stages.
+        """
+        if not isinstance(error, InvalidArgumentError) or not error.violations:
+            return error
+        if any(violation.field.startswith("tensor.") for violation in error.violations):
+            return InternalError(
+                f"{self._name} refuses what was made for it: {error.message}", metadata={"stage": self.stage}
+            )
+        return error.retold(
+            lambda violation: replace(violation, field=violation.field.removeprefix("parameters."))
+        )
 
     @property
     def _name(self) -> str:
@@ -182,14 +225,15 @@ class DitClient(StageClient):
         self,
         parameters: dit_pb2.DenoiseParameters,
         conditioning: Iterable[WireTensor],
+        shape: tuple[int, int, int],
         on_event: Callable[[dit_pb2.DenoiseResponse], Any],
         deadline: Deadline,
     ) -> WireTensor:
-        """The latents [items, frames, channels]; every other response goes to `on_event`."""
+        """The latents, of `shape` [items, frames, channels]; every other response goes to `on_event`."""
         stub = dit_pb2_grpc.DitServiceStub(self._channel)
         requests = _requests(dit_pb2.DenoiseRequest, parameters, conditioning)
         call = stub.Denoise(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
-        return tensors.require(await self.tensors(call, on_event), "latents", None, None, None)
+        return self.require(await self.tensors(call, on_event), "latents", *shape)
 
 
 class VaeClient(StageClient):
@@ -197,14 +241,15 @@ class VaeClient(StageClient):
         self,
         parameters: vae_pb2.EncodeParameters,
         audio: WireTensor,
+        shape: tuple[int, int, int],
         on_event: Callable[[vae_pb2.EncodeResponse], Any],
         deadline: Deadline,
     ) -> WireTensor:
-        """The latents [1, frames, channels] of `audio`; every other response goes to `on_event`."""
+        """The latents of `audio`, of `shape` [1, frames, channels]; other responses go to `on_event`."""
         stub = vae_pb2_grpc.VaeServiceStub(self._channel)
         requests = _requests(vae_pb2.EncodeRequest, parameters, [audio])
         call = stub.Encode(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
-        return tensors.require(await self.tensors(call, on_event), "latents", 1, None, None)
+        return self.require(await self.tensors(call, on_event), "latents", *shape)
 
     async def decode(
         self, parameters: vae_pb2.DecodeParameters, latents: WireTensor, deadline: Deadline
@@ -216,16 +261,6 @@ class VaeClient(StageClient):
         async with self.responses(call) as responses:
             async for response in responses:
                 yield response
-
-
-def _as_of_the_request(error: AcestageError) -> AcestageError:
-    """`error` with its fields named as in a client's request, which has those of a stage's parameters."""
-    if not isinstance(error, InvalidArgumentError) or not error.violations:
-        return error
-    return InvalidArgumentError.of(
-        replace(violation, field=violation.field.removeprefix("parameters."))
-        for violation in error.violations
-    )
 
 
 def _requests(

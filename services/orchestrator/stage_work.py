@@ -123,9 +123,9 @@ class StageWork:
         )
 
     async def denoise(
-        self, settings: GenerationSettings, inputs: Iterable[WireTensor]
+        self, settings: GenerationSettings, inputs: Iterable[WireTensor], frame_count: int
     ) -> tuple[WireTensor, DenoisedOn]:
-        """The latents [takes, frames, channels], and how they were made."""
+        """The latents [takes, `frame_count`, channels], and how they were made."""
         parameters = dit_pb2.DenoiseParameters(
             seeds=settings.seeds,
             step_count=settings.step_count,
@@ -156,7 +156,8 @@ class StageWork:
             else:
                 self._relay(stage.stage, response)
 
-        latents = await stage.denoise(parameters, inputs, on_event, self._deadline)
+        shape = (len(settings.seeds), frame_count, self.model.latent_channel_count)
+        latents = await stage.denoise(parameters, inputs, shape, on_event, self._deadline)
         return latents, denoised
 
     async def decode(

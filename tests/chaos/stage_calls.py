@@ -74,7 +74,8 @@ async def denoise(
     heard = Heard()
     async with channel_between_services(address) as channel:
         client = DitClient("dit", address, channel)
-        latents = await client.denoise(parameters, conditioning, heard.hear, Deadline.after(TIMEOUT_S))
+        shape = (1, frame_count, CHANNELS)
+        latents = await client.denoise(parameters, conditioning, shape, heard.hear, Deadline.after(TIMEOUT_S))
     heard.result = latents.to_torch().numpy()
     return heard
 

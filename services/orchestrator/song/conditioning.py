@@ -99,6 +99,7 @@ class Conditioning:
                 raise InternalError(
                     f"{stage.stage} returned no {', '.join(missing)}", metadata={"stage": stage.stage}
                 )
+            stage.require(found, "context_latents", 1, parameters.frame_count, 2 * model.latent_channel_count)
             return Conditioned(tuple(found[name] for name in wanted), tuple(warnings))
 
         key = _Key(

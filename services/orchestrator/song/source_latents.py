@@ -92,7 +92,12 @@ class SourceLatents:
         # The window is no part of it: it is moved again and again over the same source.
         key = _Key(audio.audio_id, audio.model.name, audio.dtype, (timeline.source, timeline.frame_count))
         return await self._encoded(
-            "source_latents", key, lambda: timeline.source_audio(audio.samples), on_event, deadline
+            "source_latents",
+            key,
+            audio.model,
+            lambda: timeline.source_audio(audio.samples),
+            on_event,
+            deadline,
         )
 
     async def of_reference(self, audio: Audio, on_event: OnEvent, deadline: Deadline) -> WireTensor:
@@ -101,6 +106,7 @@ class SourceLatents:
         return await self._encoded(
             "reference_latents",
             key,
+            audio.model,
             lambda: reference_clip(audio.samples, audio.model.sample_rate_hz),
             on_event,
             deadline,
@@ -110,14 +116,16 @@ class SourceLatents:
         self,
         name: str,
         key: _Key,
+        model: Model,
         prepare: Callable[[], Samples],
         on_event: OnEvent,
         deadline: Deadline,
     ) -> WireTensor:
         async def encode() -> WireTensor:
             audio = await asyncio.to_thread(_to_wire, prepare)
-            parameters = vae_pb2.EncodeParameters(model=key.model)
-            return replace(await self._vae.encode(parameters, audio, on_event, deadline), name=name)
+            parameters = vae_pb2.EncodeParameters(model=model.name)
+            shape = (1, audio.shape[1] // model.hop_sample_count, model.latent_channel_count)
+            return replace(await self._vae.encode(parameters, audio, shape, on_event, deadline), name=name)
 
         return await self._recent.get(key, encode)
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import grpc.aio
 import pytest
 from grpc_status import rpc_status
 
-from acestage.errors import InvalidArgumentError, ServiceUnreachableError
+from acestage import tensors
+from acestage.errors import InternalError, InvalidArgumentError, ServiceUnreachableError
 from acestage.protos.dit.v1 import dit_pb2, dit_pb2_grpc
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
+from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
 from acestage.rpc_errors import to_status
+from acestage.tensors import WireTensor
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient
 from services.runtime.rpc.channels import channel_between_services
 from tests.unit.job_events import run
@@ -95,25 +100,80 @@ def test_a_stage_that_stays_away_is_named() -> None:
 
 
 class RefusingDit(dit_pb2_grpc.DitServiceServicer):
-    """Names the fields of its own request."""
+    """Names a field of its own request."""
+
+    def __init__(self, field: str) -> None:
+        self._error = InvalidArgumentError.at(field, "is wrong")
 
     async def Denoise(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
-        error = InvalidArgumentError.at("parameters.adapters[0].name", "is gone")
-        await context.abort_with_status(rpc_status.to_status(to_status(error)))
+        await context.abort_with_status(rpc_status.to_status(to_status(self._error)))
+
+
+def denoise(servicer: dit_pb2_grpc.DitServiceServicer) -> None:
+    """Asks for two takes of three frames with four channels."""
+
+    async def scenario() -> None:
+        server = grpc.aio.server()
+        dit_pb2_grpc.add_DitServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                await DitClient("dit", "here", channel).denoise(
+                    dit_pb2.DenoiseParameters(), [], (2, 3, 4), lambda event: None, Deadline(None)
+                )
+        finally:
+            await server.stop(0)
+
+    run(scenario())
 
 
 def test_what_a_stage_refuses_is_named_as_in_the_request() -> None:
-    async def scenario() -> InvalidArgumentError:
-        server = grpc.aio.server()
-        dit_pb2_grpc.add_DitServiceServicer_to_server(RefusingDit(), server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            dit = DitClient("dit", "here", channel)
-            with pytest.raises(InvalidArgumentError) as caught:
-                await dit.denoise(dit_pb2.DenoiseParameters(), [], lambda event: None, Deadline(None))
-        await server.stop(0)
-        return caught.value
+    with pytest.raises(InvalidArgumentError) as caught:
+        denoise(RefusingDit("parameters.adapters[0].name"))
+    assert [violation.field for violation in caught.value.violations] == ["adapters[0].name"]
 
-    refused = asyncio.run(scenario())
-    assert [violation.field for violation in refused.violations] == ["adapters[0].name"]
+
+def test_tensors_that_a_stage_refuses_are_not_the_fault_of_the_request() -> None:
+    with pytest.raises(InternalError, match=r"^dit at here refuses .*tensor.context_latents: is wrong"):
+        denoise(RefusingDit("tensor.context_latents"))
+
+
+class AnsweringDit(dit_pb2_grpc.DitServiceServicer):
+    """Answers with what it is given."""
+
+    def __init__(self, answer: Sequence[TensorChunk]) -> None:
+        self._answer = answer
+
+    async def Denoise(self, request_iterator: Any, context: Any) -> AsyncIterator[dit_pb2.DenoiseResponse]:  # type: ignore[override]
+        for chunk in self._answer:
+            yield dit_pb2.DenoiseResponse(tensor=chunk)
+
+
+def latents(*shape: int, dtype: str = "float32") -> list[TensorChunk]:
+    data = bytes(math.prod(shape) * tensors.ITEM_BYTES[dtype])
+    return list(tensors.encode(WireTensor("latents", dtype, shape, data)))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        latents(2, 2, 4),
+        latents(2, 6, 4),
+        latents(1, 3, 4),
+        latents(3, 3, 4),
+        latents(2, 3, 3),
+        latents(2, 3, 4, dtype="int64"),
+        latents(2, 3, 4)[:1],
+        latents(2, 3, 4) * 2,
+        [TensorChunk()],
+        [],
+    ],
+    ids=["short", "long", "few", "many", "channels", "type", "no data", "twice", "empty", "nothing"],
+)
+def test_a_wrong_answer_is_the_fault_of_the_stage_and_not_of_the_request(
+    answer: Sequence[TensorChunk],
+) -> None:
+    with pytest.raises(InternalError, match=r"^dit at here gave a wrong answer: tensor") as caught:
+        denoise(AnsweringDit(answer))
+    assert caught.value.metadata == {"stage": "dit"}

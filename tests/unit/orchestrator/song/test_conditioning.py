@@ -21,9 +21,9 @@ from tests.unit.orchestrator.unreached import UNREACHED
 TENSORS = ("encoder_hidden_states", "null_condition", "context_latents")
 
 
-def tensor(name: str, value: float, byte_count: int = 4) -> WireTensor:
+def tensor(name: str, value: float, byte_count: int = 4, width: int = 1) -> WireTensor:
     values = np.full(byte_count // 4, value, np.float32)
-    return WireTensor(name, "float32", (1, len(values), 1), values.data.cast("B"))
+    return WireTensor(name, "float32", (1, len(values) // width, width), values.data.cast("B"))
 
 
 class _CountingEncoder(TextEncoderClient):
@@ -38,9 +38,11 @@ class _CountingEncoder(TextEncoderClient):
         failures: int = 0,
         tensor_bytes: int = 4,
         cuts: Sequence[pb.PromptCut] = (),
+        missing_frame_count: int = 0,
     ) -> None:
         super().__init__("text_encoder", "nowhere", UNREACHED)
         self._cuts = cuts
+        self._missing_frame_count = missing_frame_count
         self._names = names
         self._failures = failures
         self._tensor_bytes = tensor_bytes
@@ -59,7 +61,11 @@ class _CountingEncoder(TextEncoderClient):
         on_event(pb.EncodeResponse())
         for cut in self._cuts:
             on_event(pb.EncodeResponse(prompt_cut=cut))
-        return {name: tensor(name, self.count, self._tensor_bytes) for name in self._names}
+        found = {name: tensor(name, self.count, self._tensor_bytes) for name in self._names}
+        if "context_latents" in found:
+            frame_count = parameters.frame_count - self._missing_frame_count
+            found["context_latents"] = tensor("context_latents", self.count, 4 * 2 * frame_count, width=2)
+        return found
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ COVER = replace(PROMPT, latents=(tensor("source_latents", 1),))
 async def ask(conditioning: Conditioning, asked: Asked) -> tuple[Sequence[WireTensor], int]:
     """The tensors, and how often the stage was heard of."""
     events: list[pb.EncodeResponse] = []
-    model = Model(name="m", is_turbo=asked.is_turbo)
+    model = Model(name="m", is_turbo=asked.is_turbo, latent_channel_count=1)
     found = await conditioning.of(
         asked.parameters, asked.latents, model, asked.dtype, events.append, Deadline(None)
     )
@@ -145,7 +151,7 @@ def test_other_latents_make_another_encode(latents: tuple[WireTensor, ...]) -> N
 
 
 def test_prompts_that_were_not_asked_for_longest_make_room() -> None:
-    a_quarter = MAX_CACHED_BYTES // 4 // len(TENSORS)  # of the bytes, in three tensors
+    a_quarter = MAX_CACHED_BYTES // 4 // 2 - 256  # of the bytes, in the two tensors of any size
     *full, last = (with_other(caption=str(index)) for index in range(5))
     first, second, *_ = full
     asked = encodes(*full, first, last, first, second, tensor_bytes=a_quarter)
@@ -172,6 +178,14 @@ def test_what_a_stage_leaves_out_is_named() -> None:
         asyncio.run(ask(conditioning, plain))
 
 
+def test_context_of_another_length_than_the_song_is_the_fault_of_the_stage() -> None:
+    conditioning = Conditioning(_CountingEncoder(TENSORS, missing_frame_count=20))
+    with pytest.raises(
+        InternalError, match=r"^text_encoder at nowhere .*\[1, 5, 2\]; accepted: \[1, 25, 2\]"
+    ):
+        asyncio.run(ask(conditioning, PROMPT))
+
+
 def test_what_of_a_prompt_is_not_read_is_told_again_when_the_conditioning_is_still_there() -> None:
     cuts = [
         pb.PromptCut(field="caption", token_count=300, read_token_count=256),
@@ -182,7 +196,9 @@ def test_what_of_a_prompt_is_not_read_is_told_again_when_the_conditioning_is_sti
         conditioning = Conditioning(_CountingEncoder(TENSORS, cuts=cuts))
         events: list[pb.EncodeResponse] = []
         found = [
-            await conditioning.of(PROMPT.parameters, (), Model(), "float32", events.append, Deadline(None))
+            await conditioning.of(
+                PROMPT.parameters, (), Model(latent_channel_count=1), "float32", events.append, Deadline(None)
+            )
             for _ in range(2)
         ]
         assert len(events) == 1

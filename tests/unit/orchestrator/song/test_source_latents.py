@@ -26,7 +26,9 @@ from services.orchestrator.stage_clients import Deadline, VaeClient
 from tests.unit.orchestrator.unreached import UNREACHED
 
 RATE_HZ = 100
-MODEL = Model(name="m", latent_frame_rate_hz=25, sample_rate_hz=RATE_HZ, hop_sample_count=4)
+MODEL = Model(
+    name="m", latent_channel_count=8, latent_frame_rate_hz=25, sample_rate_hz=RATE_HZ, hop_sample_count=4
+)
 OTHER = Model(name="n", latent_frame_rate_hz=25, sample_rate_hz=RATE_HZ, hop_sample_count=4)
 SAMPLES = np.ones((2 * RATE_HZ, 2), np.float32)
 AUDIO = Audio("a", SAMPLES, MODEL, "float32")
@@ -68,11 +70,18 @@ class _CountingVae(VaeClient):
     def __init__(self, latent_bytes: int) -> None:
         super().__init__("vae", "nowhere", UNREACHED)
         self.models: list[str] = []
+        self.shapes: list[tuple[int, int, int]] = []
         self._latent_bytes = latent_bytes
 
     async def encode(
-        self, parameters: vae_pb2.EncodeParameters, audio: WireTensor, on_event: OnEvent, deadline: Deadline
+        self,
+        parameters: vae_pb2.EncodeParameters,
+        audio: WireTensor,
+        shape: tuple[int, int, int],
+        on_event: OnEvent,
+        deadline: Deadline,
     ) -> WireTensor:
+        self.shapes.append(shape)
         self.models.append(parameters.model)
         values = np.full(self._latent_bytes // 4, len(self.models), np.float32)
         return WireTensor("latents", "float32", (1, len(values), 1), values.data.cast("B"))
@@ -94,6 +103,17 @@ def encodes(*asked: tuple[Audio, Timeline | None], latent_bytes: int = 4) -> Seq
         return found
 
     return asyncio.run(ask())
+
+
+def test_latents_must_have_a_frame_for_each_hop_of_the_audio() -> None:
+    async def ask() -> list[tuple[int, int, int]]:
+        vae = _CountingVae(4)
+        latents = SourceLatents(vae)
+        await latents.of_source(AUDIO, SONG, lambda event: None, Deadline(None))
+        await latents.of_reference(AUDIO, lambda event: None, Deadline(None))
+        return vae.shapes
+
+    assert asyncio.run(ask()) == [(1, 50, 8), (1, 30 * 25, 8)]
 
 
 def test_the_same_audio_in_the_same_place_is_encoded_once() -> None:
