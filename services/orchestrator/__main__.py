@@ -6,7 +6,9 @@ import asyncio
 import logging
 import signal
 import time
-from contextlib import AbstractAsyncContextManager, closing, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext
+from typing import TypeVar
 
 from acestage.access import Access
 from acestage.protos.audio.v1 import audio_pb2_grpc
@@ -23,7 +25,7 @@ from services.orchestrator.metrics import Metrics, StatusCollector
 from services.orchestrator.metrics_server import metrics_server
 from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.service import GenerationService
-from services.orchestrator.stage_clients import DitClient, TextEncoderClient, VaeClient
+from services.orchestrator.stage_clients import DitClient, StageClient, TextEncoderClient, VaeClient
 from services.orchestrator.uploads.audio_service import AudioService
 from services.orchestrator.uploads.audio_store import AudioStore
 from services.orchestrator.uploads.retention import drop_by_age
@@ -35,6 +37,8 @@ from services.runtime.rpc.channels import channel_between_services
 from services.runtime.rpc.server import Server, run_service, until_stopped
 
 log = logging.getLogger(__name__)
+
+ClientT = TypeVar("ClientT", bound=StageClient)
 
 SERVICE_NAMES = (
     "acestage.audio.v1.AudioService",
@@ -77,15 +81,20 @@ async def _serve_jobs(settings: Settings, leases: LeaseService, store: AudioStor
     access = Access.of(settings)
     port = settings.orchestrator_port if settings.port is None else settings.port
     server = Server("orchestrator", SERVICE_NAMES, settings, port)
-    async with (
-        channel_between_services(settings.address("text_encoder"), access) as text_encoder,
-        channel_between_services(settings.address("dit"), access) as dit,
-        channel_between_services(settings.address("vae"), access) as vae,
-    ):
+    async with AsyncExitStack() as channels:
+
+        async def open_client(client: Callable[..., ClientT], stage: str) -> ClientT:
+            address = settings.address(stage)
+            opened = [
+                await channels.enter_async_context(channel_between_services(address, access))
+                for _ in ("songs", "aside")
+            ]
+            return client(stage, address, *opened)
+
         pipeline = Pipeline(
-            TextEncoderClient("text_encoder", settings.address("text_encoder"), text_encoder),
-            DitClient("dit", settings.address("dit"), dit),
-            VaeClient("vae", settings.address("vae"), vae),
+            await open_client(TextEncoderClient, "text_encoder"),
+            await open_client(DitClient, "dit"),
+            await open_client(VaeClient, "vae"),
             store,
             settings,
             on_stage_event=metrics.count_stage_event,

@@ -219,9 +219,9 @@ class Pipeline:
         preview = Preview(settings, work.model)
         frame_count = len(preview.frames)
         cut = [preview.cut(tensor) for tensor in inputs]
-        latents, _ = await work.denoise(preview.settings, cut, frame_count)
+        latents, _ = await work.denoise(preview.settings, cut, frame_count, is_preview=True)
         writer = TrackWriter(preview.settings, None, work.model, frame_count)
-        await work.decode(latents, writer, send)
+        await work.decode(latents, writer, send, is_preview=True)
         completed = pb.PreviewCompleted(tracks=writer.tracks(), step_count=preview.settings.step_count)
         emit(pb.GenerateResponse(preview_completed=completed))
 

@@ -71,36 +71,54 @@ class Deadline:
 class StageClient:
     """A stage at `target`."""
 
-    def __init__(self, stage: str, target: str, channel: grpc.aio.Channel) -> None:
+    def __init__(
+        self, stage: str, target: str, channel: grpc.aio.Channel, aside: grpc.aio.Channel | None = None
+    ) -> None:
+        """Prepares.
+
+        Args:
+            stage: its name.
+            target: its address, for messages.
+            channel: for the work on whole songs.
+            aside: for all other calls; None where that is `channel`, too. Each channel calls replicas of a
+                stage in turns: with short calls between them, all songs may go to one replica.
+        """
         self.stage = stage
         self.target = target
         self._channel = channel
-        self._info = stage_pb2_grpc.StageServiceStub(channel)
+        self._aside = channel if aside is None else aside
+        self._info = stage_pb2_grpc.StageServiceStub(self._aside)
 
     async def info(
         self, timeout_s: float = INFO_TIMEOUT_S, *, with_memory: bool = False
     ) -> stage_pb2.GetStageInfoResponse:
         """What the stage runs; waits for a stage that starts again, `timeout_s` at most.
 
-        With its memory this takes time from a job that runs.
+        By then songs find their way to it, too. With its memory this takes time from a job that runs.
+
+        Raises:
+            ServiceUnreachableError: it does not answer.
+            AcestageError: it refuses.
         """
         request = stage_pb2.GetStageInfoRequest(with_memory=with_memory)
         deadline = Deadline.after(timeout_s)
         while True:
             try:
-                return await self._info.GetStageInfo(
+                info = await self._info.GetStageInfo(
                     request, timeout=deadline.remaining_s(), wait_for_ready=True
                 )
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await self._channel.channel_ready()  # it may still wait before it tries to connect again
             except grpc.RpcError as error:
                 found = from_rpc_error(error, target=self._name)
                 if isinstance(found, DeadlineExceededError):
-                    raise ServiceUnreachableError(
-                        f"{self._name} does not answer within {timeout_s:.3g} s",
-                        metadata={"target": self._name},
-                        retry_delay_s=timeout_s,
-                    ) from error
+                    raise self._silent(timeout_s) from error
                 if not isinstance(found, ServiceUnreachableError):  # else it ended as it was asked
                     raise found from error
+            except TimeoutError as error:
+                raise self._silent(timeout_s) from error
+            else:
+                return info
             await asyncio.sleep(ASK_AGAIN_S)
 
     @contextlib.asynccontextmanager
@@ -166,6 +184,13 @@ class StageClient:
             lambda violation: replace(violation, field=violation.field.removeprefix("parameters."))
         )
 
+    def _silent(self, waited_s: float) -> ServiceUnreachableError:
+        return ServiceUnreachableError(
+            f"{self._name} does not answer within {waited_s:.3g} s",
+            metadata={"target": self._name},
+            retry_delay_s=waited_s,
+        )
+
     @property
     def _name(self) -> str:
         return f"{self.stage} at {self.target}"
@@ -193,7 +218,7 @@ class TextEncoderClient(StageClient):
         deadline: Deadline,
     ) -> tuple[int, ...]:
         """The audio codes of `latents`; every other response goes to `on_event`."""
-        stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._channel)
+        stub = text_encoder_pb2_grpc.TextEncoderServiceStub(self._aside)
         requests = _requests(text_encoder_pb2.TokenizeRequest, parameters, [latents])
         codes: list[int] = []
         call = stub.Tokenize(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
@@ -214,7 +239,7 @@ class DitClient(StageClient):
             InvalidArgumentError: with every wrong field.
             AcestageError: the stage does not answer.
         """
-        stub = dit_pb2_grpc.DitServiceStub(self._channel)
+        stub = dit_pb2_grpc.DitServiceStub(self._aside)
         request = dit_pb2.CheckAdaptersRequest(adapters=adapters)
         try:
             await stub.CheckAdapters(request, timeout=timeout_s, metadata=outgoing_metadata())
@@ -228,9 +253,11 @@ class DitClient(StageClient):
         shape: tuple[int, int, int],
         on_event: Callable[[dit_pb2.DenoiseResponse], Any],
         deadline: Deadline,
+        *,
+        is_preview: bool = False,
     ) -> WireTensor:
         """The latents, of `shape` [items, frames, channels]; every other response goes to `on_event`."""
-        stub = dit_pb2_grpc.DitServiceStub(self._channel)
+        stub = dit_pb2_grpc.DitServiceStub(self._aside if is_preview else self._channel)
         requests = _requests(dit_pb2.DenoiseRequest, parameters, conditioning)
         call = stub.Denoise(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         return self.require(await self.tensors(call, on_event), "latents", *shape)
@@ -246,16 +273,21 @@ class VaeClient(StageClient):
         deadline: Deadline,
     ) -> WireTensor:
         """The latents of `audio`, of `shape` [1, frames, channels]; other responses go to `on_event`."""
-        stub = vae_pb2_grpc.VaeServiceStub(self._channel)
+        stub = vae_pb2_grpc.VaeServiceStub(self._aside)
         requests = _requests(vae_pb2.EncodeRequest, parameters, [audio])
         call = stub.Encode(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         return self.require(await self.tensors(call, on_event), "latents", *shape)
 
     async def decode(
-        self, parameters: vae_pb2.DecodeParameters, latents: WireTensor, deadline: Deadline
+        self,
+        parameters: vae_pb2.DecodeParameters,
+        latents: WireTensor,
+        deadline: Deadline,
+        *,
+        is_preview: bool = False,
     ) -> AsyncGenerator[vae_pb2.DecodeResponse, None]:
         """The responses of the decode, audio and progress."""
-        stub = vae_pb2_grpc.VaeServiceStub(self._channel)
+        stub = vae_pb2_grpc.VaeServiceStub(self._aside if is_preview else self._channel)
         requests = _requests(vae_pb2.DecodeRequest, parameters, [latents])
         call = stub.Decode(requests, timeout=deadline.remaining_s(), metadata=outgoing_metadata())
         async with self.responses(call) as responses:

@@ -123,7 +123,12 @@ class StageWork:
         )
 
     async def denoise(
-        self, settings: GenerationSettings, inputs: Iterable[WireTensor], frame_count: int
+        self,
+        settings: GenerationSettings,
+        inputs: Iterable[WireTensor],
+        frame_count: int,
+        *,
+        is_preview: bool = False,
     ) -> tuple[WireTensor, DenoisedOn]:
         """The latents [takes, `frame_count`, channels], and how they were made."""
         parameters = dit_pb2.DenoiseParameters(
@@ -157,11 +162,18 @@ class StageWork:
                 self._relay(stage.stage, response)
 
         shape = (len(settings.seeds), frame_count, self.model.latent_channel_count)
-        latents = await stage.denoise(parameters, inputs, shape, on_event, self._deadline)
+        latents = await stage.denoise(
+            parameters, inputs, shape, on_event, self._deadline, is_preview=is_preview
+        )
         return latents, denoised
 
     async def decode(
-        self, latents: WireTensor, writer: TrackWriter, send: Callable[[AudioChunk], None]
+        self,
+        latents: WireTensor,
+        writer: TrackWriter,
+        send: Callable[[AudioChunk], None],
+        *,
+        is_preview: bool = False,
     ) -> str:
         """Sends the audio of `latents` as `writer` puts it together; returns what the VAE's kernels were."""
         kernels = ""
@@ -171,7 +183,7 @@ class StageWork:
             start_frame=wanted.start if wanted else 0,
             stop_frame=wanted.stop if wanted else 0,
         )
-        decoding = self._stages.vae.decode(parameters, latents, self._deadline)
+        decoding = self._stages.vae.decode(parameters, latents, self._deadline, is_preview=is_preview)
         async with aclosing(decoding) as responses:
             async for response in responses:
                 if response.WhichOneof("event") == "audio":

@@ -19,7 +19,7 @@ from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
 from acestage.rpc_errors import to_status
 from acestage.tensors import WireTensor
 from services.orchestrator.stage_clients import Deadline, DitClient, StageClient
-from services.runtime.rpc.channels import channel_between_services
+from services.runtime.rpc.channels import CHANNEL_OPTIONS, SERVER_OPTIONS, channel_between_services
 from tests.unit.job_events import run
 
 
@@ -124,6 +124,95 @@ def denoise(servicer: dit_pb2_grpc.DitServiceServicer) -> None:
                 )
         finally:
             await server.stop(0)
+
+    run(scenario())
+
+
+class Replica(dit_pb2_grpc.DitServiceServicer, stage_pb2_grpc.StageServiceServicer):
+    """Notes the steps of what it denoised."""
+
+    def __init__(self) -> None:
+        self.step_counts: list[int] = []
+
+    async def GetStageInfo(
+        self, request: stage_pb2.GetStageInfoRequest, context: Any
+    ) -> stage_pb2.GetStageInfoResponse:
+        return stage_pb2.GetStageInfoResponse()
+
+    async def Denoise(self, request_iterator: Any, context: Any) -> AsyncIterator[dit_pb2.DenoiseResponse]:  # type: ignore[override]
+        async for request in request_iterator:
+            self.step_counts.append(request.parameters.step_count)
+        for chunk in latents(1, 1, 1):
+            yield dit_pb2.DenoiseResponse(tensor=chunk)
+
+
+PREVIEW, SONG = 2, 8
+
+
+def served(replica: Replica) -> grpc.aio.Server:
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    dit_pb2_grpc.add_DitServiceServicer_to_server(replica, server)
+    stage_pb2_grpc.add_StageServiceServicer_to_server(replica, server)
+    return server
+
+
+async def steps(dit: DitClient, step_count: int) -> None:
+    """Has something denoised in so many steps."""
+    parameters = dit_pb2.DenoiseParameters(step_count=step_count)
+    is_preview = step_count == PREVIEW
+    await dit.denoise(parameters, [], (1, 1, 1), lambda event: None, Deadline(None), is_preview=is_preview)
+
+
+def test_songs_go_to_replicas_in_turns_whatever_is_asked_and_previewed_between_them() -> None:
+    async def scenario() -> list[list[int]]:
+        replicas = [Replica(), Replica()]
+        servers = [served(replica) for replica in replicas]
+        ports = [server.add_insecure_port("127.0.0.1:0") for server in servers]
+        for server in servers:
+            await server.start()
+        target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        async with channel_between_services(target) as songs, channel_between_services(target) as aside:
+            dit = DitClient("dit", target, songs, aside)
+            while not all(replica.step_counts for replica in replicas):  # until both are connected
+                await steps(dit, SONG)
+            for replica in replicas:
+                replica.step_counts.clear()
+            for _ in range(4):
+                await dit.info()
+                await dit.info()
+                await steps(dit, PREVIEW)
+                await steps(dit, SONG)
+        for server in servers:
+            await server.stop(0)
+        return [replica.step_counts for replica in replicas]
+
+    for step_counts in asyncio.run(scenario()):
+        assert step_counts.count(SONG) == 2
+
+
+def test_a_stage_that_answers_again_is_there_for_songs_as_well() -> None:
+    async def scenario() -> None:
+        replica = Replica()
+        first, again = served(replica), served(replica)
+        port = first.add_insecure_port("127.0.0.1:0")
+        await first.start()
+        await first.stop(0)
+        target = f"127.0.0.1:{port}"
+        # Connections that are not shared, as where there are certificates.
+        options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+        async with (
+            grpc.aio.insecure_channel(target, options) as songs,
+            grpc.aio.insecure_channel(target, options) as aside,
+        ):
+            dit = DitClient("dit", target, songs, aside)
+            with pytest.raises(ServiceUnreachableError):
+                await steps(dit, SONG)
+            again.add_insecure_port(target)
+            await again.start()
+            await dit.info()
+            await steps(dit, SONG)
+        await again.stop(0)
+        assert replica.step_counts == [SONG]
 
     run(scenario())
 
