@@ -132,7 +132,7 @@ class Pipeline:
             AcestageError: a stage failed, the stages do not all serve the model, or what the check found has
                 changed since.
         """
-        infos = await self._infos(deadline.within_s(RESTART_TIMEOUT_S))
+        infos = await self._infos_within(deadline)
         model = find_model(infos, request.model)
         work = self._work(infos, model, emit, deadline)
         limits = self.limits.known(requests.item_count(request), model.name)
@@ -165,7 +165,7 @@ class Pipeline:
         Raises:
             AcestageError: as of `check_codes`, or a stage failed.
         """
-        infos = await self._infos(deadline.within_s(RESTART_TIMEOUT_S))
+        infos = await self._infos_within(deadline)
         model = _codes_model(infos, request)
         work = self._work(infos, model, lambda event: None, deadline)
         assert audio.source is not None
@@ -178,9 +178,29 @@ class Pipeline:
             await self._stages.dit.check_adapters(request.adapters, ASK_TIMEOUT_S)
 
     async def _infos(self, timeout_s: float = INFO_TIMEOUT_S) -> list[stage_pb2.GetStageInfoResponse]:
-        infos = await asyncio.gather(*(stage.info(timeout_s) for stage in self.stages))
+        """What the stages are; the first that fails ends the wait for the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                asked = [group.create_task(stage.info(timeout_s)) for stage in self.stages]
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        infos = [task.result() for task in asked]
         self.limits.note(infos)
         return infos
+
+    async def _infos_within(self, deadline: Deadline) -> list[stage_pb2.GetStageInfoResponse]:
+        """What the stages are, also where they are started again just now.
+
+        Raises:
+            DeadlineExceededError: the caller gave up before.
+            AcestageError: a stage does not answer, or refuses.
+        """
+        try:
+            return await self._infos(deadline.within_s(RESTART_TIMEOUT_S))
+        except ServiceUnreachableError as error:
+            if deadline.remaining_s() == 0.0:
+                raise DeadlineExceededError(f"the time of the job was over: {error.message}") from error
+            raise
 
     def _work(
         self,

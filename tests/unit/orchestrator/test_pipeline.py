@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, cast
 
 import pytest
 
-from acestage.errors import ServiceUnreachableError
+from acestage.errors import CheckpointError, DeadlineExceededError, ServiceUnreachableError
 from acestage.generation import STAGES
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
@@ -34,10 +35,14 @@ class AbsentStage(StageClient):
         raise ServiceUnreachableError(f"{self.stage} is away")
 
 
+def pipeline_of(stages: Iterable[StageClient]) -> Pipeline:
+    return Pipeline(*cast(Any, tuple(stages)), cast(AudioStore, None), Settings())
+
+
 async def wait_of(ask: Callable[[Pipeline], Coroutine[Any, Any, object]]) -> float:
     """How long `ask` has the pipeline wait for its stages, which are all away."""
     stages = [AbsentStage(stage) for stage in STAGES]
-    pipeline = Pipeline(*cast(Any, stages), cast(AudioStore, None), Settings())
+    pipeline = pipeline_of(stages)
     with pytest.raises(ServiceUnreachableError):
         await ask(pipeline)
     (wait_s,) = {wait_s for stage in stages for wait_s in stage.waits_s}
@@ -63,6 +68,57 @@ def test_it_waits_no_longer_than_its_caller() -> None:
         soon = Deadline.after(5.0)
         waited_s = await wait_of(lambda one: one.run(SONG, HeldAudio(), lambda event: None, soon))
         assert 0.0 < waited_s <= 5.0
+
+    run(scenario())
+
+
+def test_a_job_whose_own_time_is_over_as_it_waits_for_a_stage_says_so() -> None:
+    async def scenario() -> None:
+        over = Deadline.after(0.0)
+        pipeline = pipeline_of(AbsentStage(stage) for stage in STAGES)
+        for job in (
+            pipeline.run(SONG, HeldAudio(), lambda event: None, over),
+            pipeline.audio_codes(CODES, HeldAudio(), over),
+        ):
+            with pytest.raises(DeadlineExceededError, match=r"the time of the job was over: .* is away"):
+                await job
+
+    run(scenario())
+
+
+class RefusingStage(AbsentStage):
+    """Refuses to say what it is."""
+
+    async def info(
+        self, timeout_s: float = INFO_TIMEOUT_S, *, with_memory: bool = False
+    ) -> stage_pb2.GetStageInfoResponse:
+        raise CheckpointError(f"{self.stage} is damaged")
+
+
+class PatientStage(AbsentStage):
+    """Is waited for without end, and notes when nobody waits any more."""
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(stage)
+        self.was_left = False
+
+    async def info(
+        self, timeout_s: float = INFO_TIMEOUT_S, *, with_memory: bool = False
+    ) -> stage_pb2.GetStageInfoResponse:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.was_left = True
+        raise AssertionError
+
+
+def test_once_a_stage_refuses_nobody_waits_for_the_others() -> None:
+    async def scenario() -> None:
+        waiting = [PatientStage(stage) for stage in STAGES[1:]]
+        pipeline = pipeline_of([RefusingStage(STAGES[0]), *waiting])
+        with pytest.raises(CheckpointError, match="is damaged"):
+            await pipeline.run(SONG, HeldAudio(), lambda event: None, Deadline.after(None))
+        assert all(stage.was_left for stage in waiting)
 
     run(scenario())
 
