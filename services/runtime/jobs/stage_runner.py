@@ -168,11 +168,22 @@ class StageRunner:
                 log.exception("a visit to the device failed", extra={"stage": self.stage})
 
     async def _until_loaded(self) -> None:
-        """Waits for a preload that is started again; raises what stands in its way."""
-        if self.host.facts() is None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOADING_TIMEOUT_S):
-                    await self.host.ready()
+        """Waits for a preload that is started again; raises what stands in its way.
+
+        No job joins the line meanwhile: once this was in vain, all have waited for so long, and end.
+        """
+        if self.host.facts() is not None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LOADING_TIMEOUT_S):
+                await self.host.ready()
+                return
+        try:
+            self.plans.facts()
+        except errors.AcestageError as error:
+            for job in self._line:
+                fail_in_line(self._line, job, error)
+            raise
 
     async def _visit(self) -> None:
         """Takes a lease for the first job in line, does what waits, and gives it back."""

@@ -12,7 +12,7 @@ import pytest
 
 from acestage import errors
 from services.runtime.devices.device_memory import DeviceMemory
-from services.runtime.jobs import stay
+from services.runtime.jobs import stage_runner, stay
 from services.runtime.jobs.feed import Feed
 from services.runtime.jobs.stage_event import Queued, StageEvent, Started
 from services.runtime.preload.facts import PreloadFacts
@@ -190,6 +190,29 @@ def test_a_stage_that_is_stopped_just_as_its_preload_is_ready_stops(turns: int) 
         await stop_after(loaded, turns, stage, job)
 
     within(lambda: Stage([PLACED]), test)
+
+
+def test_jobs_in_line_wait_for_a_lost_preload_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_runner, "LOADING_TIMEOUT_S", 0.01)
+    wait_count = 0
+
+    async def never() -> PreloadFacts:
+        nonlocal wait_count
+        wait_count += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def test(stage: Stage) -> None:
+        stage.host.ready = never  # type: ignore[method-assign]
+        jobs = [asyncio.create_task(stage.run()) for _ in range(3)]
+        await until(lambda: stage.runner.active_job_count == 3)
+        stage.host.is_ready = False
+        for job in jobs:
+            with pytest.raises(errors.UnavailableError, match="still being loaded"):
+                await job
+
+    within(lambda: Stage(), test)
+    assert wait_count == 1
 
 
 @pytest.mark.parametrize("turns", range(5))
