@@ -43,6 +43,7 @@ class GenerationService(generation_pb2_grpc.GenerationServiceServicer):
         self._leases = leases
         self._history = history
         self._jobs = JobRunner(pipeline, queue, history)
+        pipeline.limits.watch_devices(queue.admit)  # on other devices, more jobs may be in work at a time
         self._started_at = datetime.now(UTC)
 
     async def Generate(self, request: pb.GenerateRequest, context: GenerateContext) -> None:  # type: ignore[override]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from acestage.checkpoints.published import language_model_configs
 from acestage.errors import AcestageError
@@ -29,6 +29,11 @@ class CurrentLimits:
             LanguageModelMemory.of(name, config) for name, config in language_model_configs().items()
         ]
         self._last: dict[str, stage_pb2.GetStageInfoResponse] = {}
+        self._on_other_devices: Callable[[], None] = lambda: None
+
+    def watch_devices(self, on_other_devices: Callable[[], None]) -> None:
+        """Has `on_other_devices` called whenever `devices` has changed."""
+        self._on_other_devices = on_other_devices
 
     async def ask(self, item_count: int, model: str) -> Limits:
         """The limits of a request for so many takes of `model`, which `find_model` finds.
@@ -56,7 +61,7 @@ class CurrentLimits:
 
     def note(self, infos: Iterable[stage_pb2.GetStageInfoResponse]) -> None:
         """Remembers what stages said when somebody else asked them."""
-        self._last.update({info.stage: info for info in infos})
+        self._remember({info.stage: info for info in infos})
 
     def known(self, item_count: int, asked: str) -> Limits:
         """The limits of a request for so many takes of the model `asked`, by what the stages said last."""
@@ -90,10 +95,16 @@ class CurrentLimits:
 
     async def _ask(self, stage: StageClient) -> AcestageError | None:
         try:
-            self._last[stage.stage] = await stage.info(ASK_TIMEOUT_S)
+            self._remember({stage.stage: await stage.info(ASK_TIMEOUT_S)})
         except AcestageError as error:
             return error
         return None
+
+    def _remember(self, infos: Mapping[str, stage_pb2.GetStageInfoResponse]) -> None:
+        before = self.devices()
+        self._last.update(infos)
+        if self.devices() != before:
+            self._on_other_devices()
 
     def _infos(self) -> list[stage_pb2.GetStageInfoResponse]:
         """What stages said last, in the order of a job's way."""
