@@ -28,6 +28,8 @@ DECODER_COUNT = 2
 RETRY_DELAY_S = 5.0
 CHUNK_TIMEOUT_S = 60.0
 """A client that sends nothing for so long is given up."""
+UPLOAD_TIMEOUT_S = 3600.0
+"""And so is one that has not sent everything by then: the largest upload takes so long at 1.2 Mbit/s."""
 
 UploadContext = grpc.aio.ServicerContext[pb.UploadRequest, pb.UploadResponse]
 GetContext = grpc.aio.ServicerContext[pb.GetAudioRequest, pb.GetAudioResponse]
@@ -43,6 +45,7 @@ class AudioService(audio_pb2_grpc.AudioServiceServicer):
         max_upload_bytes: the largest upload.
         max_upload_count: uploads at a time.
         chunk_timeout_s: how long a client may send nothing.
+        upload_timeout_s: how long it may take to send everything.
         decode: what makes 48 kHz stereo of an upload.
     """
 
@@ -53,12 +56,14 @@ class AudioService(audio_pb2_grpc.AudioServiceServicer):
         max_upload_bytes: int = MAX_UPLOAD_BYTES,
         max_upload_count: int = MAX_UPLOAD_COUNT,
         chunk_timeout_s: float = CHUNK_TIMEOUT_S,
+        upload_timeout_s: float = UPLOAD_TIMEOUT_S,
         decode: Decode = decode,
     ) -> None:
         self._store = store
         self._max_upload_bytes = max_upload_bytes
         self._max_upload_count = max_upload_count
         self._chunk_timeout_s = chunk_timeout_s
+        self._upload_timeout_s = upload_timeout_s
         self._decode = decode
         self._upload_count = 0
         self._decoders = asyncio.Semaphore(DECODER_COUNT)
@@ -68,7 +73,7 @@ class AudioService(audio_pb2_grpc.AudioServiceServicer):
     ) -> pb.UploadResponse:
         async with self._place() as folder:
             upload, decoded = folder / "upload", folder / "decoded"
-            raw = await self._receive(aiter(request_iterator), upload)
+            raw = await self._receive_in_time(aiter(request_iterator), upload)
             # A cancelled upload seems complete at first: gRPC ends the stream of requests, and cancels this
             # task right after. To send something takes until then.
             await context.send_initial_metadata(())
@@ -105,6 +110,18 @@ class AudioService(audio_pb2_grpc.AudioServiceServicer):
                 await finish(asyncio.to_thread(workspace.__exit__, None, None, None))
             finally:
                 self._upload_count -= 1
+
+    async def _receive_in_time(
+        self, requests: AsyncIterator[pb.UploadRequest], path: Path
+    ) -> RawFormat | None:
+        try:
+            async with asyncio.timeout(self._upload_timeout_s):
+                return await self._receive(requests, path)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"not everything came from the client within {self._upload_timeout_s:g} s; "
+                "the upload was given up"
+            ) from None
 
     async def _receive(self, requests: AsyncIterator[pb.UploadRequest], path: Path) -> RawFormat | None:
         """Writes the bytes of an upload to the file `path`; returns what its header says."""

@@ -279,6 +279,27 @@ def test_a_client_that_sends_nothing_is_given_up(tmp_path: Path) -> None:
     assert served.files() == []
 
 
+def test_a_client_that_sends_a_little_now_and_then_is_given_up_as_well(tmp_path: Path) -> None:
+    served = Served(tmp_path, upload_timeout_s=0.2)
+
+    async def trickle() -> AsyncIterator[pb.UploadRequest]:
+        yield RAW
+        while True:
+            await asyncio.sleep(0.01)
+            yield data(bytes(8))
+
+    async def talk() -> None:
+        async with grpc.aio.insecure_channel(served.target) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await audio_pb2_grpc.AudioServiceStub(channel).Upload(trickle(), timeout=TIMEOUT_S)
+        error = from_rpc_error(caught.value, target="service")
+        assert isinstance(error, DeadlineExceededError)
+        assert error.message == "not everything came from the client within 0.2 s; the upload was given up"
+
+    served.run(lambda: asyncio.run(talk()))
+    assert served.files() == []
+
+
 def test_more_uploads_than_there_are_places_are_told_to_come_again(tmp_path: Path) -> None:
     served = Served(tmp_path, max_upload_count=1)
 
