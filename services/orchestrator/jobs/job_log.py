@@ -31,7 +31,7 @@ class JobEnd:
 
 
 class JobLog:
-    """A list that only grows until its `end`.
+    """A list that only grows until its `end`, and is gone when it is dropped.
 
     Attributes:
         size_bytes: of all events.
@@ -48,6 +48,7 @@ class JobLog:
         self.room_bytes: int | None = None
         self._ended: JobEnd | None = None
         self._events: list[GenerateResponse] = []
+        self._event_count = 0
         self._news = Announcer()
 
     @property
@@ -59,6 +60,7 @@ class JobLog:
         """Adds an event; never waits."""
         self.size_bytes += event.ByteSize()
         self._events.append(event)
+        self._event_count += 1
         self._news.announce()
 
     def end(self, ended: JobEnd) -> None:
@@ -66,12 +68,17 @@ class JobLog:
         self._ended = ended
         self._news.announce()
 
+    def drop(self) -> None:
+        """Frees the memory of an ended job's events; listeners who have not read them all get no more."""
+        self._events.clear()
+
     async def send(self, write: Write, *, timeout_s: float) -> None:
         """Writes every event, from the first on: those that are there, then those that come, until the end.
 
         Raises:
             AcestageError: the job's own error, after its last event.
-            DeadlineExceededError: the listener took nothing for `timeout_s`.
+            DeadlineExceededError: the listener took nothing for `timeout_s`, or not all until the log was
+                dropped.
         """
         self.listener_count += 1
         try:
@@ -83,6 +90,12 @@ class JobLog:
                     place += 1
                 if self._ended is None:
                     await news.wait()
+            if place < self._event_count:
+                raise DeadlineExceededError(
+                    f"job {self.job_id}: its events were dropped before the client had read them all, since "
+                    "other jobs need their room",
+                    metadata={"job_id": self.job_id},
+                )
             self.was_read = True
             if self._ended.error is not None:
                 # A copy for each: an error that is raised gathers the frames that it passes through.

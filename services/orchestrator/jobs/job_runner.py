@@ -87,7 +87,8 @@ class JobRunner:
         Raises:
             NotFoundError: the job is not known, or not any more.
             AcestageError: the job's own error.
-            DeadlineExceededError: the client read nothing for `LISTENER_TIMEOUT_S`.
+            DeadlineExceededError: the client read nothing for `LISTENER_TIMEOUT_S`, or was still reading long
+                after the end as others needed the room.
         """
         try:
             await self._registry.find(job_id).send(write, timeout_s=LISTENER_TIMEOUT_S)
@@ -128,7 +129,7 @@ class JobRunner:
             job_log.append(pb.GenerateResponse(queued=queued))
 
         def may_begin() -> bool:
-            return self._registry.begin(job_log, size.audio_bytes)
+            return self._registry.begin(job_log, size.audio_bytes, self._clock())
 
         # Held while it waits, too: nothing that was there when it was accepted is dropped before its turn.
         with self._pipeline.hold(request.source_id, request.reference_id) as audio:

@@ -70,6 +70,22 @@ def test_a_listener_that_reads_nothing_is_given_up_and_the_log_stays() -> None:
     run(scenario())
 
 
+def test_who_has_read_all_is_done_though_the_log_is_dropped() -> None:
+    async def scenario() -> None:
+        log, listener = JobLog("1"), Listener()
+        listener.reads.clear()
+        log.append(event(1))
+        log.end(SUCCEEDED)
+        reading = asyncio.create_task(log.send(listener.write, timeout_s=5))
+        await until(lambda: log.listener_count == 1)
+        log.drop()
+        listener.reads.set()
+        await reading
+        assert (listener.heard, log.was_read) == ([1], True)
+
+    run(scenario())
+
+
 def test_every_listener_gets_the_error_of_the_job_after_its_events() -> None:
     async def scenario() -> None:
         log, listener = JobLog("1"), Listener()

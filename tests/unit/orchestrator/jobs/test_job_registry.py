@@ -6,13 +6,17 @@ import asyncio
 
 import pytest
 
-from acestage.errors import NotFoundError
+from acestage.errors import DeadlineExceededError, NotFoundError
 from services.orchestrator.jobs.job_log import JobEnd, JobLog
 from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds
 from tests.unit.job_events import EVENT_BYTES, Listener, event, run, until
 
 BOUNDS = LogBounds(
-    held_bytes=5 * EVENT_BYTES, kept_s=60.0, kept_count=3, kept_bytes=4 * EVENT_BYTES + EVENT_BYTES // 2
+    held_bytes=5 * EVENT_BYTES,
+    read_s=90.0,
+    kept_s=60.0,
+    kept_count=3,
+    kept_bytes=4 * EVENT_BYTES + EVENT_BYTES // 2,
 )
 
 
@@ -119,13 +123,51 @@ def test_jobs_begin_while_what_runs_and_what_is_read_leaves_them_room() -> None:
         registry = registry_of(read, first, second, third)
         reading = asyncio.create_task(read.send(listener.write, timeout_s=5))
         await until(lambda: read.listener_count)
-        assert registry.begin(first, 2 * EVENT_BYTES)
-        assert not registry.begin(second, 2 * EVENT_BYTES)
-        assert registry.begin(second, 1 * EVENT_BYTES)
-        assert registry.held_bytes == 5 * EVENT_BYTES
+        assert registry.begin(first, 2 * EVENT_BYTES, 5.0)
+        assert not registry.begin(second, 2 * EVENT_BYTES, 5.0)
+        assert registry.begin(second, 1 * EVENT_BYTES, 5.0)
+        assert registry.held_bytes(5.0) == 5 * EVENT_BYTES
         listener.reads.set()
         await reading
-        assert registry.begin(third, 2 * EVENT_BYTES)
+        assert registry.begin(third, 2 * EVENT_BYTES, 5.0)
+
+    run(scenario())
+
+
+def test_who_reads_for_too_long_after_the_end_loses_the_log_once_a_job_needs_the_room() -> None:
+    async def scenario() -> None:
+        log, listener = log_of("a", 4, 10.0), Listener()
+        listener.reads.clear()
+        running, small, large = log_of("running", 1), log_of("small", 1), log_of("large", 1)
+        registry = registry_of(log, running, small, large)
+        assert registry.begin(running, EVENT_BYTES, 10.0)
+        reading = asyncio.create_task(log.send(listener.write, timeout_s=5))
+        await until(lambda: log.listener_count)
+        assert registry.prune(20.0) == 80.0  # then there may be room
+        assert not registry.begin(small, EVENT_BYTES, 99.0)
+        registry.prune(100.0)
+        assert known(registry, "a") == ["a"]  # as long as nobody needs its room
+        assert registry.begin(small, EVENT_BYTES, 100.0)
+        assert known(registry, "a") == []
+        listener.reads.set()
+        with pytest.raises(DeadlineExceededError, match=r"job a: .* other jobs need their room"):
+            await reading
+        assert len(listener.heard) == 1
+
+    run(scenario())
+
+
+def test_a_job_is_not_torn_from_its_readers_while_it_runs_however_long() -> None:
+    async def scenario() -> None:
+        log, listener = log_of("a", 4), Listener()
+        waiting = log_of("waiting", 1)
+        registry = registry_of(log, waiting)
+        assert registry.begin(log, 4 * EVENT_BYTES, 0.0)
+        reading = asyncio.create_task(log.send(listener.write, timeout_s=5))
+        await until(lambda: len(listener.heard) == 4)
+        assert not registry.begin(waiting, 2 * EVENT_BYTES, 1e9)
+        log.end(JobEnd("succeeded", 1e9))
+        await reading
 
     run(scenario())
 
@@ -133,23 +175,23 @@ def test_jobs_begin_while_what_runs_and_what_is_read_leaves_them_room() -> None:
 def test_a_job_counts_with_all_that_it_will_write_and_then_with_what_it_wrote() -> None:
     log, waiting = log_of("a", 0), log_of("b", 0)
     registry = registry_of(log, waiting)
-    assert registry.held_bytes == 0
-    assert registry.begin(log, 4 * EVENT_BYTES)
-    assert not registry.begin(waiting, 2 * EVENT_BYTES)
+    assert registry.held_bytes(5.0) == 0
+    assert registry.begin(log, 4 * EVENT_BYTES, 5.0)
+    assert not registry.begin(waiting, 2 * EVENT_BYTES, 5.0)
     log.append(event(1))
-    assert registry.held_bytes == 4 * EVENT_BYTES
+    assert registry.held_bytes(5.0) == 4 * EVENT_BYTES
     log.end(JobEnd("succeeded", 1.0))
-    assert registry.held_bytes == 0
-    assert registry.begin(waiting, 2 * EVENT_BYTES)
+    assert registry.held_bytes(5.0) == 0
+    assert registry.begin(waiting, 2 * EVENT_BYTES, 5.0)
 
 
 def test_a_job_larger_than_all_room_runs_alone() -> None:
     large, small = log_of("large", 1), log_of("small", 1)
     registry = registry_of(large, small)
-    assert registry.begin(small, EVENT_BYTES)
-    assert not registry.begin(large, 50 * EVENT_BYTES)
+    assert registry.begin(small, EVENT_BYTES, 5.0)
+    assert not registry.begin(large, 50 * EVENT_BYTES, 5.0)
     small.end(JobEnd("succeeded", 1.0))
-    assert registry.begin(large, 50 * EVENT_BYTES)
+    assert registry.begin(large, 50 * EVENT_BYTES, 5.0)
 
 
 def test_kept_logs_make_room_for_a_job_those_first_that_were_read_and_then_the_oldest() -> None:
@@ -158,11 +200,11 @@ def test_kept_logs_make_room_for_a_job_those_first_that_were_read_and_then_the_o
         await logs["b"].send(Listener().write, timeout_s=5)
         jobs = [log_of(name, 1) for name in ("first", "second", "third")]
         registry = registry_of(*logs.values(), *jobs)
-        assert registry.begin(jobs[0], EVENT_BYTES)
+        assert registry.begin(jobs[0], EVENT_BYTES, 5.0)
         assert known(registry, *logs) == ["a", "b", "c", "d"]
-        assert registry.begin(jobs[1], EVENT_BYTES)
+        assert registry.begin(jobs[1], EVENT_BYTES, 5.0)
         assert known(registry, *logs) == ["a", "c", "d"]
-        assert registry.begin(jobs[2], 2 * EVENT_BYTES)
+        assert registry.begin(jobs[2], 2 * EVENT_BYTES, 5.0)
         assert known(registry, *logs) == ["d"]
 
     run(scenario())

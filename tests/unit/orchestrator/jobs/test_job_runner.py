@@ -35,6 +35,7 @@ from tests.unit.job_events import run, until
 
 REQUEST = pb.GenerateRequest(caption="piano", duration_s=10)
 SIZE = JobSize(duration_s=10.0, take_count=1)
+READ_S = 90.0
 
 
 class FakePipeline:
@@ -91,7 +92,7 @@ class Jobs:
             pipeline,
             self.queue,
             self.history,
-            bounds=LogBounds(held_bytes=held_bytes, kept_s=60.0),
+            bounds=LogBounds(held_bytes=held_bytes, read_s=READ_S, kept_s=60.0),
             clock=clock,
         )
         self.heard: list[str | None] = []
@@ -343,6 +344,44 @@ def test_a_queued_job_begins_when_a_slow_reader_has_left_room() -> None:
         reads.set()
         await reading
         await until(lambda: jobs.history.counts["succeeded"] == 2)
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_a_queued_job_begins_when_a_reader_has_had_time_enough_though_nothing_else_happens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        jobs = Jobs(held_bytes=SIZE.audio_bytes)
+        due: list[tuple[float, Callable[[], None]]] = []
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def record(delay: float, callback: Callable[[], None], *arguments: object) -> asyncio.TimerHandle:
+            if not arguments:
+                due.append((delay, callback))
+            return call_later(3600, callback, *arguments)
+
+        async def never(response: pb.GenerateResponse) -> None:
+            await asyncio.Event().wait()
+
+        jobs.pipeline.finish.set()
+        first = jobs.runner.start(REQUEST, SIZE, None)
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "call_later", record)
+            reading = asyncio.create_task(jobs.runner.listen(first, never))
+            await until(lambda: jobs.history.counts["succeeded"])
+        jobs.runner.start(REQUEST, SIZE, None)
+        await until(lambda: jobs.queue.queued_count)
+        delay_s, prune = due[-1]
+        assert delay_s == READ_S
+        jobs.now = READ_S
+        prune()
+        await until(lambda: jobs.history.counts["succeeded"] == 2)
+        with pytest.raises(NotFoundError):
+            await jobs.listen(first)
+        reading.cancel()
         await jobs.runner.close()
 
     run(scenario())
