@@ -15,7 +15,7 @@ from services.runtime.jobs.feed import Feed
 from services.runtime.jobs.job_budget import Adaptation, AdaptationKind
 from services.runtime.jobs.stage_event import Queued, Report, StageEvent, Started
 from services.runtime.jobs.stage_runner import StageRunner
-from services.runtime.processes.finishing import settled
+from services.runtime.processes.finishing import finish
 from services.runtime.workers.messages import Message
 
 ResponseT = TypeVar("ResponseT")
@@ -57,7 +57,7 @@ async def relay(
         # gRPC takes no status, not even that of an error, while a message is on its way, and the caller would
         # wait for ever. By now the device is free, so a caller who reads slowly holds up nobody.
         if writing is not None:
-            await settled(writing)
+            await finish(_written(writing))
 
 
 def _responses(
@@ -74,6 +74,12 @@ def _responses(
             return [response_type(report=report_to_pb(event))]
         case Message():
             return results(event)
+
+
+async def _written(writing: asyncio.Future[None]) -> None:
+    """Waits for `writing`; raises a defect in it, but not that the caller is gone."""
+    with contextlib.suppress(grpc.aio.BaseError, asyncio.CancelledError):
+        await writing
 
 
 def queued_to_pb(event: Queued) -> stage_pb2.StageQueued:

@@ -73,6 +73,20 @@ def test_a_job_that_ends_early_frees_the_device_at_once_and_ends_its_call_after_
     run(scenario())
 
 
+def test_a_message_that_cannot_be_written_is_an_error_though_the_job_ends_early() -> None:
+    async def scenario() -> None:
+        runner, call = FakeRunner(), SlowCall(TypeError("a defect"))
+        working = relayed(runner, call)
+        await until(lambda: bool(call.written))
+        working.cancel()
+        await until(lambda: runner.is_free)
+        call.reads.set()
+        with pytest.raises(TypeError, match="a defect"):
+            await working
+
+    run(scenario())
+
+
 def test_a_caller_who_is_gone_is_no_other_error() -> None:
     async def scenario() -> None:
         runner, call = FakeRunner(), SlowCall(asyncio.CancelledError())
