@@ -222,7 +222,10 @@ class Stay:
             await finish(self._end(worker))
 
     async def _enter(self, job: StageJob, attempt: Attempt, placement: Placement) -> float:
-        """Wakes a worker and moves the weights; returns the seconds that took."""
+        """Wakes a worker and moves the weights; returns the seconds that took.
+
+        A worker that cannot take the device, for whatever reason, is of no use to other jobs, and ends.
+        """
         clock = asyncio.get_running_loop().time
         start = clock()
         await self._until_free(attempt)
@@ -240,8 +243,12 @@ class Stay:
             "dtype": placement.dtype,
             "quantization": placement.quantization,
         }
-        await self._attend(worker.send(Message("hold", fields)), worker, job)
-        placed = await self._next_message(worker, job)
+        try:
+            await self._attend(worker.send(Message("hold", fields)), worker, job)
+            placed = await self._next_message(worker, job)
+        except errors.AcestageError:
+            await self.leave()
+            raise
         self._kernels = str(placed.fields["kernels"])
         return clock() - start
 

@@ -16,7 +16,7 @@ from services.runtime.jobs import stage_runner, stay
 from services.runtime.jobs.feed import Feed
 from services.runtime.jobs.stage_event import Queued, StageEvent, Started
 from services.runtime.preload.facts import PreloadFacts
-from services.runtime.workers.messages import Message
+from services.runtime.workers.messages import Message, error_message
 from tests.unit.runtime.jobs.stage_running import collect, started_of, within
 from tests.unit.stage_fakes import (
     DONE,
@@ -92,6 +92,19 @@ def test_a_worker_that_dies_is_reported_with_its_signal_and_replaced(
     assert warnings(caplog) == [
         f"dit: worker {stage.workers[0].pid} was killed by signal 9 in the middle of the work"
     ]
+
+
+def test_a_worker_that_cannot_take_the_device_costs_one_job() -> None:
+    refusal = error_message(errors.FailedPreconditionError("run_dir: cannot be used"))
+
+    async def test(stage: Stage) -> None:
+        first, second = asyncio.create_task(stage.run()), asyncio.create_task(stage.run())
+        with pytest.raises(errors.FailedPreconditionError, match="cannot be used"):
+            await first
+        assert started_of(await second)[0].was_warm is False
+
+    stage = within(lambda: Stage([refusal, None], [PLACED, DONE]), test)
+    assert [worker.is_stopped for worker in stage.workers] == [True, True]
 
 
 def test_a_worker_without_progress_is_killed(caplog: pytest.LogCaptureFixture) -> None:
