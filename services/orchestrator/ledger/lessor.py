@@ -164,7 +164,7 @@ class Lessor:
         ledger.line.remove(ticket)
         self._grant_count += 1
         lease = Lease(
-            lease_id=f"{self._epoch}-{self._grant_count}",
+            lease_id=f"{self._id_prefix}{self._grant_count}",
             device=ticket.device,
             holder=ticket.holder,
             vram_bytes=ticket.vram_bytes,
@@ -232,7 +232,8 @@ class Lessor:
             LeaseLostError: the device has no room for it.
         """
         is_earlier = 0 < claimed.fencing_token >> COUNTER_BITS < self._epoch
-        if not is_earlier or self.grace_remaining_s(now) <= 0 or claimed.lease_id in self._leases:
+        is_ours = claimed.lease_id.startswith(self._id_prefix) or claimed.lease_id in self._leases
+        if not is_earlier or is_ours or self.grace_remaining_s(now) <= 0:
             raise self._unknown(claimed.lease_id)
         claimed = replace(claimed, device_bytes=device_bytes)
         ledger = self._ledger(claimed.device)
@@ -340,6 +341,11 @@ class Lessor:
                 metadata={"lease_id": lease_id, "device": lease.device},
             )
         return lease
+
+    @property
+    def _id_prefix(self) -> str:
+        """What the ids of its own leases begin with."""
+        return f"{self._epoch}-"
 
     def _unknown(self, lease_id: str) -> NotFoundError:
         return NotFoundError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from acestage.errors import (
@@ -346,6 +348,15 @@ def test_a_report_that_comes_too_late_or_claims_too_much_is_refused() -> None:
     own = Lessor(epoch=1, ttl_s=TTL_S, grace_until=TTL_S)
     with pytest.raises(NotFoundError):
         own.restore(first, 0.0)  # of its own epoch, but never granted
+
+
+def test_an_earlier_lease_cannot_be_reported_under_an_id_that_is_still_to_be_granted() -> None:
+    before = new_lessor(epoch=1)
+    claimed = replace(granted(before, ask(before, 8)), lease_id="2-1")
+    after = Lessor(epoch=2, ttl_s=TTL_S, grace_until=TTL_S)
+    with pytest.raises(NotFoundError, match="2-1"):
+        after.restore(claimed, 0.0)
+    assert after.leases() == []
 
 
 def test_nobody_grows_before_all_holders_could_report() -> None:
