@@ -74,9 +74,16 @@ def next_epoch(run_dir: Path) -> Epoch:
 def close_epoch(run_dir: Path, number: int) -> None:
     """Notes that the ledger of epoch `number` ends with nothing held. Blocks for disk I/O.
 
-    The caller is still the `sole_ledger` of `run_dir`.
+    The caller is still the `sole_ledger` of `run_dir`. Where somebody removed its lock and a later ledger has
+    begun, this does nothing: that one must not seem closed.
+
+    Raises:
+        FailedPreconditionError: the epoch file is damaged.
     """
-    _write(run_dir / EPOCH_FILE, f"{number}{_CLOSED}")
+    path = run_dir / EPOCH_FILE
+    last, _ = _read(path)
+    if last <= number:
+        _write(path, f"{number}{_CLOSED}")
 
 
 def _read(path: Path) -> tuple[int, bool]:

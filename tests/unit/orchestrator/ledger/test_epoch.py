@@ -42,6 +42,21 @@ def test_only_a_ledger_that_ended_with_nothing_held_leaves_no_holders(tmp_path: 
     assert next_epoch(tmp_path) == Epoch(3, has_holders_before=False)
 
 
+def test_a_ledger_that_ends_late_does_not_close_the_epoch_of_its_successor(tmp_path: Path) -> None:
+    next_epoch(tmp_path)
+    next_epoch(tmp_path)
+    close_epoch(tmp_path, 1)
+    assert next_epoch(tmp_path) == Epoch(3, has_holders_before=True)
+
+
+def test_epochs_go_on_though_somebody_removed_the_file(tmp_path: Path) -> None:
+    next_epoch(tmp_path)
+    number = next_epoch(tmp_path).number
+    (tmp_path / EPOCH_FILE).unlink()
+    close_epoch(tmp_path, number)
+    assert next_epoch(tmp_path) == Epoch(3, has_holders_before=False)
+
+
 def test_a_run_folder_has_one_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epoch, "LOCK_TIMEOUT_S", 0.0)
     with sole_ledger(tmp_path / "run"):
