@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from acestage.generation_options import TRACK_NAMES
+from acestage.limits import Limits
+from acestage.status import Status
 from services.gateway.exports.formats import ExportFormat
-from services.gateway.page.song_form import CUSTOM, MODES, SHOWN_IN, TRACK_MODES
+from services.gateway.page.restoring import Served
+from services.gateway.page.song_form import CUSTOM, METHODS, MODES, RANGES, SHOWN_IN, TRACK_MODES
 from services.gateway.page.texts import Texts
+from services.gateway.page.views import limit_info
 
 LANGUAGES = ("en", "pt", "es", "fr", "de", "it", "ja", "ko", "zh", "ru")
 NOTES = ("C", "C#", "D", "E♭", "E", "F", "F#", "G", "A♭", "A", "B♭", "B")
@@ -36,12 +40,14 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
     with gr.Row():
         add("start_s", gr.Number, label=texts.start, info=texts.start_hint, value=None)
         add("end_s", gr.Number, label=texts.end, info=texts.end_hint, value=None)
-    add("cover_strength", gr.Slider, 0, 1, value=1, step=0.05, label=texts.cover_strength)
+    add(
+        "cover_strength", gr.Slider, *RANGES["cover_strength"], value=1, step=0.05, label=texts.cover_strength
+    )
     tracks = [(texts.track_names[name], name) for name in TRACK_NAMES]
     add("track_name", gr.Dropdown, tracks, value=None, label=texts.track_name)
     add("track_classes", gr.Dropdown, tracks, value=None, multiselect=True, label=texts.track_classes)
-    add("duration_s", gr.Slider, 10, 600, value=60, step=1, label=texts.duration)
-    add("take_count", gr.Slider, 1, 8, value=1, step=1, label=texts.takes)
+    add("duration_s", gr.Slider, *RANGES["duration_s"], value=60, step=1, label=texts.duration)
+    add("take_count", gr.Slider, *RANGES["take_count"], value=1, step=1, label=texts.takes)
     add("seed", gr.Number, label=texts.seed, info=texts.seed_hint, value=-1, precision=0)
     with gr.Accordion(texts.details, open=False, elem_classes="of-fields"):
         # What is restored may be none of the choices; the services say what they accept.
@@ -57,10 +63,17 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
         models = model_choices(texts, [])
         add("model", gr.Dropdown, models, value="", label=texts.model, **free)
         own_choice: dict[str, Any] = {"value": 0, "info": texts.own_choice}
-        add("step_count", gr.Slider, 0, 200, step=1, label=texts.steps, **own_choice)
-        add("guidance_scale", gr.Slider, 0, 30, step=0.1, label=texts.guidance, **own_choice)
-        add("shift", gr.Slider, 0, 10, step=0.1, label=texts.shift, **own_choice)
-        add("infer_method", gr.Radio, ["ode", "sde"], value="ode", label=texts.method)
+        add("step_count", gr.Slider, *RANGES["step_count"], step=1, label=texts.steps, **own_choice)
+        add(
+            "guidance_scale",
+            gr.Slider,
+            *RANGES["guidance_scale"],
+            step=0.1,
+            label=texts.guidance,
+            **own_choice,
+        )
+        add("shift", gr.Slider, *RANGES["shift"], step=0.1, label=texts.shift, **own_choice)
+        add("infer_method", gr.Radio, list(METHODS), value="ode", label=texts.method)
         add("timesteps", gr.Textbox, "", label=texts.timesteps, info=texts.timesteps_hint)
         add("adapters", gr.Textbox, "", label=texts.adapters, info=texts.adapters_hint)
         formats = list(usable_formats)
@@ -85,4 +98,32 @@ def visibility(mode: str, *values: Any) -> list[Any]:
     return [
         gr.update(visible=mode in modes, value=value)
         for modes, value in zip(SHOWN_IN.values(), values, strict=True)
+    ]
+
+
+def lowered(served: Served, duration_s: float | None, take_count: int | None, mode: str) -> dict[str, Any]:
+    """Those of the values beyond what is served, and what they become. Less may be half typed."""
+    given = {"duration_s": duration_s, "take_count": take_count}
+    beyond: dict[str, Any] = {
+        name: served.ranges[name][1]
+        for name, value in given.items()
+        if value is not None and value > served.ranges[name][1]
+    }
+    return beyond if mode in served.modes else beyond | {"mode": CUSTOM}
+
+
+def limited(limits: Limits, status: Status, values: Mapping[str, Any], texts: Texts) -> list[Any]:
+    """Duration, takes, mode and model as a machine allows them, with the `values` that become others."""
+    longest, most = limits.max_duration_s, limits.max_batch_size
+    new = {name: {"value": value} for name, value in values.items()}
+    return [
+        gr.update(maximum=longest.value, info=limit_info(longest, texts), **new.get("duration_s", {})),
+        gr.update(
+            maximum=most.value,
+            info=limit_info(most, texts),
+            interactive=most.value > 1,
+            **new.get("take_count", {}),
+        ),
+        gr.update(choices=mode_choices(texts, knows_tracks=status.has_tracks_model), **new.get("mode", {})),
+        gr.update(choices=model_choices(texts, status.served_models)),
     ]

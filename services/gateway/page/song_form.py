@@ -25,6 +25,16 @@ SHOWN_IN: dict[str, tuple[str, ...]] = {
     "duration_s": (CUSTOM,),
 }
 """The modes of each field that not all modes have."""
+METHODS = ("ode", "sde")
+RANGES: dict[str, tuple[float, float]] = {
+    "cover_strength": (0, 1),
+    "duration_s": (10, 600),
+    "take_count": (1, 8),
+    "step_count": (0, 200),
+    "guidance_scale": (0, 30),
+    "shift": (0, 10),
+}
+"""Of the sliders: no value beyond them comes here. What a machine allows may be less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,73 +128,6 @@ OPTION_FIELDS = {
     "task": "mode",
 }
 """Options of a generation whose field on the page has another name."""
-
-
-LEFT_OUT: dict[str, Any] = {
-    "lyrics": "",
-    "model": "",
-    "bpm": 0,
-    "key_scale": "",
-    "time_signature": "",
-    "title": "",
-    "start_s": None,
-    "end_s": None,
-    "track_name": None,
-    "track_classes": None,
-    "timesteps": "",
-    "adapters": "",
-}
-"""Fields that settings may say nothing of, with the values that mean so."""
-
-
-_WORDS = (
-    *("caption", "lyrics", "vocal_language", "key_scale", "time_signature"),
-    *("title", "infer_method", "track_name"),
-)
-_NUMBERS = (
-    *("start_s", "end_s", "cover_strength", "duration_s", "take_count", "seed", "bpm"),
-    *("step_count", "guidance_scale", "shift"),
-)
-_NUMBER = (int, float)
-
-
-def restored(settings: dict[str, Any]) -> dict[str, Any]:
-    """The values of fields that `settings` of a take give; a source has to be chosen again.
-
-    Raises:
-        InvalidArgumentError: a setting is not of the kind that ours are: they may come from anybody's file.
-    """
-    given = {OPTION_FIELDS.get(name, name): value for name, value in settings.items() if value is not None}
-    values = dict(LEFT_OUT)
-    values |= {name: _kind(name, given[name], str) for name in _WORDS if name in given}
-    values |= {name: _kind(name, given[name], _NUMBER) for name in _NUMBERS if name in given}
-    if given.get("mode") in MODES + TRACK_MODES:
-        values["mode"] = given["mode"]
-    values["is_instrumental"] = not values["lyrics"]
-    values["track_name"] = values["track_name"] or None
-    tracks = _kind("track_classes", given.get("track_classes", []), list)
-    values["track_classes"] = [_kind("track_classes", track, str) for track in tracks] or None
-    steps = _kind("timesteps", given.get("timesteps", []), list)
-    if steps:
-        # They are the schedule: what else would set it is left out.
-        text = ", ".join(f"{_kind('timesteps', step, _NUMBER):g}" for step in steps)
-        values |= {"timesteps": text, "step_count": 0, "shift": 0}
-    adapters = [_kind("adapters", one, dict) for one in _kind("adapters", given.get("adapters", []), list)]
-    values["adapters"] = ", ".join(
-        f"{one.get('name')}:{_kind('adapters', one.get('scale'), _NUMBER):g}" for one in adapters
-    )
-    model = _kind("model", given.get("model", {}), dict)
-    values["model"] = _kind("model", model.get("name", ""), str)
-    # Guidance that a turbo model was made to leave out is no choice of the musician's.
-    if model.get("is_turbo"):
-        values["guidance_scale"] = 0
-    return values
-
-
-def _kind(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:
-    if isinstance(value, kind) and not isinstance(value, bool):
-        return value
-    raise InvalidArgumentError.at(name, f"is {str(value)[:80]!r}; accepted: settings of a song made here")
 
 
 def _timesteps(text: str) -> list[float]:

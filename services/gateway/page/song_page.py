@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
@@ -19,9 +20,10 @@ from services.gateway.jobs.record import JobState
 from services.gateway.option_names import renamed
 from services.gateway.outputs.takes import settings_of
 from services.gateway.page import views
-from services.gateway.page.fields import build_fields, mode_choices, model_choices, visibility
+from services.gateway.page.fields import build_fields, limited, lowered, visibility
 from services.gateway.page.machine import Machine
-from services.gateway.page.song_form import FIELDS, OPTION_FIELDS, SHOWN_IN, SongForm, restored
+from services.gateway.page.restoring import Served, ordered, restored
+from services.gateway.page.song_form import FIELDS, OPTION_FIELDS, SHOWN_IN, SongForm
 from services.gateway.page.texts import Texts
 
 TICK_S = 0.5
@@ -89,7 +91,9 @@ class SongPage:
         )
         # What is wrong comes at once; a song that goes on has nothing to show there.
         begun.then(None, faults, None, js="acestage.showFaults")
-        begun.then(self._not_in_work, None, generate, **quiet)
+        # A value that is none of a field's choices ends it before it begins.
+        for ended in (begun.then, begun.failure):
+            ended(self._not_in_work, None, generate, **quiet)
         stop.click(self._stop, shown, status, concurrency_limit=None, **quiet)
         show.click(
             self._show, [shown, history], outputs, concurrency_limit=None, trigger_mode="multiple", **quiet
@@ -105,12 +109,14 @@ class SongPage:
         changed = fields["mode"].change(visibility, [fields["mode"], *some], some, **quiet)
         changed.then(None, None, None, js="acestage.redraw")
         fields["source"].change(None, fields["source"], None, js="acestage.showSource")
-        limited = [fields[name] for name in ("duration_s", "take_count", "mode", "model")]
+        bounded = [fields[name] for name in ("duration_s", "take_count", "mode", "model")]
         known = gr.State("")
-        looked = [machine, known, *limited]
-        self.blocks.load(self._look, known, looked, **quiet)
+        asked, looked = [known, *bounded[:3]], [machine, known, *bounded]
+        # Values beyond what fields allow are what it is to mend, so they have to reach it.
+        raw: dict[str, Any] = quiet | {"preprocess": False}
+        self.blocks.load(self._look, asked, looked, **raw)
         self.blocks.load(self._first_choices, None, history, **quiet)
-        gr.Timer(MACHINE_TICK_S).tick(self._look, known, looked, **quiet)
+        gr.Timer(MACHINE_TICK_S).tick(self._look, asked, looked, **raw)
 
     def _in_work(self) -> Any:
         return gr.update(interactive=False, value=self._texts.in_work)
@@ -235,25 +241,37 @@ class SongPage:
         except AcestageError as error:
             said = self._failed(error) if job_id else self._texts.pick_first
             return [said, *[gr.skip()] * len(FIELDS)]
-        if not record.takes:
-            state = self._texts.states[record.state]
-            return [self._texts.failed.format(message=state), *[gr.skip()] * len(FIELDS)]
-        return self._filled(settings_of(record, record.takes[0].seed))
+        order = record.order
+        made = settings_of(record, record.takes[0].seed) if record.takes else ordered(order)
+        handed_over: dict[str, Any] = {"edge_fade_ms": order.edge_fade_ms}
+        if not self._gateway.formats[order.audio_format]:
+            handed_over["audio_format"] = order.audio_format.value
+        return await self._filled(made, handed_over)
 
     async def _restore_file(self, file: str | None) -> list[Any]:
         if file is None:
             return [gr.skip()] * (1 + len(FIELDS))
         try:
-            return self._filled(await asyncio.to_thread(read_settings, Path(file)))
+            return await self._filled(await asyncio.to_thread(read_settings, Path(file)))
         except AcestageError as error:
             return [self._failed(error), *[gr.skip()] * len(FIELDS)]
 
-    def _filled(self, settings: dict[str, Any]) -> list[Any]:
-        values = restored(settings)
-        return [self._texts.restored, *(values.get(name, gr.skip()) for name in FIELDS)]
+    async def _filled(
+        self, settings: dict[str, Any], handed_over: Mapping[str, Any] = MappingProxyType({})
+    ) -> list[Any]:
+        """What is said of `settings`, and the fields with them and with how the song was `handed_over`."""
+        try:
+            served = Served.of(*await self._machine.look())
+        except AcestageError:  # the fields are those of a machine that is not known
+            served = Served()
+        back = restored(settings, served)
+        values = {**back.values, **handed_over}
+        said = views.restored(back, self._labels, self._texts)
+        return [said, *(values.get(name, gr.skip()) for name in FIELDS)]
 
-    async def _look(self, known: str) -> list[Any]:
-        """What the machine is; and limits and choices of the fields, where those `known` are others."""
+    async def _look(self, known: str, duration_s: float, take_count: int, mode: str) -> list[Any]:
+        """What the machine is; and limits and choices of the fields, where those `known` are others or a
+        value is beyond them."""
         texts = self._texts
         try:
             limits, status = await self._machine.look()
@@ -261,18 +279,12 @@ class SongPage:
             problem = escape(texts.no_services.format(message=error.message))
             return [problem, "", *[gr.skip()] * 4]
         shown = views.machine(status, limits, texts)
-        longest, most = limits.max_duration_s, limits.max_batch_size
-        served = repr((longest, most, status.has_tracks_model, status.served_models))
-        if served == known:
+        served = Served.of(limits, status)
+        values = lowered(served, duration_s, take_count, mode)
+        found = repr((limits.max_duration_s, limits.max_batch_size, served.modes, status.served_models))
+        if found == known and not values:
             return [shown, *[gr.skip()] * 5]
-        return [
-            shown,
-            served,
-            gr.update(maximum=longest.value, info=views.limit_info(longest, texts)),
-            gr.update(maximum=most.value, info=views.limit_info(most, texts), interactive=most.value > 1),
-            gr.update(choices=mode_choices(texts, knows_tracks=status.has_tracks_model)),
-            gr.update(choices=model_choices(texts, status.served_models)),
-        ]
+        return [shown, found, *limited(limits, status, values, texts)]
 
     def _first_choices(self) -> Any:
         """The jobs there are; one that goes on is picked, so that a page that is opened anew can show it."""

@@ -63,6 +63,10 @@ class Texts:
     restore: str
     restore_file: str
     restored: str
+    restored_but: str
+    choose_again: str
+    impossible: str
+    fieldless: str
     machine: str
     ready: str
     queued: str
@@ -174,6 +178,10 @@ ENGLISH = Texts(
     restore="Restore settings",
     restore_file="Restore settings from a file",
     restored="The settings are back in the fields.",
+    restored_but="The settings are back in the fields, but for:",
+    choose_again="choose the file again",
+    impossible="{value} is not possible here, so this stays as it was",
+    fieldless="has no field on this page",
     machine="This machine",
     ready="Ready.",
     queued="In the queue, number {position}.",
@@ -282,7 +290,11 @@ PORTUGUESE = Texts(
     show="Mostrar",
     restore="Restaurar ajustes",
     restore_file="Restaurar ajustes de um arquivo",
-    restored="Os ajustes estão de volta nos campos.",
+    restored="Ajustes restaurados.",
+    restored_but="Ajustes restaurados, menos:",
+    choose_again="escolha o arquivo de novo",
+    impossible="{value} não é possível aqui; fica como estava",
+    fieldless="não tem campo nesta página",
     machine="Esta máquina",
     ready="Pronto.",
     queued="Na fila, número {position}.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 
 from acestage.limits import Limit, Limits
@@ -10,7 +11,11 @@ from acestage.status import Status
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobRecord, JobState
+from services.gateway.page.restoring import Restored
 from services.gateway.page.texts import Texts
+
+MAX_NAMED_COUNT = 12
+"""Of settings that anybody's file may have."""
 
 
 def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
@@ -106,6 +111,17 @@ def machine(status: Status, limits: Limits, texts: Texts) -> str:
     for text, limit in ((texts.longest, limits.max_duration_s), (texts.most_takes, limits.max_batch_size)):
         lines.append(text.format(value=limit.value, source=texts.translated(limit.source)))
     return "<br>".join(escape(line) for line in lines)
+
+
+def restored(back: Restored, labels: Mapping[str, str], texts: Texts) -> str:
+    """What has come back into the fields, which are called `labels`, and what has not."""
+    but = [f"{labels[name]}: {texts.choose_again}" for name in back.to_choose]
+    but += [
+        f"{labels[name]}: {texts.impossible.format(value=str(value)[:80])}"
+        for name, value in back.impossible.items()
+    ]
+    but += [f"{name[:80]}: {texts.fieldless}" for name in back.fieldless[:MAX_NAMED_COUNT]]
+    return "\n".join([texts.restored_but, *but]) if but else texts.restored
 
 
 def limit_info(limit: Limit, texts: Texts) -> str:

@@ -6,18 +6,14 @@ import pytest
 
 from acestage.errors import InvalidArgumentError
 from acestage.generation_options import Adapter
-from services.gateway.jobs.order import JobOrder
 from services.gateway.page.song_form import (
     COMPLETE,
     COVER,
     CUSTOM,
     EXTRACT,
-    FIELDS,
-    LEFT_OUT,
     LEGO,
     REPAINT,
     SongForm,
-    restored,
 )
 
 FORM = SongForm(
@@ -102,71 +98,3 @@ def test_an_instrumental_has_no_lyrics_and_an_empty_seed_draws_one() -> None:
     options = replace(FORM, is_instrumental=True, seed=None).order(None).options
     assert "lyrics" not in options
     assert options["seed"] == -1
-
-
-def test_settings_come_back_into_the_fields() -> None:
-    settings = {
-        "task": "cover", "caption": "jazz", "lyrics": "", "language": "en", "duration_s": 12.0, "bpm": None,
-        "seed": 9, "batch_size": 1, "guidance_scale": 1.0, "audio_cover_strength": 0.3, "source_id": "a1",
-        "model": {"is_turbo": True, "name": "turbo"}, "title": "Jazz", "timesteps": [], "adapters": [],
-        "track_name": "", "track_classes": [], "repaint_start_s": None, "step_count": 8,
-    }  # fmt: skip
-    values = restored(settings)
-    assert values == LEFT_OUT | {
-        "mode": "cover", "caption": "jazz", "lyrics": "", "vocal_language": "en", "duration_s": 12.0,
-        "seed": 9, "take_count": 1, "guidance_scale": 0, "cover_strength": 0.3, "is_instrumental": True,
-        "title": "Jazz", "model": "turbo", "step_count": 8,
-    }  # fmt: skip
-    assert values.keys() <= set(FIELDS)
-
-
-def test_every_choice_that_the_page_can_order_comes_back() -> None:
-    form = replace(
-        FORM,
-        mode=LEGO,
-        bpm=90,
-        key_scale="F# minor",
-        time_signature="3",
-        model="base",
-        shift=0,
-        guidance_scale=4.0,
-        timesteps="1, 0.5",
-        adapters="drums:0.8, warm:1",
-        infer_method="sde",
-        take_count=1,
-        title="Song",
-    )
-    order = form.order("a1")
-    # As the settings of a take have it: with the caption, and with the model as what it is.
-    settings = {**JobOrder.to_dict(order)["options"], "caption": "piano", "title": order.title}
-    settings |= {"model": {"name": "base", "is_turbo": False}, "duration_s": 30.0}
-    values = restored(settings)
-    same = set(FIELDS) - {"source", "reference", "audio_format", "edge_fade_ms", "track_classes"}
-    assert {name: values[name] for name in same & values.keys()} == {
-        name: getattr(form, name) for name in same & values.keys()
-    }
-    assert same - values.keys() == {"cover_strength"}
-
-
-@pytest.mark.parametrize("settings", [{}, {"task": "cover-nofsq"}, {"odd": 1, "model": None}])
-def test_settings_of_other_tasks_change_no_mode(settings: dict[str, object]) -> None:
-    assert restored(settings) == LEFT_OUT | {"is_instrumental": True}
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("model", "turbo"),
-        ("timesteps", "1, 0.5"),
-        ("timesteps", [None]),
-        ("adapters", ["drums"]),
-        ("adapters", 5),
-        ("track_classes", [1]),
-        ("caption", 5),
-        ("seed", "7"),
-        ("seed", True),
-    ],
-)
-def test_settings_of_another_kind_are_named(field: str, value: object) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"{field}: is .* accepted: settings of a song made here"):
-        restored({"caption": "jazz", field: value})
