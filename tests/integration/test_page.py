@@ -310,12 +310,20 @@ def test_the_machine_panel_keeps_itself_up_to_date(page: Page, turbo_stack: Runn
     page.get_by_text("Held by nobody").wait_for()
 
 
-def test_the_page_speaks_portuguese(page: Page) -> None:
+def test_the_page_speaks_portuguese_and_keeps_what_was_typed(page: Page) -> None:
+    page.get_by_label("Lyrics").fill("uma canção")
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_role("spinbutton", name="Steps").fill("12")
     until_it_has_looked(page)
     page.get_by_role("link", name="Português").click()
     page.get_by_label("Descrição da música").wait_for()
     page.get_by_role("button", name="Gerar música").wait_for()
     page.get_by_text("GiB livres").wait_for()
+    page.wait_for_function("document.querySelector('#field-lyrics textarea').value === 'uma canção'")
+    page.get_by_role("button", name="Avançado").click()
+    assert page.get_by_role("spinbutton", name="Passos").input_value() == "12"
+    page.get_by_role("button", name="Detalhes").click()
+    assert page.get_by_label("Idioma do canto").input_value() == "português"
     take_screenshot(page, "portuguese")
     until_it_has_looked(page)
     page.get_by_role("link", name="English").click()

@@ -52,7 +52,8 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
     with gr.Accordion(texts.details, open=False, elem_classes="of-fields"):
         # What is restored may be none of the choices; the services say what they accept.
         free: dict[str, Any] = {"allow_custom_value": True}
-        add("vocal_language", gr.Dropdown, list(LANGUAGES), value="en", label=texts.vocal_language, **free)
+        languages = [(texts.languages[code], code) for code in LANGUAGES]
+        add("vocal_language", gr.Dropdown, languages, value=texts.code, label=texts.vocal_language, **free)
         add("bpm", gr.Number, label=texts.bpm, info=texts.own_choice, value=0, precision=0)
         add("key_scale", gr.Dropdown, [(texts.unset, ""), *KEYS], value="", label=texts.key, **free)
         signatures = [(texts.unset, ""), "2", "3", "4", "6"]

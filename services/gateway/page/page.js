@@ -1,5 +1,5 @@
-// The outline of the source, on which the part to repaint is picked; what is wrong, said at its field; and a song
-// that plays by itself.
+// The outline of the source, on which the part to repaint is picked; what is wrong, said at its field; a song that
+// plays by itself; and what was typed, which outlives the page.
 const acestage = (() => {
   const RATE_HZ = 8000;
   const HANDLE_PX = 8;
@@ -169,8 +169,41 @@ const acestage = (() => {
     player.play().catch(() => {}); // the browser may want a click first
   }).observe(document, { childList: true, subtree: true });
 
+  // What differs from the values with which the page begins is kept as long as the tab: over a reload, the page in
+  // the other language, and a server that starts anew.
+  const KEPT = "acestage.fields";
+  let initial = null; // [[name, value]]
+  const isSame = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+  function keptFields() {
+    try {
+      return JSON.parse(sessionStorage.getItem(KEPT) ?? "{}");
+    } catch {
+      return {}; // the browser keeps nothing, or another program wrote there
+    }
+  }
+
+  // Of the fields `names` with `values`: what they are to be instead.
+  function takeUp(names, values) {
+    initial = new Map(names.map((name, index) => [name, values[index]]));
+    const kept = keptFields();
+    return names.map((name, index) => (name in kept ? kept[name] : values[index]));
+  }
+
+  function keep(names, values) {
+    if (initial === null) return;
+    const changed = names.flatMap((name, index) =>
+      isSame(values[index], initial.get(name)) ? [] : [[name, values[index]]]
+    );
+    try {
+      sessionStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(changed)));
+    } catch {
+      // the same, or it is full
+    }
+  }
+
   // Fields change a moment after the page's framework was told so.
   const nextFrames = () => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)));
   const redraw = () => nextFrames().then(draw);
-  return { showSource, showFaults, redraw };
+  return { showSource, showFaults, redraw, takeUp, keep };
 })();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -114,9 +115,24 @@ class SongPage:
         asked, looked = [known, *bounded[:3]], [machine, known, *bounded]
         # Values beyond what fields allow are what it is to mend, so they have to reach it.
         raw: dict[str, Any] = quiet | {"preprocess": False}
-        self.blocks.load(self._look, asked, looked, **raw)
+        self._keep_fields().then(self._look, asked, looked, **raw)
         self.blocks.load(self._first_choices, None, history, **quiet)
         gr.Timer(MACHINE_TICK_S).tick(self._look, asked, looked, **raw)
+
+    def _keep_fields(self) -> Any:
+        """Lets the script of the page keep what is in the fields, but for files. Returns the event after
+        which all is back at the start."""
+        names = [name for name, field in self._fields.items() if not isinstance(field, gr.File)]
+        kept = [self._fields[name] for name in names]
+        listed = json.dumps(names)
+        gr.on(
+            [field.change for field in kept],
+            None,
+            kept,
+            None,
+            js=f"(...values) => acestage.keep({listed}, values)",
+        )
+        return self.blocks.load(None, kept, kept, js=f"(...values) => acestage.takeUp({listed}, values)")
 
     def _in_work(self) -> Any:
         return gr.update(interactive=False, value=self._texts.in_work)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 class Texts:
     """All words of the page. Those in braces are filled in."""
 
+    code: str
     other_language: str
     mode: str
     modes: Mapping[str, str]
@@ -31,6 +32,7 @@ class Texts:
     track_names: Mapping[str, str]
     details: str
     vocal_language: str
+    languages: Mapping[str, str]
     bpm: str
     key: str
     time_signature: str
@@ -106,6 +108,7 @@ class Texts:
 
 
 ENGLISH = Texts(
+    code="en",
     other_language="Português",
     mode="Mode",
     modes={
@@ -146,6 +149,18 @@ ENGLISH = Texts(
     },
     details="Details",
     vocal_language="Vocal Language",
+    languages={
+        "en": "English",
+        "pt": "Portuguese",
+        "es": "Spanish",
+        "fr": "French",
+        "de": "German",
+        "it": "Italian",
+        "ja": "Japanese",
+        "ko": "Korean",
+        "zh": "Chinese",
+        "ru": "Russian",
+    },
     bpm="BPM",
     key="Key",
     time_signature="Time Signature",
@@ -219,6 +234,7 @@ ENGLISH = Texts(
     vae="Decoder",
 )
 PORTUGUESE = Texts(
+    code="pt",
     other_language="English",
     mode="Modo",
     modes={
@@ -259,6 +275,18 @@ PORTUGUESE = Texts(
     },
     details="Detalhes",
     vocal_language="Idioma do canto",
+    languages={
+        "en": "inglês",
+        "pt": "português",
+        "es": "espanhol",
+        "fr": "francês",
+        "de": "alemão",
+        "it": "italiano",
+        "ja": "japonês",
+        "ko": "coreano",
+        "zh": "chinês",
+        "ru": "russo",
+    },
     bpm="BPM",
     key="Tom",
     time_signature="Compasso",

@@ -10,6 +10,7 @@ import pytest
 
 from acestage.generation_options import TRACK_NAMES
 from services.gateway.jobs.record import JobState
+from services.gateway.page.fields import LANGUAGES
 from services.gateway.page.song_form import MODES, TRACK_MODES
 from services.gateway.page.texts import TEXTS, Texts
 
@@ -27,15 +28,17 @@ def test_both_languages_fill_in_the_same() -> None:
 
 
 @pytest.mark.parametrize("language", TEXTS)
-def test_there_is_a_word_for_each_mode_track_and_state(language: str) -> None:
+def test_there_is_a_word_for_each_mode_track_state_and_language(language: str) -> None:
     texts = TEXTS[language]
     known: list[tuple[Mapping[str, str], object]] = [
         (texts.modes, {*MODES, *TRACK_MODES}),
         (texts.track_names, set(TRACK_NAMES)),
         (texts.states, set(JobState)),
+        (texts.languages, set(LANGUAGES)),
     ]
     for words, names in known:
         assert set(words) == names
+    assert texts.code == language
 
 
 @pytest.mark.parametrize(
