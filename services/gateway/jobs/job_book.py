@@ -148,6 +148,14 @@ class JobBook:
             counts[job.record.state] += 1
         return counts
 
+    def starts_in_s(self, queue_position: int) -> float | None:
+        """Seconds until a job at `queue_position` (1 is next) starts, about; None where nothing is known."""
+        running = [job.record for job in self._jobs.values() if job.record.state is JobState.RUNNING]
+        # The stages of one whose files are being written are free already.
+        started = [one.started_at for one in running if one.started_at and not one.progress.is_writing]
+        worked_s = [(now() - at).total_seconds() for at in started]
+        return self.pace.wait_s(queue_position, len(worked_s), worked_s)
+
     async def _submit(self, order: JobOrder, key: str) -> Job:
         events = self._client.stream(order.caption, **order.options | {"detached": True})
         try:

@@ -54,9 +54,14 @@ def progress_after(before: Progress, event: GenerationEvent, pace: StagePace, no
         case JobQueued():
             return replace(before, queue_position=event.position)
         case StageWaiting():
-            return Progress(stage=event.stage, is_waiting=True, device_position=event.position)
+            return Progress(
+                stage=event.stage,
+                is_waiting=True,
+                device_position=event.position,
+                is_source=_is_source(before, event.stage),
+            )
         case StageStarted():
-            return Progress(stage=event.stage)
+            return Progress(stage=event.stage, is_source=_is_source(before, event.stage))
         case StageProgress():
             left_s = pace.left_s(event.stage, event.done_count, event.total_count, now_s)
             if left_s is None and event.stage == before.stage:
@@ -66,9 +71,15 @@ def progress_after(before: Progress, event: GenerationEvent, pace: StagePace, no
                 done_count=event.done_count,
                 total_count=event.total_count,
                 stage_left_s=left_s,
+                is_source=_is_source(before, event.stage),
             )
         case _:
             return before
+
+
+def _is_source(before: Progress, stage: str) -> bool:
+    """Whether `stage` reads a source or a reference: the VAE does so before all other stages."""
+    return stage == "vae" and (not before.stage or before.is_source)
 
 
 def plain(value: Any) -> Any:

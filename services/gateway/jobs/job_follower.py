@@ -125,12 +125,13 @@ class JobFollower:
 
     async def _succeeded(self, job: Job, generation: Generation) -> JobRecord:
         job.close_takes(are_whole=True)
+        writing = replace(job.record.progress, is_waiting=False, stage_left_s=None, is_writing=True)
+        job.update(replace(job.record, progress=writing))
         settings = plain(generation.settings.to_dict())
         record = replace(
             job.record,
             state=JobState.SUCCEEDED,
             progress=Progress(),
-            ended_at=now(),
             settings=settings,
             run_s=generation.run_s,
             stages=tuple(plain(asdict(stage)) for stage in generation.stages),
@@ -138,7 +139,7 @@ class JobFollower:
         )
         takes = await asyncio.to_thread(write_takes, job.folder, record, generation.tracks)
         self._pace.add(generation.run_s)
-        return replace(record, takes=takes)
+        return replace(record, takes=takes, ended_at=now())
 
     async def _give_up(self, job: Job, error: OSError) -> JobRecord:
         """The audio cannot be kept, so nobody needs it to be made."""

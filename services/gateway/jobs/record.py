@@ -34,6 +34,8 @@ class Progress:
         done_count: steps or tiles of `total_count`; 0 of 0 before the first one.
         queue_position: in the orchestrator's queue, 1 is next; 0 when the job runs.
         stage_left_s: seconds until the stage is done, from its own pace; None before that is known.
+        is_source: the "vae" reads what the song is made from, rather than decoding it.
+        is_writing: all stages are done, and the files are being written.
     """
 
     stage: str = ""
@@ -43,6 +45,8 @@ class Progress:
     total_count: int = 0
     queue_position: int = 0
     stage_left_s: float | None = None
+    is_source: bool = False
+    is_writing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,13 @@ class JobRecord:
     stages: tuple[dict[str, Any], ...] = ()
     clamped: tuple[dict[str, Any], ...] = ()
     idempotency_key: str = ""
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds from the start of the work until the files were there; None where it has not ended so."""
+        if self.started_at is None or self.ended_at is None:
+            return self.run_s
+        return (self.ended_at - self.started_at).total_seconds()
 
     @property
     def warnings(self) -> list[str]:

@@ -34,9 +34,17 @@ KEPT_UPLOADS_S = 3600
 
 @dataclass(slots=True)
 class _Shown:
-    """The job that an open page shows; each has its own."""
+    """The job that an open page shows; each has its own.
+
+    Attributes:
+        is_told: that it is too late to stop it.
+    """
 
     job_id: str = ""
+    is_told: bool = False
+
+    def show(self, job: Job) -> None:
+        self.job_id, self.is_told = job.job_id, False
 
 
 class SongPage:
@@ -158,7 +166,8 @@ class SongPage:
         except AcestageError as error:
             yield [self._failed(error), {}, *[gr.skip()] * 3]
             return
-        shown.job_id, listed = job.job_id, job.record.state
+        shown.show(job)
+        listed = job.record.state
         yield [self._progress(job), {}, "", "", self._choices(job.job_id)]
         async for update in self._follow(job, shown, listed):
             yield update
@@ -185,7 +194,7 @@ class SongPage:
             sound = self._player(job, plays=True) if begins else gr.skip()
             history = gr.skip() if job.record.state is listed else self._choices()
             listed = job.record.state
-            yield [self._progress(job), gr.skip(), sound, gr.skip(), history]
+            yield [self._progress(job, shown), gr.skip(), sound, gr.skip(), history]
         if job.record.state is not JobState.SUCCEEDED:
             sound = ""  # a player of what broke off plays nothing
         else:
@@ -206,8 +215,10 @@ class SongPage:
         except InvalidArgumentError as error:
             raise error.retold(lambda wrong: FieldViolation(field, wrong.description)) from error
 
-    def _progress(self, job: Job) -> str:
-        return views.progress(job, self._gateway, self._texts)
+    def _progress(self, job: Job, shown: _Shown | None = None) -> str:
+        said = views.progress(job, self._gateway, self._texts)
+        is_told = shown is not None and shown.is_told and job.record.progress.is_writing
+        return f"{said}\n{self._texts.made_already}" if is_told else said
 
     def _failed(self, error: AcestageError) -> str:
         return self._texts.failed.format(message=self._texts.translated(error.message))
@@ -230,6 +241,10 @@ class SongPage:
         if not shown.job_id:
             return self._texts.ready
         try:
+            job = self._gateway.book.find(shown.job_id)
+            if job.record.progress.is_writing:
+                shown.is_told = True
+                return self._progress(job, shown)
             job = await self._gateway.book.cancel(shown.job_id)
         except AcestageError as error:
             return self._failed(error)
@@ -242,7 +257,8 @@ class SongPage:
             said = self._failed(error) if job_id else self._texts.pick_first
             yield [said, {}, "", "", self._choices()]
             return
-        shown.job_id, listed = job.job_id, job.record.state
+        shown.show(job)
+        listed = job.record.state
         # Of a song that is being made, too: the player waits for its sound.
         sound = self._player(job, plays=False)
         shown_takes = views.takes(job, self._gateway, self._texts)

@@ -77,6 +77,9 @@ class Texts:
     waits: str
     works: str
     left: str
+    reading: str
+    writing: str
+    made_already: str
     done: str
     failed: str
     stopped: str
@@ -205,6 +208,9 @@ ENGLISH = Texts(
     waits="{stage}: waits for the device.",
     works="{stage}: {done} of {total}.",
     left="About {seconds:.0f} s left in this stage.",
+    reading="Reading the source",
+    writing="Writing the files.",
+    made_already="The song is made already; there is nothing to stop.",
     done="Done in {seconds:.1f} s.",
     failed="Failed: {message}",
     stopped="Stopped.",
@@ -331,6 +337,9 @@ PORTUGUESE = Texts(
     waits="{stage}: espera pelo dispositivo.",
     works="{stage}: {done} de {total}.",
     left="Faltam cerca de {seconds:.0f} s nesta etapa.",
+    reading="Leitura da origem",
+    writing="Gravando os arquivos.",
+    made_already="A música já está pronta; não há o que parar.",
     done="Pronto em {seconds:.1f} s.",
     failed="Falhou: {message}",
     stopped="Parado.",

@@ -26,7 +26,7 @@ def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
             notes = [*record.order.notes, *record.warnings]
             model = (record.settings or {}).get("model") or {}
             notes += [texts.untrained] if model.get("is_untrained") else []
-            return "\n".join([texts.done.format(seconds=record.run_s or 0.0), *map(texts.translated, notes)])
+            return "\n".join([texts.done.format(seconds=record.took_s or 0.0), *map(texts.translated, notes)])
         case JobState.FAILED:
             message = record.failure.message if record.failure else ""
             return texts.failed.format(message=texts.translated(message))
@@ -41,21 +41,26 @@ def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
 def _queued(record: JobRecord, gateway: Gateway, texts: Texts) -> str:
     position = record.progress.queue_position
     text = texts.queued.format(position=position)
-    wait_s = gateway.book.pace.wait_s(position, gateway.book.counts()[JobState.RUNNING])
-    return text if wait_s is None else f"{text} {texts.starts_in.format(seconds=wait_s)}"
+    wait_s = gateway.book.starts_in_s(position)
+    return text + _about(texts.starts_in, wait_s)
 
 
 def _stage(record: JobRecord, texts: Texts) -> str:
     current = record.progress
+    if current.is_writing:
+        return texts.writing
     if not current.stage:
         return texts.starts
-    stage = getattr(texts, current.stage)
+    stage = texts.reading if current.is_source else getattr(texts, current.stage)
     if current.is_waiting or not current.total_count:
         return texts.waits.format(stage=stage) if current.is_waiting else f"{stage}: {texts.starts}"
     text = texts.works.format(stage=stage, done=current.done_count, total=current.total_count)
-    if current.stage_left_s is None:
-        return text
-    return f"{text} {texts.left.format(seconds=current.stage_left_s)}"
+    return text + _about(texts.left, current.stage_left_s)
+
+
+def _about(text: str, seconds: float | None) -> str:
+    """` ` and `text` with `seconds`, unless they are none that are worth saying."""
+    return "" if seconds is None or seconds < 1 else f" {text.format(seconds=seconds)}"
 
 
 def player(job: Job, take_count: int, texts: Texts, *, plays: bool) -> str:

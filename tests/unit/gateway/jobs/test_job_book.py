@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ from services.gateway.jobs import job_follower
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.job_book import JobBook
 from services.gateway.jobs.order import JobOrder
-from services.gateway.jobs.record import JobRecord, JobState
+from services.gateway.jobs.record import JobRecord, JobState, Progress, now
 from services.gateway.outputs import takes
 from services.gateway.outputs.output_area import OutputArea
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, samples, song, stopped
@@ -337,3 +338,46 @@ def test_progress_and_queue_are_told(tmp_path: Path) -> None:
     start = [JobQueued("abc", 2), JobQueued("abc", 0), StageProgress("dit", 1, 2), gate]
     rest = [AudioChunk(0, 0, samples(4_800), 48_000), song("abc")[-1]]
     run(tmp_path, ScriptedOrchestrator([*start, *rest]), body)
+
+
+def test_files_that_are_written_are_a_part_of_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[JobRecord] = []
+    real = job_follower.write_takes
+
+    def write(*values: Any) -> Any:
+        seen.append(jobs[0].record)
+        written.append(now())
+        return real(*values)
+
+    async def body(book: JobBook) -> JobRecord:
+        jobs.append(await book.submit(ORDER))
+        await jobs[0].ended()
+        return jobs[0].record
+
+    jobs: list[Job] = []
+    written: list[Any] = []
+    monkeypatch.setattr(job_follower, "write_takes", write)
+    record = run(tmp_path, ScriptedOrchestrator(song("abc")), body)
+    assert [(one.state, one.progress.is_writing) for one in seen] == [(JobState.RUNNING, True)]
+    assert record.ended_at >= written[0]
+    assert record.took_s == (record.ended_at - record.started_at).total_seconds()
+    assert not record.progress.is_writing
+
+
+def test_a_wait_counts_the_jobs_that_are_being_made(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> None:
+        assert book.starts_in_s(1) is None
+        book.pace.add(20.0)
+        assert book.starts_in_s(2) == 40.0
+        job = await book.submit(ORDER)
+        while job.record.state is not JobState.RUNNING:
+            await job.changed()
+        job.update(replace(job.record, started_at=now() - timedelta(seconds=15)))
+        assert book.starts_in_s(1) == pytest.approx(5.0, abs=2.0)
+        job.update(replace(job.record, progress=Progress(is_writing=True)))
+        assert book.starts_in_s(1) == 20.0
+
+    events = [JobQueued("abc", 1), JobQueued("abc", 0), asyncio.Event()]
+    run(tmp_path, ScriptedOrchestrator(events), body)

@@ -1,0 +1,61 @@
+"""What the page says of a job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from services.gateway.gateway import Gateway
+from services.gateway.jobs.job import Job
+from services.gateway.jobs.record import JobState, Progress
+from services.gateway.page import views
+from services.gateway.page.texts import TEXTS
+from tests.unit.gateway.gateway_records import START, ended_record
+
+
+def gateway(starts_in_s: float | None = None) -> Gateway:
+    return cast(Gateway, SimpleNamespace(book=SimpleNamespace(starts_in_s=lambda position: starts_in_s)))
+
+
+def said(record: Any, language: str = "en", starts_in_s: float | None = None) -> str:
+    return views.progress(Job(record, Path()), gateway(starts_in_s), TEXTS[language])
+
+
+RUNNING = ended_record("abc", state=JobState.RUNNING)
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (Progress(), "Starting."),
+        (Progress("vae", done_count=1, total_count=6, is_source=True), "Reading the source: 1 of 6."),
+        (Progress("vae", done_count=1, total_count=6), "Decoder: 1 of 6."),
+        (
+            Progress("dit", done_count=3, total_count=8, stage_left_s=9.6),
+            "Diffusion: 3 of 8. About 10 s left in this stage.",
+        ),
+        (Progress("vae", done_count=6, total_count=6, stage_left_s=0.0), "Decoder: 6 of 6."),
+        (Progress("vae", done_count=6, total_count=6, is_writing=True), "Writing the files."),
+    ],
+)
+def test_each_part_of_the_work_has_words(progress: Progress, text: str) -> None:
+    assert said(replace(RUNNING, progress=progress)) == text
+
+
+def test_a_place_in_the_queue_comes_with_a_time_where_one_is_known() -> None:
+    queued = replace(RUNNING, state=JobState.QUEUED, progress=Progress(queue_position=2))
+    assert said(queued) == "In the queue, number 2."
+    assert said(queued, starts_in_s=92.4) == "In the queue, number 2. Starts in about 92 s."
+    assert said(queued, starts_in_s=0.0) == "In the queue, number 2."
+
+
+def test_a_song_is_done_when_its_files_are_there() -> None:
+    record = ended_record("abc", ended_s=12.3)
+    assert said(record).startswith("Done in 12.3 s.")
+    assert said(replace(record, started_at=None)).startswith("Done in 1.5 s.")
+    assert record.ended_at == START + timedelta(seconds=12.3)
