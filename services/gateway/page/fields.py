@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,6 +82,20 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
         add("audio_format", gr.Dropdown, formats, value=ExportFormat.mp3.value, label=texts.audio_format)
         add("edge_fade_ms", gr.Number, label=texts.edge_fade, value=0)
     return fields
+
+
+def keep_fields(blocks: gr.Blocks, fields: Mapping[str, Any]) -> Any:
+    """Lets the script of the page keep what is in the fields, but for files.
+
+    Returns:
+        The event after which all is back when the page has been opened.
+    """
+    names = [name for name, field in fields.items() if not isinstance(field, gr.File)]
+    kept = [fields[name] for name in names]
+    listed = json.dumps(names)
+    changes = [field.change for field in kept]
+    gr.on(changes, None, kept, None, js=f"(...values) => acestage.keep({listed}, values)")
+    return blocks.load(None, kept, kept, js=f"(...values) => acestage.takeUp({listed}, values)")
 
 
 def mode_choices(texts: Texts, *, knows_tracks: bool) -> list[tuple[str, str]]:

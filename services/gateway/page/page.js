@@ -169,6 +169,28 @@ const acestage = (() => {
     player.play().catch(() => {}); // the browser may want a click first
   }).observe(document, { childList: true, subtree: true });
 
+  // The takes of a song that was heard while it was made: what was not there yet comes to the players, and they get
+  // the finished file, which has a length, as soon as they do not play.
+  function finishTakes(takes) {
+    for (const [id, take] of Object.entries(takes ?? {})) {
+      const figure = document.getElementById(id);
+      const player = figure?.querySelector("audio");
+      if (!player || player.preload === "metadata") continue;
+      figure.querySelector("figcaption").textContent = take.title;
+      player.setAttribute("aria-label", take.title);
+      figure.querySelector(".details").innerHTML = take.details;
+      if (player.paused) takeFile(player);
+      else player.addEventListener("pause", () => takeFile(player), { once: true });
+    }
+  }
+
+  function takeFile(player) {
+    const at = player.ended ? 0 : player.currentTime;
+    player.preload = "metadata";
+    player.load();
+    if (at > 0) player.currentTime = at;
+  }
+
   // What differs from the values with which the page begins is kept as long as the tab: over a reload, the page in
   // the other language, and a server that starts anew.
   const KEPT = "acestage.fields";
@@ -205,5 +227,5 @@ const acestage = (() => {
   // Fields change a moment after the page's framework was told so.
   const nextFrames = () => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)));
   const redraw = () => nextFrames().then(draw);
-  return { showSource, showFaults, redraw, takeUp, keep };
+  return { showSource, showFaults, redraw, finishTakes, takeUp, keep };
 })();

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -16,35 +14,18 @@ import gradio as gr
 from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError
 from services.gateway.exports.stored_settings import read_settings
 from services.gateway.gateway import UPLOAD_TIMEOUT_S, Gateway
-from services.gateway.jobs.job import Job
-from services.gateway.jobs.record import JobState
 from services.gateway.option_names import renamed
 from services.gateway.outputs.takes import settings_of
 from services.gateway.page import views
-from services.gateway.page.fields import build_fields, limited, lowered, visibility
+from services.gateway.page.fields import build_fields, keep_fields, limited, lowered, visibility
+from services.gateway.page.job_view import JobView, Shown
 from services.gateway.page.machine import Machine
 from services.gateway.page.restoring import Served, ordered, restored
 from services.gateway.page.song_form import FIELDS, OPTION_FIELDS, SHOWN_IN, SongForm
 from services.gateway.page.texts import Texts
 
-TICK_S = 0.5
 MACHINE_TICK_S = 5.0
 KEPT_UPLOADS_S = 3600
-
-
-@dataclass(slots=True)
-class _Shown:
-    """The job that an open page shows; each has its own.
-
-    Attributes:
-        is_told: that it is too late to stop it.
-    """
-
-    job_id: str = ""
-    is_told: bool = False
-
-    def show(self, job: Job) -> None:
-        self.job_id, self.is_told = job.job_id, False
 
 
 class SongPage:
@@ -61,6 +42,7 @@ class SongPage:
         self._gateway = gateway
         self._machine = machine
         self._texts = texts
+        self._jobs = JobView(gateway, texts)
         with gr.Blocks(
             title="Acestage", analytics_enabled=False, delete_cache=(KEPT_UPLOADS_S, KEPT_UPLOADS_S)
         ) as self.blocks:
@@ -82,9 +64,9 @@ class SongPage:
             stop = gr.Button(texts.stop, variant="stop")
         status = gr.Textbox(label=texts.status, value=texts.ready, lines=3, interactive=False)
         faults = gr.JSON(visible=False)
-        player = gr.HTML(elem_classes="maybe-empty")
-        takes = gr.HTML(elem_classes="maybe-empty")
-        shown = gr.State(_Shown())
+        figures = gr.HTML(elem_classes="maybe-empty")
+        finished = gr.JSON(visible=False)
+        shown = gr.State(Shown())
         with gr.Accordion(texts.history, open=True):
             history = gr.Dropdown([], label=texts.history_pick)
             with gr.Row():
@@ -94,7 +76,7 @@ class SongPage:
         with gr.Accordion(texts.machine, open=True):
             machine = gr.HTML()
         quiet: dict[str, Any] = {"show_progress": "hidden"}
-        outputs = [status, faults, player, takes, history]
+        outputs = [status, faults, figures, finished, history]
         begun = generate.click(self._in_work, None, generate, **quiet).then(
             self._generate, [shown, *inputs], outputs, concurrency_limit=None, **quiet
         )
@@ -103,16 +85,18 @@ class SongPage:
         # A value that is none of a field's choices ends it before it begins.
         for ended in (begun.then, begun.failure):
             ended(self._not_in_work, None, generate, **quiet)
-        stop.click(self._stop, shown, status, concurrency_limit=None, **quiet)
-        show.click(
-            self._show, [shown, history], outputs, concurrency_limit=None, trigger_mode="multiple", **quiet
-        )
+        stop.click(self._jobs.stop, shown, status, concurrency_limit=None, **quiet)
+        followed: dict[str, Any] = quiet | {"concurrency_limit": None}
+        picked = show.click(self._jobs.picked, [shown, history], outputs, trigger_mode="multiple", **followed)
+        rejoined = self.blocks.load(self._jobs.rejoined, shown, outputs, **followed)
+        for over in (begun, picked, rejoined):
+            over.then(None, finished, None, js="acestage.finishTakes")
         for refilled in (
             restore.click(self._restore, history, [status, *inputs], **quiet),
             file.upload(self._restore_file, file, [status, *inputs], **quiet),
         ):
             refilled.then(None, None, None, js="acestage.redraw")
-        history.focus(self._choices, None, history, **quiet)
+        history.focus(self._jobs.choices, None, history, **quiet)
 
         some = [fields[name] for name in SHOWN_IN]
         changed = fields["mode"].change(visibility, [fields["mode"], *some], some, **quiet)
@@ -123,24 +107,8 @@ class SongPage:
         asked, looked = [known, *bounded[:3]], [machine, known, *bounded]
         # Values beyond what fields allow are what it is to mend, so they have to reach it.
         raw: dict[str, Any] = quiet | {"preprocess": False}
-        self._keep_fields().then(self._look, asked, looked, **raw)
-        self.blocks.load(self._first_choices, None, history, **quiet)
+        keep_fields(self.blocks, fields).then(self._look, asked, looked, **raw)
         gr.Timer(MACHINE_TICK_S).tick(self._look, asked, looked, **raw)
-
-    def _keep_fields(self) -> Any:
-        """Lets the script of the page keep what is in the fields, but for files. Returns the event after
-        which all is back at the start."""
-        names = [name for name, field in self._fields.items() if not isinstance(field, gr.File)]
-        kept = [self._fields[name] for name in names]
-        listed = json.dumps(names)
-        gr.on(
-            [field.change for field in kept],
-            None,
-            kept,
-            None,
-            js=f"(...values) => acestage.keep({listed}, values)",
-        )
-        return self.blocks.load(None, kept, kept, js=f"(...values) => acestage.takeUp({listed}, values)")
 
     def _in_work(self) -> Any:
         return gr.update(interactive=False, value=self._texts.in_work)
@@ -148,7 +116,7 @@ class SongPage:
     def _not_in_work(self) -> Any:
         return gr.update(interactive=True, value=self._texts.generate)
 
-    async def _generate(self, shown: _Shown, *values: Any) -> AsyncIterator[list[Any]]:
+    async def _generate(self, shown: Shown, *values: Any) -> AsyncIterator[list[Any]]:
         form = SongForm(*values)
         needs_source = form.mode in SHOWN_IN["source"]
         try:
@@ -164,48 +132,10 @@ class SongPage:
             yield [self._in_labels(faults, error), faults, *[gr.skip()] * 3]
             return
         except AcestageError as error:
-            yield [self._failed(error), {}, *[gr.skip()] * 3]
+            yield [self._jobs.failed(error), {}, *[gr.skip()] * 3]
             return
-        shown.show(job)
-        listed = job.record.state
-        yield [self._progress(job), {}, "", "", self._choices(job.job_id)]
-        async for update in self._follow(job, shown, listed):
+        async for update in self._jobs.begun(job, shown):
             yield update
-
-    async def _follow(
-        self, job: Job, shown: _Shown, listed: JobState, *, has_player: bool = False
-    ) -> AsyncIterator[list[Any]]:
-        """What changes on the page until the job ends, or the page shows another one.
-
-        Args:
-            listed: what the list of songs says of it.
-            has_player: whether there are players for it.
-        """
-        while not job.record.state.is_final:
-            try:
-                async with asyncio.timeout(TICK_S):
-                    await job.changed()
-            except TimeoutError:
-                pass
-            if shown.job_id != job.job_id:
-                return
-            begins = not has_player and job.live_take(0) is not None
-            has_player = has_player or begins
-            sound = self._player(job, plays=True) if begins else gr.skip()
-            history = gr.skip() if job.record.state is listed else self._choices()
-            listed = job.record.state
-            yield [self._progress(job, shown), gr.skip(), sound, gr.skip(), history]
-        if job.record.state is not JobState.SUCCEEDED:
-            sound = ""  # a player of what broke off plays nothing
-        else:
-            sound = gr.skip() if has_player else self._player(job, plays=False)
-        shown_takes = views.takes(job, self._gateway, self._texts)
-        yield [self._progress(job), gr.skip(), sound, shown_takes, self._choices(job.job_id)]
-
-    def _player(self, job: Job, *, plays: bool) -> str:
-        is_over = job.record.state.is_final
-        count = len(job.record.takes) if is_over else job.record.order.take_count
-        return views.player(job, count, self._texts, plays=plays)
 
     async def _upload(self, file: str | None, field: str) -> str | None:
         if not file:
@@ -214,14 +144,6 @@ class SongPage:
             return (await self._gateway.client.upload(Path(file), timeout_s=UPLOAD_TIMEOUT_S)).audio_id
         except InvalidArgumentError as error:
             raise error.retold(lambda wrong: FieldViolation(field, wrong.description)) from error
-
-    def _progress(self, job: Job, shown: _Shown | None = None) -> str:
-        said = views.progress(job, self._gateway, self._texts)
-        is_told = shown is not None and shown.is_told and job.record.progress.is_writing
-        return f"{said}\n{self._texts.made_already}" if is_told else said
-
-    def _failed(self, error: AcestageError) -> str:
-        return self._texts.failed.format(message=self._texts.translated(error.message))
 
     def _faults(self, error: InvalidArgumentError) -> dict[str, str]:
         """What is wrong with each field of the page, or of the request where the page has none."""
@@ -237,41 +159,11 @@ class SongPage:
         lines = [f"{self._labels.get(name, name)}: {fault}" for name, fault in faults.items()]
         return "\n".join(lines) or self._texts.translated(error.message)
 
-    async def _stop(self, shown: _Shown) -> str:
-        if not shown.job_id:
-            return self._texts.ready
-        try:
-            job = self._gateway.book.find(shown.job_id)
-            if job.record.progress.is_writing:
-                shown.is_told = True
-                return self._progress(job, shown)
-            job = await self._gateway.book.cancel(shown.job_id)
-        except AcestageError as error:
-            return self._failed(error)
-        return self._progress(job)
-
-    async def _show(self, shown: _Shown, job_id: str | None) -> AsyncIterator[list[Any]]:
-        try:
-            job = self._gateway.book.find(job_id or "")
-        except AcestageError as error:
-            said = self._failed(error) if job_id else self._texts.pick_first
-            yield [said, {}, "", "", self._choices()]
-            return
-        shown.show(job)
-        listed = job.record.state
-        # Of a song that is being made, too: the player waits for its sound.
-        sound = self._player(job, plays=False)
-        shown_takes = views.takes(job, self._gateway, self._texts)
-        yield [self._progress(job), {}, sound, shown_takes, self._choices(job.job_id)]
-        if not job.record.state.is_final:
-            async for update in self._follow(job, shown, listed, has_player=True):
-                yield update
-
     async def _restore(self, job_id: str | None) -> list[Any]:
         try:
             record = self._gateway.book.find(job_id or "").record
         except AcestageError as error:
-            said = self._failed(error) if job_id else self._texts.pick_first
+            said = self._jobs.failed(error) if job_id else self._texts.pick_first
             return [said, *[gr.skip()] * len(FIELDS)]
         order = record.order
         made = settings_of(record, record.takes[0].seed) if record.takes else ordered(order)
@@ -286,7 +178,7 @@ class SongPage:
         try:
             return await self._filled(await asyncio.to_thread(read_settings, Path(file)))
         except AcestageError as error:
-            return [self._failed(error), *[gr.skip()] * len(FIELDS)]
+            return [self._jobs.failed(error), *[gr.skip()] * len(FIELDS)]
 
     async def _filled(
         self, settings: dict[str, Any], handed_over: Mapping[str, Any] = MappingProxyType({})
@@ -317,13 +209,3 @@ class SongPage:
         if found == known and not values:
             return [shown, *[gr.skip()] * 5]
         return [shown, found, *limited(limits, status, values, texts)]
-
-    def _first_choices(self) -> Any:
-        """The jobs there are; one that goes on is picked, so that a page that is opened anew can show it."""
-        going_on = [job.job_id for job in self._gateway.book.jobs() if not job.record.state.is_final]
-        return self._choices(going_on[0] if going_on else None)
-
-    def _choices(self, job_id: str | None = None) -> Any:
-        """The jobs there are, of which `job_id` is picked; None leaves it as it is."""
-        choices = views.history_choices(self._gateway, self._texts)
-        return gr.update(choices=choices) if job_id is None else gr.update(choices=choices, value=job_id)

@@ -63,42 +63,53 @@ def _about(text: str, seconds: float | None) -> str:
     return "" if seconds is None or seconds < 1 else f" {text.format(seconds=seconds)}"
 
 
-def player(job: Job, take_count: int, texts: Texts, *, plays: bool) -> str:
-    """A player for each take, which streams while the take is decoded.
+def figures(job: Job, gateway: Gateway, texts: Texts, *, plays: bool = False) -> str:
+    """Each take with its player, which streams while it is decoded; once it is finished, with its pictures
+    and a link for each format.
 
     Args:
         plays: `page.js` starts the first one.
     """
+    finished = finished_takes(job, gateway, texts)
+    count = len(finished) if job.record.state.is_final else job.record.order.take_count
     parts = []
-    for index in range(take_count):
-        name = texts.take_name.format(number=index + 1)
+    for index in range(count):
+        name = _figure_id(job, index)
+        take = finished.get(name, {"title": texts.take_name.format(number=index + 1), "details": ""})
+        title = escape(take["title"])
         parts.append(
-            (f"<p>{name}</p>" if take_count > 1 else "")
-            + f'<audio class="take" aria-label="{name}" controls '
-            f'preload="none" {"data-plays" if plays and not index else ""} '
+            f'<figure id="{name}"><figcaption>{title}</figcaption>'
+            f'<audio class="take" aria-label="{title}" controls '
+            f'preload="{"metadata" if finished else "none"}" {"data-plays" if plays and not index else ""} '
             f'src="{_url(job, "audio", index)}&format=mp3"></audio>'
+            f'<div class="details">{take["details"]}</div></figure>'
         )
     return "".join(parts)
 
 
-def takes(job: Job, gateway: Gateway, texts: Texts) -> str:
-    """The finished takes: waveform, spectrogram, and a link for each format."""
-    parts = []
+def finished_takes(job: Job, gateway: Gateway, texts: Texts) -> dict[str, dict[str, str]]:
+    """By the id of its figure the title of each finished take, and what else there is of it."""
+    usable = [name for name, fault in gateway.formats.items() if not fault]
+    found = {}
     for index, take in enumerate(job.record.takes):
-        head = texts.take.format(number=index + 1, seed=take.seed, duration=take.duration_s)
         links = " · ".join(
             f'<a href="{_url(job, "audio", index)}&format={name}&download=1" download>{name}</a>'
-            for name, fault in gateway.formats.items()
-            if not fault
+            for name in usable
         )
-        pictures = (
-            f'<img class="wave" alt="" loading="lazy" src="{_url(job, "waveform.svg", index)}">'
-            f'<img alt="" loading="lazy" src="{_url(job, "spectrogram.png", index)}&width=900&height=120">'
-        )
-        parts.append(
-            f"<figure>{pictures}<figcaption>{escape(head)}<br>{texts.download} {links}</figcaption></figure>"
-        )
-    return "".join(parts)
+        spectrogram = f"{_url(job, 'spectrogram.png', index)}&width=900&height=120"
+        found[_figure_id(job, index)] = {
+            "title": texts.take.format(number=index + 1, seed=take.seed, duration=take.duration_s),
+            "details": (
+                f'<img class="wave" alt="" loading="lazy" src="{_url(job, "waveform.svg", index)}">'
+                f'<img alt="" loading="lazy" src="{spectrogram}">'
+                f"<p>{texts.download} {links}</p>"
+            ),
+        }
+    return found
+
+
+def _figure_id(job: Job, index: int) -> str:
+    return f"take-{job.job_id}-{index}"
 
 
 def machine(status: Status, limits: Limits, texts: Texts) -> str:
@@ -111,7 +122,7 @@ def machine(status: Status, limits: Limits, texts: Texts) -> str:
         )
         for device in status.devices
     ]
-    holders = ", ".join(lease.holder for lease in status.leases)
+    holders = ", ".join(_holder(lease.holder, texts) for lease in status.leases)
     lines.append(texts.held_by.format(holders=holders) if holders else texts.held_by_nobody)
     for text, limit in ((texts.longest, limits.max_duration_s), (texts.most_takes, limits.max_batch_size)):
         lines.append(text.format(value=limit.value, source=texts.translated(limit.source)))
@@ -134,15 +145,21 @@ def limit_info(limit: Limit, texts: Texts) -> str:
 
 
 def history_choices(gateway: Gateway, texts: Texts) -> list[tuple[str, str]]:
-    """A label and the id of each job, the newest first."""
+    """A label and the id of each job, the newest first; on a phone a label is cut off at its end."""
     return [
         (
-            f"{job.record.created_at.astimezone():%Y-%m-%d %H:%M} · {job.record.order.name[:60]} · "
-            f"{texts.states[job.record.state]}",
+            f"{texts.states[job.record.state]} · {job.record.created_at.astimezone():%Y-%m-%d %H:%M} · "
+            f"{job.record.order.name[:60]}",
             job.job_id,
         )
         for job in gateway.book.jobs()
     ]
+
+
+def _holder(name: str, texts: Texts) -> str:
+    """Who holds the device: a stage, which adds the machine and its process to its name, or somebody else."""
+    stages = {"text_encoder": texts.text_encoder, "dit": texts.dit, "vae": texts.vae}
+    return stages.get(name.partition("@")[0], name)
 
 
 def _url(job: Job, what: str, take: int) -> str:

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from acestage.limits import Limit, Limits
+from acestage.status import Status
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState, Progress
@@ -59,3 +61,10 @@ def test_a_song_is_done_when_its_files_are_there() -> None:
     assert said(record).startswith("Done in 12.3 s.")
     assert said(replace(record, started_at=None)).startswith("Done in 1.5 s.")
     assert record.ended_at == START + timedelta(seconds=12.3)
+
+
+def test_stages_hold_the_device_by_their_names_and_others_by_theirs() -> None:
+    leases = [SimpleNamespace(holder=name) for name in ("text_encoder@vm:23062", "vae@vm:1", "test")]
+    status = cast(Status, SimpleNamespace(devices=(), leases=leases))
+    limits = Limits(Limit(600, "the model"), Limit(8, "the model"), (), "cpu", 0, "", "planner")
+    assert "Held by Text encoder, Decoder, test" in views.machine(status, limits, TEXTS["en"])
