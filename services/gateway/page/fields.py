@@ -18,8 +18,6 @@ from services.gateway.page.texts import Texts
 from services.gateway.page.views import limit_info
 
 LANGUAGES = ("en", "pt", "es", "fr", "de", "it", "ja", "ko", "zh", "ru")
-NOTES = ("C", "C#", "D", "E♭", "E", "F", "F#", "G", "A♭", "A", "B♭", "B")
-KEYS = tuple(f"{note} {mode}" for mode in ("major", "minor") for note in NOTES)
 WAVE = '<canvas height="96" tabindex="-1" aria-hidden="true"></canvas>'
 """Where the script draws the source."""
 
@@ -56,7 +54,7 @@ def build_fields(texts: Texts, usable_formats: Sequence[str]) -> dict[str, Any]:
         languages = [(texts.languages[code], code) for code in LANGUAGES]
         add("vocal_language", gr.Dropdown, languages, value=texts.code, label=texts.vocal_language, **free)
         add("bpm", gr.Number, label=texts.bpm, info=texts.own_choice, value=0, precision=0)
-        add("key_scale", gr.Dropdown, [(texts.unset, ""), *KEYS], value="", label=texts.key, **free)
+        add("key_scale", gr.Dropdown, _key_choices(texts), value="", label=texts.key, **free)
         signatures = [(texts.unset, ""), "2", "3", "4", "6"]
         add("time_signature", gr.Dropdown, signatures, value="", label=texts.time_signature, **free)
         add("reference", gr.File, label=texts.reference, type="filepath", height=140)
@@ -102,6 +100,16 @@ def mode_choices(texts: Texts, *, knows_tracks: bool) -> list[tuple[str, str]]:
     """The modes, those for single tracks where a model that is served knows them."""
     modes = MODES + (TRACK_MODES if knows_tracks else ())
     return [(texts.modes[mode], mode) for mode in modes]
+
+
+def _key_choices(texts: Texts) -> list[tuple[str, str]]:
+    """Every key, after the choice to leave it open."""
+    keys = [
+        (f"{shown} {scale_shown}", f"{note} {scale}")
+        for scale, scale_shown in texts.scales.items()
+        for note, shown in texts.notes.items()
+    ]
+    return [(texts.unset, ""), *keys]
 
 
 def model_choices(texts: Texts, names: Sequence[str]) -> list[tuple[str, str]]:

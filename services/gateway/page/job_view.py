@@ -100,7 +100,7 @@ class JobView:
         return self._progress(job)
 
     def failed(self, error: AcestageError) -> str:
-        return self._texts.failed.format(message=self._texts.translated(error.message))
+        return self._texts.filled(self._texts.failed, message=self._texts.translated(error.message))
 
     def choices(self, job_id: str | None = None) -> Any:
         """The jobs there are, of which `job_id` is picked; None leaves it as it is."""

@@ -5,13 +5,37 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+NOTES = ("C", "C#", "D", "E♭", "E", "F", "F#", "G", "A♭", "A", "B♭", "B")
+
+
+class _Figures(Formatter):
+    """Fills in numbers as people of a language write them."""
+
+    def __init__(self, decimal: str) -> None:
+        self._decimal = decimal
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        shown = str(super().format_field(value, format_spec))
+        return shown.replace(".", self._decimal) if isinstance(value, float) else shown
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """All words of the page. Those in braces are filled in."""
+    """All words of the page. Those in braces are filled in.
+
+    Attributes:
+        code: of the language, as models have it.
+        locale: the same, as browsers have it.
+        decimal: what stands before the decimals of a number.
+        phrases: patterns of what the services say, and words for them.
+    """
 
     code: str
+    locale: str
+    decimal: str
     other_language: str
     mode: str
     modes: Mapping[str, str]
@@ -35,6 +59,8 @@ class Texts:
     languages: Mapping[str, str]
     bpm: str
     key: str
+    notes: Mapping[str, str]
+    scales: Mapping[str, str]
     time_signature: str
     duration: str
     seed: str
@@ -103,6 +129,10 @@ class Texts:
     vae: str
     phrases: tuple[tuple[str, str], ...] = ()
 
+    def filled(self, text: str, **values: Any) -> str:
+        """One of these texts with `values` in the place of what stands in braces."""
+        return _Figures(self.decimal).vformat(text, (), values)
+
     def translated(self, text: str) -> str:
         """What the services say, which is English, as far as `phrases` have patterns and words for it."""
         for pattern, phrase in self.phrases:
@@ -112,6 +142,8 @@ class Texts:
 
 ENGLISH = Texts(
     code="en",
+    locale="en",
+    decimal=".",
     other_language="Português",
     mode="Mode",
     modes={
@@ -166,6 +198,8 @@ ENGLISH = Texts(
     },
     bpm="BPM",
     key="Key",
+    notes={note: note for note in NOTES},
+    scales={"major": "major", "minor": "minor"},
     time_signature="Time Signature",
     duration="Audio Duration (seconds)",
     seed="Seed",
@@ -241,6 +275,8 @@ ENGLISH = Texts(
 )
 PORTUGUESE = Texts(
     code="pt",
+    locale="pt-BR",
+    decimal=",",
     other_language="English",
     mode="Modo",
     modes={
@@ -257,7 +293,7 @@ PORTUGUESE = Texts(
     lyrics_hint="Marcas como [verse] e [chorus] ajudam; vazio é instrumental",
     instrumental="Instrumental",
     source="Áudio de origem",
-    source_missing="está vazio; escolha o áudio a trabalhar",
+    source_missing="está vazio; escolha o áudio de origem",
     start="De (s)",
     start_hint="Vazio: o começo da origem",
     end="Até (s)",
@@ -295,6 +331,14 @@ PORTUGUESE = Texts(
     },
     bpm="BPM",
     key="Tom",
+    notes=dict(
+        zip(
+            NOTES,
+            ("Dó", "Dó#", "Ré", "Mi♭", "Mi", "Fá", "Fá#", "Sol", "Lá♭", "Lá", "Si♭", "Si"),
+            strict=True,
+        )
+    ),
+    scales={"major": "maior", "minor": "menor"},
     time_signature="Compasso",
     duration="Duração (segundos)",
     seed="Semente",
@@ -303,13 +347,13 @@ PORTUGUESE = Texts(
     reference="Áudio de referência (o timbre)",
     advanced="Avançado",
     model="Modelo",
-    first_model="o primeiro que é servido",
+    first_model="o primeiro disponível",
     steps="Passos",
-    guidance="Guidance",
-    shift="Shift",
+    guidance="Escala de orientação (guidance)",
+    shift="Deslocamento (shift)",
     method="Método",
-    timesteps="Instantes",
-    timesteps_hint="No lugar de passos e shift, como 1, 0.75, 0.5, 0.25",
+    timesteps="Timesteps",
+    timesteps_hint="No lugar de passos e deslocamento, como 1, 0.75, 0.5, 0.25",
     adapters="Adaptadores LoRA",
     adapters_hint="Nomes, e quanto de cada um, como bateria:0.8, quente:0.5",
     audio_format="Formato do áudio",
@@ -362,7 +406,7 @@ PORTUGUESE = Texts(
     free="{device}: {free:.1f} de {total:.1f} GiB livres",
     held_by="Em uso por {holders}",
     held_by_nobody="Em uso por ninguém",
-    untrained="Este modelo não foi treinado: o som é ruído que prova o caminho, não música.",
+    untrained="Este modelo não foi treinado: o som é ruído, só para mostrar que tudo funciona, e não música.",
     own_choice="0: o padrão do modelo",
     text_encoder="Codificador de texto",
     dit="Difusão",
@@ -379,6 +423,8 @@ PORTUGUESE = Texts(
         (r"^is empty\b", "está vazio"),
         (r"^are empty\b", "estão vazios"),
         (r"^(is|are) set\b", "está preenchido"),
+        (r"^is no audio that can be read\b", "não é um áudio que se possa ler"),
+        (r"^is of no known kind\b", "não é de um tipo conhecido"),
         (r"^is (?=['\"-]?[\w.])", "é "),
         (r"^has (\d+) ", r"tem \1 "),
         (r"^leaves nothing to generate", "não deixa nada a gerar"),
@@ -402,7 +448,6 @@ PORTUGUESE = Texts(
         (r"\bfalling values in\b", "valores decrescentes em"),
         (r"\bfalling numbers with commas between them, such as\b", "números decrescentes com vírgulas, como"),
         (r"\bnames with commas between them, such as\b", "nomes com vírgulas, como"),
-        (r"^is no audio that can be read\b", "não é um áudio que se possa ler"),
         (r"^has no settings in its tags\b", "não tem ajustes nas etiquetas"),
         (r"\baudio or a \.json that Acestage wrote\b", "áudio ou .json que o Acestage escreveu"),
         (r"^the audio is silent$", "o áudio está em silêncio"),
@@ -410,6 +455,32 @@ PORTUGUESE = Texts(
             r"^its peak is ([\d.]+) times full scale, which files of 16 and 24 bit cut off$",
             r"o pico é \1 vezes o máximo, e arquivos de 16 e 24 bits o cortam",
         ),
+        (
+            r"^the orchestrator was started anew and does not know this job any more$",
+            "o orquestrador foi reiniciado e não conhece mais esta música",
+        ),
+        (r"^lasts ", "dura "),
+        (r"\bwhole numbers, ", "números inteiros, "),
+        (
+            r"\ba note A to G, optionally # or b, and major or minor, such as\b",
+            "uma nota de A a G, se preciso com # ou b, e major (maior) ou minor (menor), como",
+        ),
+        (r"\bFormat not recognised\b", "formato não reconhecido"),
+        (
+            r"\band whatever else libsndfile reads, or raw samples\b",
+            "e o que mais a libsndfile ler, ou amostras sem cabeçalho",
+        ),
+        (r" \(not MP4", " (não MP4"),
+        (r"\bsettings of a song made here\b", "ajustes de uma música feita aqui"),
+        (r"^has settings that are damaged\b", "tem ajustes danificados"),
+        (r"\bthey are not JSON\b", "não são JSON"),
+        (r"\bthey are not a JSON object\b", "não são um objeto JSON"),
+        (r"^has tags that are damaged or above (\d+) MiB", r"tem etiquetas danificadas ou acima de \1 MiB"),
+        (r"^('.*') is not in (.*); ", r"\1 não está em \2; "),
+        (r"\bnone, there are no adapters there\b", "nenhum, pois não há adaptadores lá"),
+        # Numbers in lists keep their points, as fields take them.
+        (r"(\d)\.(\d+)(?= (?:s|GiB|vezes)\b| a \d)", r"\1,\2"),
+        (r"^(é -?\d+)\.(\d+)(?=;|$)", r"\1,\2"),
     ),
 )
 TEXTS = {"en": ENGLISH, "pt": PORTUGUESE}

@@ -26,10 +26,12 @@ def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
             notes = [*record.order.notes, *record.warnings]
             model = (record.settings or {}).get("model") or {}
             notes += [texts.untrained] if model.get("is_untrained") else []
-            return "\n".join([texts.done.format(seconds=record.took_s or 0.0), *map(texts.translated, notes)])
+            return "\n".join(
+                [texts.filled(texts.done, seconds=record.took_s or 0.0), *map(texts.translated, notes)]
+            )
         case JobState.FAILED:
             message = record.failure.message if record.failure else ""
-            return texts.failed.format(message=texts.translated(message))
+            return texts.filled(texts.failed, message=texts.translated(message))
         case JobState.CANCELLED:
             return texts.stopped
         case JobState.QUEUED if record.progress.queue_position:
@@ -40,9 +42,9 @@ def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
 
 def _queued(record: JobRecord, gateway: Gateway, texts: Texts) -> str:
     position = record.progress.queue_position
-    text = texts.queued.format(position=position)
+    text = texts.filled(texts.queued, position=position)
     wait_s = gateway.book.starts_in_s(position)
-    return text + _about(texts.starts_in, wait_s)
+    return text + _about(texts.starts_in, wait_s, texts)
 
 
 def _stage(record: JobRecord, texts: Texts) -> str:
@@ -53,14 +55,14 @@ def _stage(record: JobRecord, texts: Texts) -> str:
         return texts.starts
     stage = texts.reading if current.is_source else getattr(texts, current.stage)
     if current.is_waiting or not current.total_count:
-        return texts.waits.format(stage=stage) if current.is_waiting else f"{stage}: {texts.starts}"
-    text = texts.works.format(stage=stage, done=current.done_count, total=current.total_count)
-    return text + _about(texts.left, current.stage_left_s)
+        return texts.filled(texts.waits, stage=stage) if current.is_waiting else f"{stage}: {texts.starts}"
+    text = texts.filled(texts.works, stage=stage, done=current.done_count, total=current.total_count)
+    return text + _about(texts.left, current.stage_left_s, texts)
 
 
-def _about(text: str, seconds: float | None) -> str:
+def _about(text: str, seconds: float | None, texts: Texts) -> str:
     """` ` and `text` with `seconds`, unless they are none that are worth saying."""
-    return "" if seconds is None or seconds < 1 else f" {text.format(seconds=seconds)}"
+    return "" if seconds is None or seconds < 1 else f" {texts.filled(text, seconds=seconds)}"
 
 
 def figures(job: Job, gateway: Gateway, texts: Texts, *, plays: bool = False) -> str:
@@ -75,7 +77,7 @@ def figures(job: Job, gateway: Gateway, texts: Texts, *, plays: bool = False) ->
     parts = []
     for index in range(count):
         name = _figure_id(job, index)
-        take = finished.get(name, {"title": texts.take_name.format(number=index + 1), "details": ""})
+        take = finished.get(name, {"title": texts.filled(texts.take_name, number=index + 1), "details": ""})
         title = escape(take["title"])
         parts.append(
             f'<figure id="{name}"><figcaption>{title}</figcaption>'
@@ -98,7 +100,7 @@ def finished_takes(job: Job, gateway: Gateway, texts: Texts) -> dict[str, dict[s
         )
         spectrogram = f"{_url(job, 'spectrogram.png', index)}&width=900&height=120"
         found[_figure_id(job, index)] = {
-            "title": texts.take.format(number=index + 1, seed=take.seed, duration=take.duration_s),
+            "title": texts.filled(texts.take, number=index + 1, seed=take.seed, duration=take.duration_s),
             "details": (
                 f'<img class="wave" alt="" loading="lazy" src="{_url(job, "waveform.svg", index)}">'
                 f'<img alt="" loading="lazy" src="{spectrogram}">'
@@ -115,7 +117,8 @@ def _figure_id(job: Job, index: int) -> str:
 def machine(status: Status, limits: Limits, texts: Texts) -> str:
     """Memory of the device, who has it, and what it allows."""
     lines = [
-        texts.free.format(
+        texts.filled(
+            texts.free,
             device=f"{device.name or device.device}",
             free=device.free_bytes / GIB,
             total=device.total_bytes / GIB,
@@ -123,9 +126,9 @@ def machine(status: Status, limits: Limits, texts: Texts) -> str:
         for device in status.devices
     ]
     holders = ", ".join(_holder(lease.holder, texts) for lease in status.leases)
-    lines.append(texts.held_by.format(holders=holders) if holders else texts.held_by_nobody)
+    lines.append(texts.filled(texts.held_by, holders=holders) if holders else texts.held_by_nobody)
     for text, limit in ((texts.longest, limits.max_duration_s), (texts.most_takes, limits.max_batch_size)):
-        lines.append(text.format(value=limit.value, source=texts.translated(limit.source)))
+        lines.append(texts.filled(text, value=limit.value, source=texts.translated(limit.source)))
     return "<br>".join(escape(line) for line in lines)
 
 
@@ -133,7 +136,7 @@ def restored(back: Restored, labels: Mapping[str, str], texts: Texts) -> str:
     """What has come back into the fields, which are called `labels`, and what has not."""
     but = [f"{labels[name]}: {texts.choose_again}" for name in back.to_choose]
     but += [
-        f"{labels[name]}: {texts.impossible.format(value=str(value)[:80])}"
+        f"{labels[name]}: {texts.filled(texts.impossible, value=str(value)[:80])}"
         for name, value in back.impossible.items()
     ]
     but += [f"{name[:80]}: {texts.fieldless}" for name in back.fieldless[:MAX_NAMED_COUNT]]
@@ -141,7 +144,7 @@ def restored(back: Restored, labels: Mapping[str, str], texts: Texts) -> str:
 
 
 def limit_info(limit: Limit, texts: Texts) -> str:
-    return texts.limit_source.format(value=limit.value, source=texts.translated(limit.source))
+    return texts.filled(texts.limit_source, value=limit.value, source=texts.translated(limit.source))
 
 
 def history_choices(gateway: Gateway, texts: Texts) -> list[tuple[str, str]]:

@@ -54,7 +54,7 @@ def test_there_is_a_word_for_each_mode_track_state_and_language(language: str) -
         ("is set; accepted for extract, lego alone", "está preenchido; aceito só para extract, lego"),
         ("the model", "o modelo"),
         ("the most for one request", "o máximo por pedido"),
-        ("planner: dit on cuda:0 with 4.0 GiB", "planejador: dit em cuda:0 com 4.0 GiB"),
+        ("planner: dit on cuda:0 with 4.0 GiB", "planejador: dit em cuda:0 com 4,0 GiB"),
         ("tier 1 (up to 4 GB)", "faixa 1 (até 4 GB)"),
         ("ACESTEP_MAX_DURATION", "ACESTEP_MAX_DURATION"),
         ("has 16000 characters; accepted: up to 10000", "tem 16000 caracteres; aceito: até 10000"),
@@ -80,11 +80,46 @@ def test_there_is_a_word_for_each_mode_track_state_and_language(language: str) -
         ),
         ("lyrics: the model reads 2048 of its 3000 tokens", "letra: o modelo lê 2048 dos seus 3000 tokens"),
         (
+            "the orchestrator was started anew and does not know this job any more",
+            "o orquestrador foi reiniciado e não conhece mais esta música",
+        ),
+        ("lasts 0.5 s; accepted: 1 to 600 s", "dura 0,5 s; aceito: 1 a 600 s"),
+        ("is 2.5; accepted: 0.1 to 10", "é 2,5; aceito: 0,1 a 10"),
+        ("is 1e30; accepted: whole numbers, -5 to 5", "é 1e30; aceito: números inteiros, -5 a 5"),
+        (
+            "is 'H'; accepted: a note A to G, optionally # or b, and major or minor, such as 'F# minor'",
+            "é 'H'; aceito: uma nota de A a G, se preciso com # ou b, e major (maior) ou minor (menor), "
+            "como 'F# minor'",
+        ),
+        (
+            "is no audio that can be read: Format not recognised; accepted: WAV",
+            "não é um áudio que se possa ler: formato não reconhecido; aceito: WAV",
+        ),
+        ("is '5'; accepted: settings of a song made here", "é '5'; aceito: ajustes de uma música feita aqui"),
+        (
+            "is of no known kind; accepted: audio or a .json that Acestage wrote",
+            "não é de um tipo conhecido; aceito: áudio ou .json que o Acestage escreveu",
+        ),
+        ("has settings that are damaged: they are not JSON", "tem ajustes danificados: não são JSON"),
+        (
+            "'drums' is not in adapters; accepted: none, there are no adapters there",
+            "'drums' não está em adapters; aceito: nenhum, pois não há adaptadores lá",
+        ),
+        (
             "its peak is 1.21 times full scale, which files of 16 and 24 bit cut off",
-            "o pico é 1.21 vezes o máximo, e arquivos de 16 e 24 bits o cortam",
+            "o pico é 1,21 vezes o máximo, e arquivos de 16 e 24 bits o cortam",
         ),
     ],
 )
 def test_what_the_services_say_is_put_into_portuguese(said: str, meant: str) -> None:
     assert TEXTS["pt"].translated(said) == meant
     assert TEXTS["en"].translated(said) == said
+
+
+def test_figures_have_the_decimals_of_the_language() -> None:
+    english, portuguese = TEXTS["en"], TEXTS["pt"]
+    assert english.filled(english.done, seconds=5.04) == "Done in 5.0 s."
+    assert portuguese.filled(portuguese.done, seconds=5.04) == "Pronto em 5,0 s."
+    take = portuguese.filled(portuguese.take, number=1, seed=7, duration=12.5)
+    assert take == "Versão 1, semente 7, 12,5 s"
+    assert portuguese.filled(portuguese.failed, message="a.b") == "Falhou: a.b"

@@ -60,6 +60,7 @@ def test_a_song_is_done_when_its_files_are_there() -> None:
     record = ended_record("abc", ended_s=12.3)
     assert said(record).startswith("Done in 12.3 s.")
     assert said(replace(record, started_at=None)).startswith("Done in 1.5 s.")
+    assert said(record, "pt").startswith("Pronto em 12,3 s.")
     assert record.ended_at == START + timedelta(seconds=12.3)
 
 
