@@ -107,6 +107,10 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page,
     take_screenshot(page, "fresh")
     sounds: list[str] = []
     page.on("request", lambda request: sounds.append(request.url) if "/audio?" in request.url else None)
+    page.evaluate(
+        "window.heard = []; new MutationObserver(([change]) => heard.push(change.target.textContent))"
+        ".observe(document.querySelector('.heard-only'), { childList: true })"
+    )
     order(page, "calm harp, evening", 180)
     page.wait_for_selector("audio.take")
     page.wait_for_function("document.querySelector('audio.take').currentTime > 0.2")
@@ -117,6 +121,10 @@ def test_a_song_is_heard_before_it_is_finished_and_survives_a_reload(page: Page,
     assert picked.endswith(" · calm harp, evening")
     take_screenshot(page, "running")
     until_status(page, "Done in ")
+    heard = page.evaluate("heard")
+    assert len(heard) == len({told.partition(":")[0] for told in heard})  # each stage once
+    assert [told.partition(":")[0] for told in heard][-3:-1] == ["Decoder", "Writing the files."]
+    assert heard[-1].startswith("Done in ")
     links = page.locator("figure:has(audio.take) a")
     links.first.wait_for()
     assert page.locator("figcaption").inner_text().endswith(", 180.0 s")
@@ -195,9 +203,14 @@ def test_what_is_wrong_is_said_in_words_at_its_field(page: Page, tmp_path: Path)
     fault.wait_for()
     assert fault.inner_text().startswith("is empty")
     assert fault.get_attribute("role") == "alert"
+    assert page.get_by_label("Music Caption").get_attribute("aria-describedby") == fault.get_attribute("id")
     page.get_by_label("Music Caption").fill("jazz")
     fault.wait_for(state="detached")
     page.get_by_role("button", name="Advanced").click()
+    page.get_by_label("LoRA adapters").fill("nobody")
+    page.get_by_role("button", name="Generate Music").click()
+    page.locator("#field-adapters .fault").get_by_text("'nobody' is not in").wait_for()
+    page.get_by_label("LoRA adapters").fill("")
     page.get_by_label("Timesteps").fill("1, half")
     page.get_by_role("button", name="Advanced").click()
     page.locator("#field-timesteps").wait_for(state="hidden")
@@ -325,6 +338,8 @@ def test_the_page_speaks_portuguese_and_keeps_what_was_typed(page: Page) -> None
     page.get_by_label("Descrição da música").wait_for()
     page.get_by_role("button", name="Gerar música").wait_for()
     page.get_by_text("GiB livres").wait_for()
+    assert page.evaluate("document.documentElement.lang") == "pt-BR"
+    page.get_by_text("Solte o arquivo aqui").first.wait_for()
     page.wait_for_function("document.querySelector('#field-lyrics textarea').value === 'uma canção'")
     page.get_by_role("button", name="Avançado").click()
     assert page.get_by_role("spinbutton", name="Passos").input_value() == "12"
@@ -346,6 +361,10 @@ def test_it_is_dark_where_that_is_wanted_and_fits_a_phone(page: Page) -> None:
     take_screenshot(page, "phone")
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 390
+    page.get_by_label("Music Caption").focus()
+    page.keyboard.press("Tab")
+    outline = "getComputedStyle(document.activeElement).outline"
+    assert page.evaluate(outline).endswith("solid 2px")
 
 
 def test_with_a_key_the_page_asks_for_it(turbo_stack: RunningStack, tmp_path: Path) -> None:

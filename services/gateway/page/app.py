@@ -14,6 +14,7 @@ from starlette.websockets import WebSocketClose
 
 from acestage import __version__
 from services.gateway.gateway import Gateway
+from services.gateway.page.document_language import DocumentLanguage
 from services.gateway.page.machine import Machine
 from services.gateway.page.song_page import MACHINE_TICK_S, SongPage
 from services.gateway.page.texts import TEXTS
@@ -46,6 +47,7 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
     app.state.gateway = gateway
     app.state.key = ApiKey()  # who came as far has given the password
     app.add_middleware(BodyLimit)
+    app.add_middleware(DocumentLanguage, locales={f"/{name}/": texts.locale for name, texts in TEXTS.items()})
     add_error_answers(app)
     app.include_router(catalog_api.health_router)
     app.include_router(jobs_api.router)
@@ -63,7 +65,6 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
     script = (_HERE / "page.js").read_text()
     for name, texts in TEXTS.items():
         other = "/pt/" if name == "en" else "/en/"
-        theme = gr.themes.Soft(font=_FONTS, font_mono=("ui-monospace", "monospace"))
         gr.mount_gradio_app(
             app,
             SongPage(gateway, machine, texts, other).blocks,
@@ -71,11 +72,27 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
             max_file_size=MAX_UPLOAD,
             ssr_mode=False,
             footer_links=[],
-            theme=theme,
+            theme=_theme(),
             css_paths=_HERE / "page.css",
             head=f"<script>{script}</script>",
         )
     return Guarded(app, key)
+
+
+def _theme() -> gr.themes.Base:
+    """Hints and what stands in empty fields are as dark as reading needs."""
+    theme = gr.themes.Soft(font=_FONTS, font_mono=("ui-monospace", "monospace"))
+    return theme.set(
+        background_fill_primary="*neutral_50",  # else it would be white, though it is Soft's
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        input_placeholder_color_dark="*neutral_300",
+        block_label_text_color="*primary_600",
+        button_primary_background_fill="*primary_600",
+        checkbox_label_background_fill_selected="*primary_600",
+        link_text_color_dark="*primary_400",
+    )
 
 
 class Guarded:

@@ -1,5 +1,5 @@
 // The outline of the source, on which the part to repaint is picked; what is wrong, said at its field; a song that
-// plays by itself; and what was typed, which outlives the page.
+// plays by itself; what was typed, which outlives the page; and what those hear who do not see the page.
 const acestage = (() => {
   const RATE_HZ = 8000;
   const HANDLE_PX = 8;
@@ -123,6 +123,7 @@ const acestage = (() => {
     for (const fault of within.querySelectorAll(".fault")) {
       fault.parentElement.classList.remove("has-fault");
       fault.parentElement.querySelector("input, textarea")?.removeAttribute("aria-invalid");
+      fault.parentElement.querySelector("input, textarea")?.removeAttribute("aria-describedby");
       fault.remove();
     }
   }
@@ -135,10 +136,13 @@ const acestage = (() => {
       if (!place) continue;
       const fault = document.createElement("p");
       fault.className = "fault";
+      fault.id = `fault-${name}`;
       fault.setAttribute("role", "alert");
       fault.textContent = text;
       place.classList.add("has-fault");
-      place.querySelector("input, textarea")?.setAttribute("aria-invalid", "true");
+      const input = place.querySelector("input, textarea");
+      input?.setAttribute("aria-invalid", "true");
+      input?.setAttribute("aria-describedby", fault.id);
       place.append(fault);
     }
     document.querySelector(".has-fault")?.scrollIntoView({ block: "nearest" });
@@ -168,6 +172,20 @@ const acestage = (() => {
     player.removeAttribute("data-plays");
     player.play().catch(() => {}); // the browser may want a click first
   }).observe(document, { childList: true, subtree: true });
+
+  const region = document.createElement("div");
+  region.className = "heard-only";
+  region.setAttribute("role", "status");
+  document.body.append(region);
+  let announced = "";
+
+  // Steps and seconds change all the time; another one of `stages` is told, and the end.
+  function announce(status, stages) {
+    const stage = stages.find((name) => status.startsWith(`${name}:`)) ?? status.split(/\d/)[0];
+    if (stage === announced) return;
+    announced = stage;
+    region.textContent = status;
+  }
 
   // The takes of a song that was heard while it was made: what was not there yet comes to the players, and they get
   // the finished file, which has a length, as soon as they do not play.
@@ -227,5 +245,11 @@ const acestage = (() => {
   // Fields change a moment after the page's framework was told so.
   const nextFrames = () => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)));
   const redraw = () => nextFrames().then(draw);
-  return { showSource, showFaults, redraw, finishTakes, takeUp, keep };
+
+  function refilled() {
+    clearFaults();
+    return redraw();
+  }
+
+  return { showSource, showFaults, redraw, refilled, announce, finishTakes, takeUp, keep };
 })();

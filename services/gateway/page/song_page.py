@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping
 from html import escape
 from pathlib import Path
@@ -54,6 +55,7 @@ class SongPage:
                 with gr.Column(min_width=320):
                     self._build_results()
         self._labels = {name: field.label for name, field in self._fields.items()}
+        self._labels["file"] = texts.restore_file
         self._options = {option: self._labels[name] for option, name in OPTION_FIELDS.items()}
 
     def _build_results(self) -> None:
@@ -85,6 +87,8 @@ class SongPage:
         # A value that is none of a field's choices ends it before it begins.
         for ended in (begun.then, begun.failure):
             ended(self._not_in_work, None, generate, **quiet)
+        stages = json.dumps([texts.reading, texts.text_encoder, texts.dit, texts.vae])
+        status.change(None, status, None, js=f"status => acestage.announce(status, {stages})")
         stop.click(self._jobs.stop, shown, status, concurrency_limit=None, **quiet)
         followed: dict[str, Any] = quiet | {"concurrency_limit": None}
         picked = show.click(self._jobs.picked, [shown, history], outputs, trigger_mode="multiple", **followed)
@@ -95,7 +99,7 @@ class SongPage:
             restore.click(self._restore, history, [status, *inputs], **quiet),
             file.upload(self._restore_file, file, [status, *inputs], **quiet),
         ):
-            refilled.then(None, None, None, js="acestage.redraw")
+            refilled.then(None, None, None, js="acestage.refilled")
         history.focus(self._jobs.choices, None, history, **quiet)
 
         some = [fields[name] for name in SHOWN_IN]
@@ -177,8 +181,8 @@ class SongPage:
             return [gr.skip()] * (1 + len(FIELDS))
         try:
             return await self._filled(await asyncio.to_thread(read_settings, Path(file)))
-        except AcestageError as error:
-            return [self._jobs.failed(error), *[gr.skip()] * len(FIELDS)]
+        except InvalidArgumentError as error:
+            return [self._in_labels(self._faults(error), error), *[gr.skip()] * len(FIELDS)]
 
     async def _filled(
         self, settings: dict[str, Any], handed_over: Mapping[str, Any] = MappingProxyType({})
@@ -200,7 +204,7 @@ class SongPage:
         try:
             limits, status = await self._machine.look()
         except AcestageError as error:
-            problem = escape(texts.no_services.format(message=error.message))
+            problem = escape(texts.filled(texts.no_services, message=error.message))
             return [problem, "", *[gr.skip()] * 4]
         shown = views.machine(status, limits, texts)
         served = Served.of(limits, status)
