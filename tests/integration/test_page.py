@@ -172,6 +172,12 @@ def test_a_song_is_stopped(page: Page) -> None:
     until_status(page, "Stopped.")
     page.get_by_role("button", name="Generate Music").wait_for()
     take_screenshot(page, "stopped")
+    page.get_by_label("Music Caption").fill("something else")
+    page.get_by_role("spinbutton", name="Steps").fill("2")
+    page.get_by_role("button", name="Restore settings").click()
+    until_status(page, "The settings are back in the fields.")
+    page.wait_for_function("document.querySelector('#field-caption textarea').value === 'long drone'")
+    assert page.get_by_role("spinbutton", name="Steps").input_value() == "200"
 
 
 def test_a_page_that_is_opened_anew_goes_on_with_the_song(page: Page, browser: Browser) -> None:

@@ -138,7 +138,8 @@ class JobView:
         takes: Any = gr.skip()
         if job.record.state is not JobState.SUCCEEDED:
             sound = ""  # a player of what broke off plays nothing
-        elif has_player:  # it plays on, and the rest comes to it
+        elif has_player and len(job.record.takes) == job.record.order.take_count:
+            # It plays on, and the rest comes to it.
             sound, takes = gr.skip(), views.finished_takes(job, self._gateway, self._texts)
         else:
             sound = self._figures(job)

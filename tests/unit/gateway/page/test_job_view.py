@@ -132,6 +132,21 @@ def test_a_song_that_is_heard_keeps_its_player_and_gets_the_rest_at_the_end() ->
     run(scenario())
 
 
+def test_takes_that_a_limit_left_out_have_no_player_at_the_end() -> None:
+    async def scenario() -> None:
+        song = job("abc", JobState.RUNNING)
+        order = replace(song.record.order, options={"batch_size": 2})
+        song.update(replace(song.record, order=order))
+        jobs, _ = view(song)
+        updates = jobs.picked(Shown(), "abc")
+        assert (await next_of(updates))[2].count("<audio") == 2
+        song.update(replace(ended_record("abc"), order=order))
+        *_, last = [update async for update in updates]
+        assert last[2].count("<audio") == 1
+
+    run(scenario())
+
+
 def test_a_finished_song_has_its_player_beside_its_pictures() -> None:
     async def scenario() -> None:
         jobs, _ = view(job("abc", JobState.SUCCEEDED))
