@@ -79,7 +79,7 @@ class FieldValues:
             InvalidArgumentError: with every wrong field.
         """
         if self._violations:
-            raise InvalidArgumentError.of(self._violations)
+            raise InvalidArgumentError.of(dict.fromkeys(self._violations))  # some fields are read twice
 
 
 def _text(value: Any) -> str:

@@ -29,7 +29,7 @@ from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.job_answer import JobAnswer, JobList, WaveformAnswer, job_answer
 from services.gateway.rest.live_response import LiveResponse
-from services.gateway.rest.order_fields import submit
+from services.gateway.rest.order_submission import submit
 
 HEARTBEAT_S = 15.0
 MAX_LISTED_COUNT = 200

@@ -1,52 +1,13 @@
-"""The values of a request by their names, all of which clients write in more than one way."""
+"""The values of a request by the names of its fields."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from acestage.errors import InvalidArgumentError
+from services.gateway.rest.field_names import METAS, PARAMETERS, spellings
 from services.gateway.rest.request_body import parse_json
-
-OPTIONS: Mapping[str, str] = {
-    "prompt": "caption",
-    "vocal_language": "language",
-    "audio_duration": "duration_s",
-    "inference_steps": "step_count",
-    "task_type": "task",
-    "audio_code_string": "audio_codes",
-    "repainting_start": "repaint_start_s",
-    "repainting_end": "repaint_end_s",
-}
-"""Fields that are options of a generation, which calls them otherwise, as the settings of a song do."""
-ALIASES: Mapping[str, tuple[str, ...]] = {
-    "sample_query": ("description", "desc"),
-    "model": ("model_name", "dit_model"),
-    "use_format": ("format",),
-    "key_scale": ("keyscale", "key"),
-    "time_signature": ("timesignature",),
-    "audio_duration": ("duration", "target_duration"),
-    "reference_audio_path": ("ref_audio_path", "reference_id"),
-    "src_audio_path": ("ctx_audio_path", "source_audio_path", "source_id"),
-    "use_cot_caption": ("cot_caption", "cot-caption"),
-    "use_cot_language": ("cot_language", "cot-language"),
-    "audio_cover_strength": ("cover_strength",),
-    "track_classes": ("instruments",),
-    "reference_audio": ("ref_audio",),
-    "src_audio": ("ctx_audio",),
-}
-"""Other names of fields, those in the settings of a song too. `format` is a trap: it never means the format
-of the audio."""
-
-PARAMETERS = "param_obj"
-METAS = ("metas", "meta", "metadata", "user_metadata", "userMetadata")
-
-
-def spellings(name: str) -> tuple[str, ...]:
-    """All names of a field, its own first and that of the option last; each may be in camel case."""
-    names = (name, *ALIASES.get(name, ()), OPTIONS.get(name, name))
-    return tuple(dict.fromkeys(spelling for each in names for spelling in (each, _camel_case(each))))
 
 
 class RequestFields:
@@ -98,7 +59,3 @@ def _object(value: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(found, dict):
         raise InvalidArgumentError.at(name, "is no object; accepted: a JSON object, or one as text")
     return found
-
-
-def _camel_case(name: str) -> str:
-    return re.sub(r"_([a-z])", lambda match: match[1].upper(), name)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from services.gateway.rest.field_values import FieldValues
-
-Number = TypeVar("Number", int, float)
+from services.gateway.rest.song_fields import read
 
 _UNKNOWN_METAS = ("n/a", "auto", "none")
 """Metadata of results, where nothing is known; clients send it back as it came."""
@@ -20,21 +19,21 @@ _TIME_SIGNATURES = {"2/4": "2", "3/4": "3", "4/4": "4", "6/8": "6"}
 def metadata(values: FieldValues) -> dict[str, Any]:
     """The options of a generation for tempo, key, time and language; None where nothing is known."""
     return {
-        "bpm": known_number(values, "bpm", values.whole_number),
+        "bpm": known_number(values, "bpm"),
         "key_scale": _known_text(values, "key_scale", _key_scale),
         "time_signature": _known_text(values, "time_signature", _time_signature),
         "language": _known_text(values, "vocal_language", str.lower),
     }
 
 
-def known_number(values: FieldValues, name: str, read: Callable[[str], Number | None]) -> Number | None:
-    """The number that `read` finds; None too where it says that nobody knows, as upstream's clients do."""
-    number = None if _is_unknown(values, name) else read(name)
+def known_number(values: FieldValues, name: str) -> Any:
+    """The number in field `name`; None too where it says that nobody knows, as upstream's clients do."""
+    number = None if _is_unknown(values, name) else read(values, name)
     return None if number in _UNKNOWN_NUMBERS else number
 
 
 def _known_text(values: FieldValues, name: str, convert: Callable[[str], str]) -> str | None:
-    text = None if _is_unknown(values, name) else values.text(name)
+    text = None if _is_unknown(values, name) else read(values, name)
     return convert(text.strip()) if text else None
 
 

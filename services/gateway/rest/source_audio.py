@@ -6,9 +6,13 @@ from acestage.async_client import AsyncClient
 from acestage.audio import AUDIO_ID
 from acestage.errors import InvalidArgumentError
 from services.gateway.gateway import UPLOAD_TIMEOUT_S
+from services.gateway.rest.field_names import spellings
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.request_body import RequestBody
-from services.gateway.rest.request_fields import spellings
+from services.gateway.rest.song_fields import read
+
+FILES = ("src_audio", "reference_audio")
+"""Parts of a multipart form."""
 
 
 def named_audio(values: FieldValues, body: RequestBody, name: str) -> str | None:
@@ -19,7 +23,7 @@ def named_audio(values: FieldValues, body: RequestBody, name: str) -> str | None
     """
     if find_file(body, name.removesuffix("_path")) is not None:
         return None
-    found = values.text(name)
+    found: str | None = read(values, name)
     if found is None:
         return None
     audio_id = found.strip().rpartition("/")[2]

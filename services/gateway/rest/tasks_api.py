@@ -16,7 +16,7 @@ from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.its_gateway import ItsGateway
-from services.gateway.rest.order_fields import submit
+from services.gateway.rest.order_submission import submit
 from services.gateway.rest.request_body import checked_body
 from services.gateway.rest.request_fields import RequestFields
 from services.gateway.rest.task_result import task_answer, unknown_task_answer

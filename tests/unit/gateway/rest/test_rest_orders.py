@@ -15,7 +15,7 @@ import pytest
 from acestage.generation import JobQueued
 from acestage.generation_options import Model
 from services.gateway.jobs.order import JobOrder
-from services.gateway.rest.request_fields import METAS
+from services.gateway.rest.field_names import METAS
 from services.gateway.rest.song_samples import SAMPLES
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, generation, samples
@@ -239,6 +239,11 @@ def test_a_bad_value_is_named_with_what_is_accepted(tmp_path: Path, name: str, v
     assert list(body["fields"]) == [name]
     assert "accepted" in body["detail"]
     assert not client.started
+
+
+def test_a_bad_value_is_told_once(tmp_path: Path) -> None:
+    _, body, _ = order(tmp_path, json={"prompt": "x", "seed": "1,2", "batch_size": "some"})
+    assert body["detail"] == "batch_size: is 'some'; accepted: a whole number"
 
 
 def test_who_means_the_format_of_the_audio_is_told_its_field(tmp_path: Path) -> None:
