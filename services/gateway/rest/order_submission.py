@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from fastapi import Request
@@ -19,7 +20,7 @@ from services.gateway.rest.request_body import MAX_FILE_COUNT, RequestBody, chec
 from services.gateway.rest.request_fields import RequestFields
 from services.gateway.rest.song_fields import read
 from services.gateway.rest.song_samples import SAMPLES, SongSample
-from services.gateway.rest.source_audio import upload
+from services.gateway.rest.source_audio import bring
 
 _AUDIO_FIELDS = {"src_audio_path": "source_id", "reference_audio_path": "reference_id"}
 
@@ -69,12 +70,14 @@ def _sampled(values: FieldValues, body: RequestBody, sample: SongSample, notes: 
 
 async def _with_audio(order: JobOrder, gateway: Gateway, body: RequestBody) -> JobOrder:
     """`order` with the files of `body` in the orchestrator's hands."""
-    audio: Any = {
-        "source_id": await upload(gateway.client, body, "src_audio"),
-        "reference_id": await upload(gateway.client, body, "reference_audio"),
+    found = {
+        "source_id": await bring(gateway.client, body, "src_audio"),
+        "reference_id": await bring(gateway.client, body, "reference_audio"),
     }
-    brought: Any = {name: audio_id for name, audio_id in audio.items() if audio_id is not None}
-    return replace(order, options=order.options | brought)
+    brought = {option: audio for option, audio in found.items() if audio is not None}
+    ids: Any = {option: audio.audio_id for option, audio in brought.items()}
+    notes = chain.from_iterable(audio.notes for audio in brought.values())
+    return replace(order, options=order.options | ids, notes=(*order.notes, *notes))
 
 
 def _unknown_audio(error: NotFoundError, order: JobOrder) -> AcestageError:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import BinaryIO
+
 from acestage.async_client import AsyncClient
-from acestage.audio import AUDIO_ID
+from acestage.audio import AUDIO_ID, Audio
 from acestage.errors import InvalidArgumentError
 from services.gateway.gateway import UPLOAD_TIMEOUT_S
 from services.gateway.rest.field_names import spellings
@@ -37,8 +40,21 @@ def named_audio(values: FieldValues, body: RequestBody, name: str) -> str | None
     return audio_id
 
 
-async def upload(client: AsyncClient, body: RequestBody, name: str) -> str | None:
-    """Sends file `name` of `body` to the orchestrator, and returns its id; None where there is none.
+@dataclass(frozen=True, slots=True)
+class BroughtAudio:
+    """Audio that a request brought itself, in the orchestrator's hands.
+
+    Attributes:
+        audio_id: what the orchestrator calls it.
+        notes: for people: what is odd about it, by the name of its part.
+    """
+
+    audio_id: str
+    notes: tuple[str, ...]
+
+
+async def bring(client: AsyncClient, body: RequestBody, name: str) -> BroughtAudio | None:
+    """Sends file `name` of `body` to the orchestrator; None where there is none.
 
     Raises:
         InvalidArgumentError: it is no audio, or too much of it.
@@ -47,12 +63,22 @@ async def upload(client: AsyncClient, body: RequestBody, name: str) -> str | Non
     spelling = find_file(body, name)
     if spelling is None:
         return None
+    audio = await send(client, body.files[spelling].file, spelling)
+    return BroughtAudio(audio.audio_id, tuple(f"{spelling}: {warning}" for warning in audio.warnings))
+
+
+async def send(client: AsyncClient, file: BinaryIO, name: str) -> Audio:
+    """Sends `file` to the orchestrator; what is wrong with it is said of field `name`.
+
+    Raises:
+        InvalidArgumentError: it is no audio, or too much of it.
+        AcestageError: the orchestrator cannot take it.
+    """
     try:
-        audio = await client.upload(body.files[spelling].file, timeout_s=UPLOAD_TIMEOUT_S)
+        return await client.upload(file, timeout_s=UPLOAD_TIMEOUT_S)
     except InvalidArgumentError as error:
         text = "; ".join(violation.description for violation in error.violations) or error.message
-        raise InvalidArgumentError.at(spelling, text) from error
-    return audio.audio_id
+        raise InvalidArgumentError.at(name, text) from error
 
 
 def find_file(body: RequestBody, name: str) -> str | None:

@@ -15,10 +15,10 @@ from starlette.datastructures import UploadFile
 from acestage.audio import Audio
 from acestage.errors import InvalidArgumentError
 from services.gateway.exports.stored_settings import read_settings
-from services.gateway.gateway import UPLOAD_TIMEOUT_S, Gateway
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.its_gateway import ItsGateway
+from services.gateway.rest.source_audio import send
 from services.gateway.strict_json import check_text
 
 SPOOL_BYTES = 1 << 20
@@ -73,7 +73,7 @@ async def upload(request: Request, gateway: ItsGateway) -> AudioAnswer:
     """Takes an audio file: the part `file` of a form, or the body itself. The same audio has the same id."""
     with gateway.uploads.take():
         async with _file(request) as file:
-            return AudioAnswer.of(await _sent(gateway, file))
+            return AudioAnswer.of(await send(gateway.client, file, "file"))
 
 
 @router.get("/uploads/{audio_id}", responses=error_responses(401, 404, 503))
@@ -99,13 +99,6 @@ def _settings_in(file: BinaryIO) -> dict[str, Any]:
     settings = read_settings(file)
     check_text({"file": settings})
     return settings
-
-
-async def _sent(gateway: Gateway, file: BinaryIO) -> Audio:
-    try:
-        return await gateway.client.upload(file, timeout_s=UPLOAD_TIMEOUT_S)
-    except InvalidArgumentError as error:
-        raise InvalidArgumentError.at("file", error.message) from error
 
 
 @asynccontextmanager

@@ -26,6 +26,8 @@ from acestage.status import QueueStatus, StageModel, StageStatus, Status
 
 RATE = 48_000
 NO_AUDIO = b"no audio"
+DAMAGED = b"damaged"
+SHORTENED = "the file is cut off or damaged, 4.87 s of it were read"
 Line = GenerationEvent | Exception | asyncio.Event
 """What a call says, raises, or waits for."""
 
@@ -80,7 +82,8 @@ class ScriptedOrchestrator:
         if data == NO_AUDIO:
             raise InvalidArgumentError.at("data", "is no audio that can be read")
         self.uploaded.append(data)
-        return Audio(f"a{len(self.uploaded):032x}", 1.0, RATE, RATE, 2, "WAV", RATE, 2, 0.5, 0.1, ())
+        warnings = (SHORTENED,) if data == DAMAGED else ()
+        return Audio(f"a{len(self.uploaded):032x}", 1.0, RATE, RATE, 2, "WAV", RATE, 2, 0.5, 0.1, warnings)
 
     async def _say(self) -> AsyncGenerator[GenerationEvent, None]:
         lines = self.calls.pop(0) if self.calls else [NotFoundError("job_id: no such job")]

@@ -268,6 +268,7 @@ def test_files_come_as_bodies_or_in_forms(tmp_path: Path) -> None:
         for wrong in ({"content": b""}, {"content": NO_AUDIO}, {"files": {"other": ("a.wav", b"RIFF")}}):
             answer = await door.http.post("/v1/uploads", **wrong)  # type: ignore[arg-type]
             assert (answer.status_code, list(answer.json()["fields"])) == (400, ["file"])
+            assert answer.json()["detail"].startswith("file: is ")
             answer = await door.http.post("/v1/settings/restore", **wrong)  # type: ignore[arg-type]
             assert answer.status_code == 400
 

@@ -18,7 +18,13 @@ from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.field_names import METAS
 from services.gateway.rest.song_samples import SAMPLES
 from tests.unit.gateway.rest.rest_door import Door, through_door
-from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, generation, samples
+from tests.unit.gateway.scripted_orchestrator import (
+    DAMAGED,
+    SHORTENED,
+    ScriptedOrchestrator,
+    generation,
+    samples,
+)
 
 UPLOADED = "a" + "0" * 32
 
@@ -201,6 +207,16 @@ def test_files_are_uploaded_and_named_by_their_ids(tmp_path: Path) -> None:
     assert found["source_id"] == f"a{1:032x}"
     assert found["reference_id"] == f"a{2:032x}"
     assert "duration_s" not in found
+
+
+def test_what_is_odd_about_a_file_is_noted_by_the_name_of_its_part(tmp_path: Path) -> None:
+    async def ask(door: Door) -> None:
+        files = {"ctx_audio": ("a.mp3", DAMAGED), "reference_audio": ("b.wav", b"timbre")}
+        await door.http.post("/release_task", data={"prompt": "x", "task_type": "cover"}, files=files)
+        job = (await door.http.get("/v1/jobs/abc")).json()
+        assert job["notes"] == [f"ctx_audio: {SHORTENED}"]
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../secret", "A" + "0" * 32, UPLOADED + "/x", "song.wav"])
