@@ -41,6 +41,7 @@ _KNOWN = frozenset(
     for name in (*SONG_FIELDS, *FILES, *ALIASES, "ai_token", PARAMETERS, *METAS)
     for spelling in spellings(name)
 )
+_KNOWN_FILES = frozenset(spelling for name in FILES for spelling in spellings(name))
 _OF_SETTINGS = frozenset({"device", "dtype", "kernels"})
 """How a song was made, which its settings say beside the rest."""
 _NAMED_COUNT = 10
@@ -63,7 +64,7 @@ def order_of(values: FieldValues, body: RequestBody, formats: Mapping[ExportForm
     has_source = bool(options["audio_codes"] or options["source_id"] or find_file(body, "src_audio"))
     options["duration_s"] = _duration_s(values, has_source, notes)
     caption = _caption(values, options, notes)
-    notes += _left_out(values)
+    notes += _left_out(values, body)
     return JobOrder(
         caption=caption,
         options=_sent(options),
@@ -175,13 +176,14 @@ def _edge_fade_ms(values: FieldValues) -> float:
     return fade_ms
 
 
-def _left_out(values: FieldValues) -> list[str]:
+def _left_out(values: FieldValues, body: RequestBody) -> list[str]:
     """What no model here does, and what nobody knows, for people."""
     asked = [name for name in LANGUAGE_MODEL_FIELDS if read(values, name)]
     sent = values.fields.names()
     asked += [name for name in sent if _LANGUAGE_MODEL_FIELD.fullmatch(name)]
     known = _KNOWN | (_OF_SETTINGS if isinstance(values.fields.find("model"), dict) else frozenset())
     unknown = [name for name in sent if name not in known and not _LANGUAGE_MODEL_FIELD.fullmatch(name)]
+    unknown += [f"the file {name}" for name in body.files if name not in _KNOWN_FILES]
     notes = []
     if asked:
         notes.append(f"no language model is served, so these had no effect: {_listed(asked)}")

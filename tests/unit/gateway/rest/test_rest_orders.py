@@ -219,6 +219,16 @@ def test_what_is_odd_about_a_file_is_noted_by_the_name_of_its_part(tmp_path: Pat
     through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
 
 
+def test_a_file_that_no_field_takes_is_noted(tmp_path: Path) -> None:
+    async def ask(door: Door) -> None:
+        files = {"foo": ("x.mp3", b"ID3"), "lyrics": ("words.txt", b"la"), "ctxAudio": ("a.wav", b"source")}
+        await door.http.post("/release_task", data={"prompt": "x", "task_type": "cover"}, files=files)
+        (job,) = door.gateway.book.jobs()
+        assert job.record.order.notes == ("not known here, so without effect: the file foo, the file lyrics",)
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
+
+
 @pytest.mark.parametrize("path", ["/etc/passwd", "../secret", "A" + "0" * 32, UPLOADED + "/x", "song.wav"])
 def test_no_path_of_the_server_is_taken_as_audio(tmp_path: Path, path: str) -> None:
     status, body, client = order(tmp_path, json={"prompt": "x", "task_type": "cover", "src_audio_path": path})
