@@ -19,7 +19,9 @@ def parsed_json(data: str | bytes) -> Any:
 
 
 def check_text(values: Mapping[str, Any]) -> None:
-    """No answer could hold half of a surrogate pair, which JSON can escape and some charsets can encode.
+    """No answer could hold half of a surrogate pair.
+
+    JSON can escape one, some charsets can encode it, and it stands for bytes of a form that are no UTF-8.
 
     Raises:
         InvalidArgumentError: names the first of `values` that has one.
@@ -30,7 +32,7 @@ def check_text(values: Mapping[str, Any]) -> None:
         except UnicodeEncodeError as error:
             raise InvalidArgumentError.at(
                 name.encode("utf-8", "backslashreplace").decode(),
-                "has half of a surrogate pair; accepted: text that UTF-8 can encode",
+                "has half of a surrogate pair, or bytes that are no UTF-8; accepted: UTF-8 text",
             ) from error
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from email.message import Message as HeaderMessage
 from typing import Any
@@ -18,12 +18,10 @@ from acestage.errors import InvalidArgumentError
 from services.gateway.gateway import Gateway
 from services.gateway.rest import body_limit
 from services.gateway.rest.auth import check_key
+from services.gateway.rest.form_body import multipart_form, urlencoded_form
 from services.gateway.strict_json import check_text, parsed_json
 from services.runtime.rpc.api_key import ApiKey
 
-MAX_TEXT_BYTES = 1 << 20
-"""The largest text part of a form; audio codes, the longest that a request may hold, have half of that."""
-MAX_PART_COUNT = 200
 MAX_FILE_COUNT = 4
 
 _MULTIPART = "multipart/form-data"
@@ -71,26 +69,27 @@ async def checked_body(request: Request, max_file_count: int = 0) -> AsyncIterat
     if not has_key and (authorization is not None or not may_have_files):
         request = _short(request, lambda: check_key(key, authorization))
     with places.take() if may_have_files else nullcontext():
-        try:
+        async with AsyncExitStack() as files:
             try:
-                body = await _read(request, kind, max_file_count)
+                body = await _read(request, kind, max_file_count, files)
             except (InvalidArgumentError, HTTPException):
                 check_key(key, authorization)  # who has none hears of no other fault
                 raise
             check_key(key, authorization, body.values.get("ai_token"))
             yield body
-        finally:
-            await request.close()
 
 
-async def _read(request: Request, kind: str, max_file_count: int) -> RequestBody:
+async def _read(request: Request, kind: str, max_file_count: int, files: AsyncExitStack) -> RequestBody:
+    """The body; its files end with the stack `files`."""
     if kind == "application/json" or kind.endswith("+json"):
         return RequestBody(await _json_object(request))
-    if kind in (_MULTIPART, "application/x-www-form-urlencoded"):
-        form = await request.form(
-            max_files=max_file_count, max_fields=MAX_PART_COUNT, max_part_size=MAX_TEXT_BYTES
-        )
-        return await asyncio.to_thread(_of_form, form)
+    if kind == "application/x-www-form-urlencoded":
+        texts = await urlencoded_form(request)
+        check_text(texts)
+        return RequestBody(texts)
+    if kind == _MULTIPART:
+        form = await files.enter_async_context(multipart_form(request, max_file_count=max_file_count))
+        return await asyncio.to_thread(_of_parts, form)
     raise HTTPException(415, f"Content-Type: is {kind[:80]!r}; accepted: {_ACCEPTED}")
 
 
@@ -142,7 +141,7 @@ async def _json_object(request: Request) -> dict[str, Any]:
     return values
 
 
-def _of_form(form: FormData) -> RequestBody:
+def _of_parts(form: FormData) -> RequestBody:
     """The first part of each name; a file field that was left empty in a browser is no file."""
     values: dict[str, Any] = {}
     files: dict[str, UploadFile] = {}

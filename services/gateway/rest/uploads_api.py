@@ -17,6 +17,7 @@ from acestage.errors import InvalidArgumentError
 from services.gateway.exports.stored_settings import read_settings
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
+from services.gateway.rest.form_body import multipart_form
 from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.source_audio import send
 from services.gateway.strict_json import check_text
@@ -105,7 +106,7 @@ def _settings_in(file: BinaryIO) -> dict[str, Any]:
 async def _file(request: Request) -> AsyncIterator[BinaryIO]:
     """The file that came; it is gone after the block."""
     if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-        async with request.form(max_files=1, max_fields=10) as form:
+        async with multipart_form(request, max_file_count=1) as form:
             part = form.get("file")
             if not isinstance(part, UploadFile):
                 raise InvalidArgumentError.at(

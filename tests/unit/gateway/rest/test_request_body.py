@@ -22,6 +22,7 @@ from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, song
 
 FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+URLENCODED = {"Content-Type": "application/x-www-form-urlencoded"}
 HEAD = b'--b\r\nContent-Disposition: form-data; name="src_audio"; filename="a.wav"\r\n\r\n'
 WRONG = {"Authorization": "Bearer wrong"}
 TAKES_FILES = ("/release_task", "/v1/jobs")
@@ -142,6 +143,59 @@ def test_a_full_disk_is_said_of_a_file_without_a_form(tmp_path: Path, full_disk:
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "30")
 
     through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+@pytest.mark.parametrize("path", [*TAKES_FILES, *TAKES_NONE, "/v1/uploads", "/v1/settings/restore"])
+@pytest.mark.parametrize(
+    "end", [b"", b"\r\n--b", b'\r\n--b\r\nContent-Disposition: form-data; name="title"\r\n\r\nA']
+)
+def test_a_form_without_its_closing_boundary_is_refused(tmp_path: Path, path: str, end: bytes) -> None:
+    async def body(door: Door) -> None:
+        head = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\npiano'
+        answer = await door.http.post(path, content=head + end, headers=FORM)
+        assert answer.status_code == 400
+        assert "closing boundary" in answer.json()["detail"]
+        assert client.started == []
+
+    client = ScriptedOrchestrator(song("abc"))
+    through_door(tmp_path, client, body)
+
+
+def test_what_comes_after_the_closing_boundary_is_not_read(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        content = b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\npiano\r\n--b--\r\nthe end'
+        assert (await door.http.post("/v1/jobs", content=content, headers=FORM)).status_code == 201
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+@pytest.mark.parametrize(
+    ("content", "fields"),
+    [
+        (b"prompt=%ff%fe", ["prompt"]),
+        (b"prompt=x&lyrics=%ed%a0%80", ["lyrics"]),
+        (b"prompt=x&title=\xff", ["title"]),
+        (b"prompt=x&%ff=1", [r"\udcff"]),
+    ],
+)
+def test_an_urlencoded_form_is_utf_8(tmp_path: Path, content: bytes, fields: list[str]) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.post("/v1/jobs", content=content, headers=URLENCODED)
+        assert (answer.status_code, list(answer.json()["fields"])) == (400, fields)
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+def test_of_an_urlencoded_form_the_first_text_of_a_name_counts(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        content = "prompt=%C3%A1gua+\u00e1&prompt=b&lyrics&title=".encode()
+        assert (await door.http.post("/v1/jobs", content=content, headers=URLENCODED)).status_code == 201
+        many = b"&".join([b"prompt=x"] * 201)
+        assert (await door.http.post("/v1/jobs", content=many, headers=URLENCODED)).status_code == 400
+
+    client = ScriptedOrchestrator(song("abc"))
+    through_door(tmp_path, client, body)
+    assert client.started == [("água á", {"detached": True})]
 
 
 @pytest.mark.parametrize("path", TAKES_NONE)
