@@ -72,6 +72,8 @@ def answer(error: AcestageError) -> JSONResponse:
     body: dict[str, Any] = {"detail": error.message, "reason": error.reason}
     if isinstance(error, InvalidArgumentError) and error.violations:
         body["fields"] = {violation.field: violation.description for violation in error.violations}
+    elif field := error.metadata.get("field"):
+        body["fields"] = {field: error.message.removeprefix(f"{field}: ")}
     headers = {}
     if status in (429, 503):
         headers["Retry-After"] = str(math.ceil(error.retry_delay_s or _RETRY_S))

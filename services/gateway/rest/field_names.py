@@ -55,6 +55,11 @@ def spellings(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(spelling for each in names for spelling in (each, _camel_case(each))))
 
 
+def limited_field(option: str) -> str:
+    """The field whose value a limit lowered; of a list of seeds it is their number, and so the takes."""
+    return "batch_size" if option == "seeds" else _FIELDS.get(option, option)
+
+
 def in_field_names(wrong: FieldViolation) -> FieldViolation:
     """What is wrong with an option, said of the field for it."""
     option, bracket, index = wrong.field.partition("[")

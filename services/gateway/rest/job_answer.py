@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobRecord, JobState, Take
+from services.gateway.rest.field_names import limited_field
 
 
 class ProgressAnswer(BaseModel):
@@ -114,7 +115,7 @@ def job_answer(job: Job, gateway: Gateway, running_count: int) -> JobAnswer:
         warnings=record.warnings,
         clamped=[
             ClampedAnswer(
-                field=clamped["field"],
+                field=limited_field(clamped["field"]),
                 requested=clamped["requested"],
                 limit=clamped["limit"]["value"],
                 source=clamped["limit"]["source"],

@@ -9,7 +9,14 @@ from typing import Any
 
 from fastapi import Request
 
-from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError, NotFoundError
+from acestage.errors import (
+    AcestageError,
+    FieldViolation,
+    InvalidArgumentError,
+    NotFoundError,
+    VramBudgetExceededError,
+)
+from acestage.generation_options import GenerationOptions
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.order import JobOrder
@@ -40,6 +47,8 @@ async def submit(request: Request, idempotency_key: str = "") -> Job:
         return await gateway.book.submit(order, idempotency_key)
     except InvalidArgumentError as error:
         raise error.retold(in_field_names) from error
+    except VramBudgetExceededError as error:
+        raise _no_room(error) from error
     except NotFoundError as error:
         raise _unknown_audio(error, order) from error
 
@@ -78,6 +87,16 @@ async def _with_audio(order: JobOrder, gateway: Gateway, body: RequestBody) -> J
     ids: Any = {option: audio.audio_id for option, audio in brought.items()}
     notes = chain.from_iterable(audio.notes for audio in brought.values())
     return replace(order, options=order.options | ids, notes=(*order.notes, *notes))
+
+
+def _no_room(error: VramBudgetExceededError) -> VramBudgetExceededError:
+    """`error`, where it begins with the name of an option, said of the field for it."""
+    option, _, description = error.message.partition(": ")
+    if option not in GenerationOptions.__annotations__:
+        return error
+    wrong = in_field_names(FieldViolation(option, description))
+    metadata = error.metadata | {"field": wrong.field}
+    return VramBudgetExceededError(f"{wrong.field}: {wrong.description}", metadata=metadata)
 
 
 def _unknown_audio(error: NotFoundError, order: JobOrder) -> AcestageError:

@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from services.gateway.jobs.record import JobRecord, JobState, Take
+from services.gateway.rest.field_names import limited_field
 
 UNKNOWN = "N/A"
 _STATUS = {JobState.SUCCEEDED: 1, JobState.FAILED: 2, JobState.CANCELLED: 2}
@@ -101,7 +102,8 @@ def _generation_info(record: JobRecord, take: Take | None) -> str:
     lines = [] if record.run_s is None else [f"{record.run_s:.1f} s of work"]
     lines += record.order.notes
     lines += [
-        f"{clamped['field']}: {clamped['requested']:g} was lowered to {clamped['limit']['value']:g} "
+        f"{limited_field(clamped['field'])}: {clamped['requested']:g} was lowered to "
+        f"{clamped['limit']['value']:g} "
         f"({clamped['limit']['source']})"
         for clamped in record.clamped
     ]

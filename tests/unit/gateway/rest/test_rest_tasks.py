@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -11,8 +12,15 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from acestage.errors import InvalidArgumentError, NotFoundError, QueueFullError, WorkerCrashedError
-from acestage.generation import JobQueued
+from acestage.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    QueueFullError,
+    VramBudgetExceededError,
+    WorkerCrashedError,
+)
+from acestage.generation import Generation, JobQueued
+from acestage.limits import Clamped, Limit
 from services.gateway.rest.body_limit import MAX_TEXT_BYTES
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import NO_AUDIO, ScriptedOrchestrator, song, stopped
@@ -164,6 +172,48 @@ def test_wrong_requests_name_the_field_by_its_name_here(tmp_path: Path) -> None:
     assert answer.status_code == 400
     assert answer.json()["fields"] == {"audio_duration": "is 700; accepted: 10 to 180 (tier 1)"}
     assert answer.json()["detail"] == "audio_duration: is 700; accepted: 10 to 180 (tier 1)"
+
+
+@pytest.mark.parametrize("path", ["/release_task", "/v1/jobs"])
+def test_what_no_device_can_hold_names_the_field_by_its_name_here(tmp_path: Path, path: str) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.post(path, json=PROMPT | {"audio_duration": 20})
+        fault = "no song fits, not even one of 10 s (planner)"
+        assert (answer.status_code, answer.json()["reason"]) == (400, "VRAM_BUDGET_EXCEEDED")
+        assert answer.json()["fields"] == {"audio_duration": fault}
+        assert answer.json()["detail"] == f"audio_duration: {fault}"
+
+    refused = VramBudgetExceededError(
+        "duration_s: no song fits, not even one of 10 s (planner)", metadata={"source": "planner"}
+    )
+    through_door(tmp_path, ScriptedOrchestrator([refused]), body)
+
+
+def test_what_no_device_can_hold_for_another_reason_names_no_field(tmp_path: Path) -> None:
+    refused = VramBudgetExceededError("dit needs at least 900 MiB on cuda:0 for this request")
+    answer = ask(tmp_path, ScriptedOrchestrator([refused]), json=PROMPT)
+    assert (answer.status_code, answer.json().get("fields")) == (400, None)
+    assert answer.json()["detail"] == refused.message
+
+
+@pytest.mark.parametrize(
+    ("option", "field"),
+    [("duration_s", "audio_duration"), ("batch_size", "batch_size"), ("seeds", "batch_size")],
+)
+def test_what_was_lowered_is_called_by_its_name_here(tmp_path: Path, option: str, field: str) -> None:
+    async def body(door: Door) -> None:
+        await door.http.post("/release_task", json=PROMPT | {"clamp": True})
+        await door.ended("abc")
+        job = (await door.http.get("/v1/jobs/abc")).json()
+        assert job["clamped"] == [{"field": field, "requested": 600, "limit": 180, "source": "tier 1"}]
+        (task,) = await query(door, "abc")
+        (track,) = json.loads(task["result"])
+        assert f"{field}: 600 was lowered to 180 (tier 1)" in track["generation_info"]
+
+    *events, generation = song("abc")
+    assert isinstance(generation, Generation)
+    clamped = (Clamped(option, 600, Limit(180, "tier 1")),)
+    through_door(tmp_path, ScriptedOrchestrator([*events, replace(generation, clamped=clamped)]), body)
 
 
 @pytest.mark.parametrize("count", [501, 1_001])
