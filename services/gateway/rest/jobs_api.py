@@ -26,6 +26,7 @@ from services.gateway.outputs.live_stream import encoded
 from services.gateway.outputs.takes import MASTER_FORMAT, export_name, settings_of
 from services.gateway.rest.auth import require_key
 from services.gateway.rest.error_answers import error_responses
+from services.gateway.rest.finished_file import ANSWERS, BINARY, KEPT, FinishedFile
 from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.job_answer import JobAnswer, JobList, WaveformAnswer, job_answer
 from services.gateway.rest.live_response import LiveResponse
@@ -38,9 +39,6 @@ router = APIRouter(tags=["Jobs"])
 keyed = APIRouter(prefix="/v1/jobs", dependencies=[Depends(require_key)], responses=error_responses(401, 404))
 _Take = Annotated[int, Query(ge=0, description="Number of the take, from 0.")]
 _EVENT_ID = re.compile(r"\d{1,18}")
-_KEPT = {"Cache-Control": "private, max-age=86400"}
-"""A finished take does not change."""
-_BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 @router.post("/v1/jobs", status_code=201, responses=error_responses(400, 401, 413, 415, 429, 503))
@@ -102,7 +100,7 @@ async def events(
 @keyed.get(
     "/{job_id}/audio",
     response_class=FileResponse,
-    responses={200: {"content": {"audio/mpeg": _BINARY}}, **error_responses(400, 409, 429)},
+    responses={200: {"content": {"audio/mpeg": BINARY}}, **ANSWERS, **error_responses(400, 409, 429)},
 )
 async def audio(
     request: Request,
@@ -116,14 +114,10 @@ async def audio(
     wanted = parse_format(audio_format, gateway.formats, "format")
     job = gateway.book.find(job_id)
 
-    async def file() -> FileResponse:
+    async def file() -> FinishedFile:
         path = await gateway.shelf.find(job, take, wanted)
-        return FileResponse(
-            path,
-            media_type=wanted.media_type,
-            filename=_file_name(job, take, wanted, path.name),
-            content_disposition_type="attachment" if download else "inline",
-        )
+        name = _file_name(job, take, wanted, path.name)
+        return FinishedFile(path, wanted.media_type, name, is_download=download)
 
     if job.record.state.is_final:
         return await file()
@@ -164,7 +158,7 @@ _FAULTS = error_responses(400, 409)
 
 def _picture(media_type: str) -> dict[str, Any]:
     """What the description of a route that answers a picture says."""
-    return {"response_class": Response, "responses": {200: {"content": {media_type: _BINARY}}, **_FAULTS}}
+    return {"response_class": Response, "responses": {200: {"content": {media_type: BINARY}}, **_FAULTS}}
 
 
 @keyed.get("/{job_id}/waveform", responses=_FAULTS)
@@ -184,7 +178,7 @@ def waveform_picture(
     """The same as a drawing, of `count` columns."""
     with StoredSamples(found.master) as samples:
         svg = waveform_svg(peaks(samples, count))
-    return Response(svg, media_type="image/svg+xml", headers=_KEPT)
+    return Response(svg, media_type="image/svg+xml", headers=KEPT)
 
 
 @keyed.get("/{job_id}/spectrogram.png", **_picture("image/png"))
@@ -196,7 +190,7 @@ def spectrogram(
     """Time to the right, frequency upwards."""
     with StoredSamples(found.master) as samples:
         png = spectrogram_png(samples, found.take.sample_rate_hz, width, height)
-    return Response(png, media_type="image/png", headers=_KEPT)
+    return Response(png, media_type="image/png", headers=KEPT)
 
 
 @keyed.get("/{job_id}/settings", responses=_FAULTS)

@@ -15,6 +15,7 @@ from services.gateway.rest.auth import require_key
 from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.field_values import FieldValues
+from services.gateway.rest.finished_file import ANSWERS, FinishedFile
 from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.order_submission import submit
 from services.gateway.rest.request_body import checked_body
@@ -54,20 +55,15 @@ async def query_result(request: Request, gateway: ItsGateway) -> dict[str, Any]:
 @router.get(
     "/v1/audio",
     response_class=FileResponse,
-    responses=error_responses(401, 403, 404, 422),
+    responses={**ANSWERS, **error_responses(401, 403, 404, 422)},
     dependencies=[Depends(require_key)],
 )
 async def audio(
     gateway: ItsGateway, path: Annotated[str, Query(description="As a result has it in `file`.")]
-) -> FileResponse:
+) -> FinishedFile:
     """A file of a finished song. Takes ranges."""
     found = await asyncio.to_thread(gateway.area.find, path)
-    return FileResponse(
-        found,
-        media_type=_MEDIA_TYPES.get(found.suffix),
-        filename=found.name,
-        content_disposition_type="inline",
-    )
+    return FinishedFile(found, _MEDIA_TYPES.get(found.suffix), found.name)
 
 
 def _answer(gateway: Gateway, task_id: str) -> dict[str, Any]:

@@ -98,6 +98,9 @@ def test_a_finished_task_has_its_tracks_and_their_audio(tmp_path: Path) -> None:
         assert whole.content.startswith(b"fLaC")
         part = await door.http.get(address, headers={"Range": "bytes=2-9"})
         assert (part.status_code, part.content) == (206, whole.content[2:10])
+        for same in (address, "/v1/jobs/abc/audio?format=flac&take=1"):
+            again = await door.http.get(same, headers={"If-None-Match": whole.headers["etag"]})
+            assert (again.status_code, again.content) == (304, b"")
         head = await door.http.head(address)
         assert (head.status_code, head.content) == (200, b"")
         assert int(head.headers["content-length"]) == len(whole.content)
