@@ -20,6 +20,10 @@ class Changes(Generic[T]):
         self._is_closed = False
         self._news = Announcer()
 
+    @property
+    def count(self) -> int:
+        return len(self._items)
+
     def append(self, item: T) -> None:
         if len(self._items) < self._max_count:
             self._items.append(item)

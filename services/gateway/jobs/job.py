@@ -30,11 +30,14 @@ class Job:
         record: how it stands; replaced as a whole at every change.
         folder: for its files.
         events: what happened, from the first message on.
+        first_event: number of the first of them; of a job that ended in an earlier start only the last is
+            there.
     """
 
     def __init__(self, record: JobRecord, folder: Path) -> None:
         self.record = record
         self.folder = folder
+        self.first_event = max(record.event_count - 1, 0)
         self.events: Changes[JobEvent] = Changes(MAX_EVENT_COUNT)
         self.following: asyncio.Task[None] | None = None
         self._changes = Announcer()
@@ -56,6 +59,10 @@ class Job:
         """Returns once the job has ended, however."""
         while not self.record.state.is_final:
             await self._changes.next.wait()
+
+    def has_ended_with(self, event_number: int) -> bool:
+        """Whether the job has ended, and that event is its last."""
+        return self.record.state.is_final and event_number == self.first_event + self.events.count - 1
 
     def live_take(self, index: int) -> LiveTake | None:
         """Take number `index` while it is being decoded; None before and after."""

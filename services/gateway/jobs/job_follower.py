@@ -152,6 +152,7 @@ class JobFollower:
         return job.record.failed("OUTPUT_NOT_WRITTEN", text, now())
 
     async def _end(self, job: Job, record: JobRecord) -> None:
+        record = replace(record, event_count=job.events.count + 1)
         try:
             await asyncio.to_thread(self._area.write_record, record)
         except OSError as error:  # it holds until we are started again

@@ -95,6 +95,7 @@ class JobRecord:
         run_s: seconds of work, without the queue.
         idempotency_key: which the client gave, or empty.
         clamped: values that were lowered to a limit.
+        event_count: how many events listeners could hear; 0 before the end.
     """
 
     job_id: str
@@ -111,6 +112,7 @@ class JobRecord:
     stages: tuple[dict[str, Any], ...] = ()
     clamped: tuple[dict[str, Any], ...] = ()
     idempotency_key: str = ""
+    event_count: int = 0
 
     @property
     def took_s(self) -> float | None:

@@ -81,17 +81,23 @@ async def cancel(gateway: ItsGateway, job_id: str) -> JobAnswer:
     "/{job_id}/events",
     status_code=200,
     response_class=LiveResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **error_responses(400, 429)},
+    responses={
+        200: {"content": {"text/event-stream": {}}},
+        204: {"description": "The job has ended, and all of it was heard."},
+        **error_responses(400, 429),
+    },
 )
 async def events(
     gateway: ItsGateway,
     job_id: str,
     last_event_id: Annotated[str, Header(description="The number of the last event that was heard.")] = "",
-) -> LiveResponse:
+) -> Response:
     """Everything that the orchestrator says of a job, from the first message on, as server-sent events."""
     job = gateway.book.find(job_id)
     if last_event_id and not _EVENT_ID.fullmatch(last_event_id):
         raise InvalidArgumentError.at("Last-Event-ID", f"is {last_event_id[:50]!r}; accepted: a number")
+    if last_event_id and job.has_ended_with(int(last_event_id)):
+        return Response(status_code=204)  # else browsers would connect again, for ever
     start_number = int(last_event_id) + 1 if last_event_id else 0
     return LiveResponse(_event_lines(job, start_number), "text/event-stream", gateway.event_streams)
 
@@ -232,7 +238,7 @@ async def _live(job: Job, take: int, audio_format: ExportFormat) -> AsyncGenerat
 
 
 async def _event_lines(job: Job, start_number: int) -> AsyncGenerator[bytes, None]:
-    async with aclosing(job.events.follow(start_number)) as heard:
+    async with aclosing(job.events.follow(max(start_number - job.first_event, 0))) as heard:
         pending: asyncio.Task[tuple[int, Any]] | None = None
         try:
             while True:
@@ -246,6 +252,7 @@ async def _event_lines(job: Job, start_number: int) -> AsyncGenerator[bytes, Non
                 except StopAsyncIteration:
                     return
                 pending = None
+                number += job.first_event
                 yield f"id: {number}\nevent: {event.name}\ndata: {json.dumps(event.data)}\n\n".encode()
         finally:
             if pending is not None:

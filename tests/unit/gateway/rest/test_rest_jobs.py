@@ -154,11 +154,44 @@ def test_events_are_resumed_after_the_last_that_was_heard(tmp_path: Path) -> Non
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
 
 
-@pytest.mark.parametrize("last", ["0", "6", "999999999999999999"])
+async def heard_after(door: Door, last: str) -> tuple[int, str]:
+    """The status and the body of the answer to who has heard event `last`."""
+    answer = await door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": last})
+    return answer.status_code, answer.text
+
+
+def test_who_has_heard_the_end_is_told_to_stop(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        assert await heard_after(door, "6") == (204, "")
+
+    async def make(door: Door) -> None:
+        await made(door)
+        await body(door)
+
+    through_door(tmp_path, ScriptedOrchestrator(song("abc")), make)
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
+def test_the_last_event_so_far_is_not_the_end(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        await start(door)
+        job = door.gateway.book.find("abc")
+        while job.events.count < 2:
+            await job.changed()
+        assert not job.has_ended_with(1)
+        gate.set()
+        await job.ended()
+        assert [job.has_ended_with(number) for number in (1, 2, 3)] == [False, True, False]
+
+    gate = asyncio.Event()
+    through_door(tmp_path, ScriptedOrchestrator([*song("abc")[:2], gate, stopped("abc")]), body)
+
+
+@pytest.mark.parametrize("last", ["0", "5", "7", "999999999999999999"])
 def test_who_resumes_after_a_restart_hears_the_end(tmp_path: Path, last: str) -> None:
     async def body(door: Door) -> None:
-        answer = await door.http.get("/v1/jobs/abc/events", headers={"Last-Event-ID": last})
-        assert answer.text == 'id: 0\nevent: succeeded\ndata: {"job_id": "abc"}\n\n'
+        end = 'id: 6\nevent: succeeded\ndata: {"job_id": "abc"}\n\n'
+        assert await heard_after(door, last) == (200, end)
 
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), made)
     through_door(tmp_path, ScriptedOrchestrator(), body)
