@@ -131,8 +131,15 @@ async def audio(
     headers = {"Accept-Ranges": "none"}
     if request.method == "HEAD":
         return Response(media_type=wanted.stream_media_type, headers=headers)
-    parts = _live(job, take, wanted)
-    return LiveResponse(parts, wanted.stream_media_type, gateway.live_streams, headers, otherwise=file)
+    return LiveResponse(
+        _live(job, take, wanted),
+        wanted.stream_media_type,
+        gateway.live_streams,
+        headers,
+        otherwise=file,
+        # Who waits for its turn in the queue is not to think that nobody answers.
+        begins_at_once=not job.is_decoded,
+    )
 
 
 @dataclass(frozen=True, slots=True)

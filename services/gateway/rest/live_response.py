@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from acestage.errors import AcestageError
+from acestage.errors import AbortedError, AcestageError
 from services.gateway.places import Places
 from services.runtime.processes.finishing import end
 
@@ -27,14 +27,15 @@ SEND_TIMEOUT_S = 300.0
 class LiveResponse(Response):
     """Sends `parts` until they end, or the client goes; then they are closed at once.
 
-    Where `parts` fail before the first one, the answer is the error's own. Later the connection is broken,
-    so that nobody takes what came for the whole.
+    Where `parts` fail before the answer begins, it is the error's own. Later the connection is broken, so
+    that nobody takes what came for the whole.
 
     Args:
         parts: bytes of the body; none of them empty.
         places: one of which it needs.
         send_timeout_s: for a client that does not read.
         otherwise: makes the answer where there are no parts at all; it needs no place.
+        begins_at_once: the head is sent before the first part is there, which then has to come.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class LiveResponse(Response):
         headers: Mapping[str, str] | None = None,
         send_timeout_s: float = SEND_TIMEOUT_S,
         otherwise: Callable[[], Awaitable[Response]] | None = None,
+        begins_at_once: bool = False,
     ) -> None:
         self.status_code = 200
         self.media_type = media_type
@@ -54,6 +56,7 @@ class LiveResponse(Response):
         self._places = places
         self._send_timeout_s = send_timeout_s
         self._otherwise = otherwise
+        self._begins_at_once = begins_at_once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._parts):
@@ -69,13 +72,15 @@ class LiveResponse(Response):
     async def _send_all(self, send: Send) -> bool:
         """Whether this was the answer."""
         async with aclosing(self._parts):
-            part = await anext(self._parts, b"")
-            if not part and self._otherwise is not None:
+            part = b"" if self._begins_at_once else await anext(self._parts, b"")
+            if not part and not self._begins_at_once and self._otherwise is not None:
                 return False
             try:
                 await self._send(
                     send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
                 )
+                if self._begins_at_once:
+                    part = await self._first_part()
                 while part:
                     await self._send(send, {"type": "http.response.body", "body": part, "more_body": True})
                     part = await anext(self._parts, b"")
@@ -85,6 +90,12 @@ class LiveResponse(Response):
             except AcestageError as error:
                 log.info("a live answer is broken off: %s", error.message)
         return True
+
+    async def _first_part(self) -> bytes:
+        try:
+            return await anext(self._parts)
+        except StopAsyncIteration:
+            raise AbortedError("nothing came") from None
 
     async def _send(self, send: Send, message: Message) -> None:
         async with asyncio.timeout(self._send_timeout_s):

@@ -10,6 +10,7 @@ import pytest
 from starlette.responses import Response
 from starlette.types import Message
 
+from acestage.errors import AbortedError
 from services.gateway.places import Places
 from services.gateway.rest.live_response import LiveResponse
 
@@ -76,6 +77,42 @@ def test_what_has_no_parts_is_answered_otherwise_without_a_place() -> None:
         head, file = listener.heard
         assert (b"content-type", b"audio/mp4") in head["headers"]
         assert file["body"] == b"file"
+
+    asyncio.run(body())
+
+
+@pytest.mark.parametrize("failure", [None, AbortedError("it was stopped")])
+def test_what_has_begun_without_its_first_part_is_broken_off_where_none_comes(
+    failure: Exception | None,
+) -> None:
+    places = Places("streams", 1)
+    listener = Listener()
+
+    async def nothing() -> AsyncGenerator[bytes, None]:
+        assert [message["type"] for message in listener.heard] == ["http.response.start"]
+        if failure is not None:
+            raise failure
+        return
+        yield b""
+
+    async def otherwise() -> Response:
+        raise AssertionError("the answer has begun")
+
+    async def body() -> None:
+        response = LiveResponse(nothing(), "audio/aac", places, otherwise=otherwise, begins_at_once=True)
+        await listen(listener, response)
+        assert [message["type"] for message in listener.heard] == ["http.response.start"]
+        assert places.taken_count == 0
+
+    asyncio.run(body())
+
+
+def test_what_has_begun_without_its_first_part_goes_on_with_it() -> None:
+    async def body() -> None:
+        listener = Listener()
+        response = LiveResponse(parts_of(b"a", b"b"), "audio/aac", Places("streams", 1), begins_at_once=True)
+        await listen(listener, response)
+        assert [message.get("body") for message in listener.heard] == [None, b"a", b"b", b""]
 
     asyncio.run(body())
 

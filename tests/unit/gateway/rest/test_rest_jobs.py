@@ -15,6 +15,8 @@ from acestage.generation import JobQueued
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.jobs import job_follower
 from services.gateway.outputs.takes import write_takes
+from services.gateway.rest.app import create_rest_app
+from services.runtime.rpc.api_key import ApiKey
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import NO_AUDIO, ScriptedOrchestrator, song, stopped
 
@@ -259,6 +261,30 @@ def test_who_comes_while_the_files_are_written_gets_the_file(
 
     monkeypatch.setattr(job_follower, "write_takes", write)
     through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+
+
+def test_who_waits_for_a_queued_song_gets_the_head_at_once(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        await start(door)
+        heard: list[Any] = []
+        has_begun = asyncio.Event()
+
+        async def receive() -> dict[str, Any]:
+            await has_begun.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            heard.append(message)
+            has_begun.set()
+
+        path = "/v1/jobs/abc/audio"
+        scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
+        await create_rest_app(door.gateway, ApiKey())(scope, receive, send)
+        (head,) = heard
+        assert (head["type"], head["status"]) == ("http.response.start", 200)
+        assert (b"content-type", b"audio/mpeg") in head["headers"]
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), body)
 
 
 @pytest.mark.parametrize(
