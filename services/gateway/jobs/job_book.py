@@ -23,6 +23,7 @@ from services.gateway.jobs.job_follower import CANCEL_TIMEOUT_S, JobFollower, en
 from services.gateway.jobs.order import JobOrder
 from services.gateway.jobs.pace import Pace
 from services.gateway.jobs.record import JobRecord, JobState, Progress, now
+from services.gateway.jobs.work_done import PartTimes
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.strict_json import check_text
 from services.runtime.processes.finishing import end
@@ -56,13 +57,16 @@ class JobBook:
         self.pace = Pace()
         self._client = client
         self._area = area
-        self._follower = JobFollower(client, area, self.pace)
+        self._part_times = PartTimes()
+        self._follower = JobFollower(client, area, self.pace, self._part_times)
         self._jobs: dict[str, Job] = {}
         self._keys: dict[str, _Keyed] = {}
         self._retiring: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        for record in await asyncio.to_thread(self._area.read_records):
+        records = await asyncio.to_thread(self._area.read_records)
+        for record in sorted(records, key=lambda record: record.created_at):
+            self._part_times.add(record.stages)
             self._add(record)
         self._retiring = asyncio.create_task(self._retire_regularly())
         return self

@@ -19,6 +19,7 @@ from acestage.generation import (
 from services.gateway.jobs.job import JobEvent
 from services.gateway.jobs.pace import StagePace
 from services.gateway.jobs.record import Progress
+from services.gateway.jobs.work_done import WorkDone
 
 _NAMES: dict[type, str] = {
     JobQueued: "queued",
@@ -48,33 +49,47 @@ def to_job_event(event: GenerationEvent) -> JobEvent:
     return JobEvent(name, data)
 
 
-def progress_after(before: Progress, event: GenerationEvent, pace: StagePace, now_s: float) -> Progress:
-    """Where a job is once it has said `event`."""
-    match event:
-        case JobQueued():
-            return replace(before, queue_position=event.position)
-        case StageWaiting():
-            return Progress(
-                stage=event.stage,
-                is_waiting=True,
-                device_position=event.position,
-                is_source=_is_source(before, event.stage),
-            )
-        case StageStarted():
-            return Progress(stage=event.stage, is_source=_is_source(before, event.stage))
-        case StageProgress():
-            left_s = pace.left_s(event.stage, event.done_count, event.total_count, now_s)
-            if left_s is None and event.stage == before.stage:
-                left_s = before.stage_left_s
-            return Progress(
-                stage=event.stage,
-                done_count=event.done_count,
-                total_count=event.total_count,
-                stage_left_s=left_s,
-                is_source=_is_source(before, event.stage),
-            )
-        case _:
-            return before
+class JobCourse:
+    """Where one job is, from what it says. Takes the time as an argument.
+
+    Args:
+        work: how much of it is done, from the beginning on.
+    """
+
+    def __init__(self, work: WorkDone) -> None:
+        self._work = work
+        self._pace = StagePace()
+
+    def after(self, before: Progress, event: GenerationEvent, now_s: float) -> Progress:
+        """Where it is once it has said `event`."""
+        return replace(self._place(before, event, now_s), fraction=self._work.after(event))
+
+    def _place(self, before: Progress, event: GenerationEvent, now_s: float) -> Progress:
+        match event:
+            case JobQueued():
+                return replace(before, queue_position=event.position)
+            case StageWaiting():
+                return Progress(
+                    stage=event.stage,
+                    is_waiting=True,
+                    device_position=event.position,
+                    is_source=_is_source(before, event.stage),
+                )
+            case StageStarted():
+                return Progress(stage=event.stage, is_source=_is_source(before, event.stage))
+            case StageProgress():
+                left_s = self._pace.left_s(event.stage, event.done_count, event.total_count, now_s)
+                if left_s is None and event.stage == before.stage:
+                    left_s = before.stage_left_s
+                return Progress(
+                    stage=event.stage,
+                    done_count=event.done_count,
+                    total_count=event.total_count,
+                    stage_left_s=left_s,
+                    is_source=_is_source(before, event.stage),
+                )
+            case _:
+                return before
 
 
 def _is_source(before: Progress, stage: str) -> bool:

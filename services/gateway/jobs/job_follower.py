@@ -14,9 +14,10 @@ from acestage.errors import AcestageError, CancelledError, NotFoundError, Unavai
 from acestage.generation import AudioChunk, Generation, GenerationEvent, JobQueued
 from acestage.orchestrator_errors import orchestrator_at
 from services.gateway.jobs.job import Job, JobEvent
-from services.gateway.jobs.job_events import plain, progress_after, to_job_event
-from services.gateway.jobs.pace import Pace, StagePace
+from services.gateway.jobs.job_events import JobCourse, plain, to_job_event
+from services.gateway.jobs.pace import Pace
 from services.gateway.jobs.record import Failure, JobRecord, JobState, Progress, now
+from services.gateway.jobs.work_done import PartTimes, WorkDone
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.outputs.takes import write_takes
 
@@ -35,12 +36,14 @@ class JobFollower:
         client: asks the orchestrator.
         area: where records and audio go.
         pace: hears how long jobs took.
+        part_times: and how long each part of them.
     """
 
-    def __init__(self, client: AsyncClient, area: OutputArea, pace: Pace) -> None:
+    def __init__(self, client: AsyncClient, area: OutputArea, pace: Pace, part_times: PartTimes) -> None:
         self._client = client
         self._area = area
         self._pace = pace
+        self._part_times = part_times
 
     async def follow(
         self,
@@ -55,11 +58,12 @@ class JobFollower:
             events: those of the call that started it; None attaches to it.
             first: the one that was read from them already.
         """
-        pace = StagePace()
+        has_audio = bool(job.record.order.options.keys() & {"source_id", "reference_id"})
+        course = JobCourse(WorkDone(self._part_times.expected_s(), has_audio))
         try:
             if first is not None:
-                await self._hear(job, first, pace)
-            record = await self._until_end(job, events, pace, 0 if first is None else 1)
+                await self._hear(job, first, course)
+            record = await self._until_end(job, events, course, 0 if first is None else 1)
         except OSError as error:
             record = await self._give_up(job, error)
         except Exception:  # a defect of ours must not leave a job that never ends
@@ -74,7 +78,7 @@ class JobFollower:
         self,
         job: Job,
         events: AsyncGenerator[GenerationEvent, None] | None,
-        pace: StagePace,
+        course: JobCourse,
         heard_count: int,
     ) -> JobRecord:
         """The record of the end. Of the job's events the first `heard_count` were heard; who attaches gets
@@ -90,7 +94,7 @@ class JobFollower:
                         if isinstance(event, Generation):
                             return await self._succeeded(job, event)
                         if number > heard_count:
-                            await self._hear(job, event, pace)
+                            await self._hear(job, event, course)
                             heard_count = number
                 return job.record.failed("INTERNAL", "the orchestrator ended the job without a result", now())
             except CancelledError as error:
@@ -111,9 +115,9 @@ class JobFollower:
                 return job.record.failed(error.reason, error.message, now())
             events = None
 
-    async def _hear(self, job: Job, event: GenerationEvent, pace: StagePace) -> None:
+    async def _hear(self, job: Job, event: GenerationEvent, course: JobCourse) -> None:
         record = job.record
-        progress = progress_after(record.progress, event, pace, time.monotonic())
+        progress = course.after(record.progress, event, time.monotonic())
         if isinstance(event, JobQueued):
             if event.position == 0 and record.state is JobState.QUEUED:
                 record = replace(record, state=JobState.RUNNING, started_at=now())
@@ -139,6 +143,7 @@ class JobFollower:
         )
         takes = await asyncio.to_thread(write_takes, job.folder, record, generation.tracks)
         self._pace.add(generation.run_s)
+        self._part_times.add(record.stages)
         return replace(record, takes=takes, ended_at=now())
 
     async def _give_up(self, job: Job, error: OSError) -> JobRecord:

@@ -36,6 +36,7 @@ class Progress:
         stage_left_s: seconds until the stage is done, from its own pace; None before that is known.
         is_source: the "vae" reads what the song is made from, rather than decoding it.
         is_writing: all stages are done, and the files are being written.
+        fraction: how much of the job is done, by the time that its parts are expected to take.
     """
 
     stage: str = ""
@@ -47,6 +48,7 @@ class Progress:
     stage_left_s: float | None = None
     is_source: bool = False
     is_writing: bool = False
+    fraction: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,11 @@ class JobRecord:
     def warnings(self) -> list[str]:
         """Each once, although takes may share them."""
         return list(dict.fromkeys(warning for take in self.takes for warning in take.warnings))
+
+    @property
+    def fraction(self) -> float:
+        """How much of the job is done: 1 once it has succeeded, and not before."""
+        return 1.0 if self.state is JobState.SUCCEEDED else self.progress.fraction
 
     def failed(self, reason: str, message: str, at: datetime) -> Self:
         return replace(self, state=JobState.FAILED, failure=Failure(reason, message), ended_at=at)

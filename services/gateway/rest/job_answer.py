@@ -19,6 +19,7 @@ class ProgressAnswer(BaseModel):
     stage: str = Field(description='"text_encoder", "dit" or "vae"; empty before the first.')
     step: int = Field(description="Steps or tiles done.")
     step_count: int = Field(description="Of so many; 0 before the first is done.")
+    fraction: float = Field(description="How much of the job is done, by time; 1 once it has succeeded.")
     stage_left_s: float | None = Field(description="Seconds until the stage is done, where known.")
     device_position: int | None = Field(description="In line for the device, 1 is next; null on it.")
     queue_position: int | None = Field(description="In the queue, 1 is next; null once it runs.")
@@ -136,6 +137,7 @@ def _progress(record: JobRecord, gateway: Gateway, running_count: int) -> Progre
         stage=progress.stage,
         step=progress.done_count,
         step_count=progress.total_count,
+        fraction=round(record.fraction, 3),
         stage_left_s=progress.stage_left_s,
         device_position=progress.device_position if progress.is_waiting else None,
         queue_position=position or None,

@@ -11,8 +11,6 @@ from services.gateway.rest.field_names import limited_field
 
 UNKNOWN = "N/A"
 _STATUS = {JobState.SUCCEEDED: 1, JobState.FAILED: 2, JobState.CANCELLED: 2}
-_SHARES = {"text_encoder": (0.0, 0.1), "dit": (0.1, 0.6), "vae": (0.7, 0.3)}
-"""Where a stage begins in the progress of the whole, and how much of it it is. Within it steps count."""
 
 
 def task_answer(record: JobRecord) -> dict[str, Any]:
@@ -43,16 +41,6 @@ def progress_text(record: JobRecord) -> str:
             return f"{progress.stage}: starts" if progress.stage else "starts"
         case _:
             return record.failure.message if record.failure else record.state.value
-
-
-def fraction(record: JobRecord) -> float:
-    """How much of the job is done, from 0 to 1."""
-    if record.state is JobState.SUCCEEDED:
-        return 1.0
-    progress = record.progress
-    begin, share = _SHARES.get(progress.stage, (0.0, 0.0))
-    within = progress.done_count / progress.total_count if progress.total_count else 0.0
-    return round(begin + share * within, 3)
 
 
 def audio_path(record: JobRecord, take: Take) -> str:
@@ -89,7 +77,7 @@ def _item(record: JobRecord, take: Take | None) -> dict[str, Any]:
         "seed_value": ",".join(seeds),
         "lm_model": "",
         "dit_model": model.get("name") or options.get("model", ""),
-        "progress": fraction(record),
+        "progress": round(record.fraction, 3),
         "stage": record.progress.stage or record.state.value,
     }
     if record.failure is not None:

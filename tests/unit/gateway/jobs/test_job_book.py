@@ -6,7 +6,7 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from acestage.errors import (
     ServiceUnreachableError,
     WorkerCrashedError,
 )
-from acestage.generation import AudioChunk, JobQueued, StageProgress
+from acestage.generation import AudioChunk, Generation, JobQueued, StageCompleted, StageProgress
 from acestage.orchestrator_errors import Calls
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.stored_settings import read_settings
@@ -87,6 +87,25 @@ def test_a_song_is_kept_with_its_settings(tmp_path: Path) -> None:
         assert restored == sidecar
         assert (restored["seed"], restored["batch_size"], restored["caption"]) == (7 + index, 1, "piano")
     assert not list(job.folder.glob("*.f32"))
+
+
+def test_how_long_parts_took_is_known_after_a_restart(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> None:
+        job = await book.submit(ORDER)
+        while job.record.progress.done_count != 2:
+            await job.changed()
+        assert job.record.fraction == pytest.approx(0.1, abs=0.05)
+
+    *events, generation = song("abc")
+    assert isinstance(generation, Generation)
+    times = [("dit", 1), ("vae", 9)]
+    start = datetime(2026, 1, 2, tzinfo=UTC)
+    stages = tuple(
+        StageCompleted(name, "1-1", 1, start, start + timedelta(seconds=s), 0.0, s, (), 0, 0, (), "")
+        for name, s in times
+    )
+    run(tmp_path, ScriptedOrchestrator([*events, replace(generation, stages=stages)]), finished)
+    run(tmp_path, ScriptedOrchestrator([*song("def")[:5], asyncio.Event()]), body)
 
 
 def test_listeners_hear_every_message_and_then_the_end(tmp_path: Path) -> None:
