@@ -15,6 +15,7 @@ from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.field_names import ALIASES, METAS, OPTIONS, PARAMETERS, spellings
 from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.request_body import RequestBody
+from services.gateway.rest.seed_fields import seed_options
 from services.gateway.rest.song_fields import LANGUAGE_MODEL_FIELDS, SONG_FIELDS, read
 from services.gateway.rest.song_metadata import known_number, metadata
 from services.gateway.rest.source_audio import FILES, find_file, named_audio
@@ -26,13 +27,18 @@ _PLAIN = (
 )
 """Options that need no more than to be read as what they are."""
 
-_ROUTINE: Mapping[str, tuple[str, ...]] = {
+TEXT_TO_MUSIC = "text2music"
+_OF_TASKS: Mapping[str, tuple[str, ...]] = {
     "audio_cover_strength": ("cover", "cover-nofsq"),
     "cover_noise_strength": ("cover", "cover-nofsq"),
     "repainting_start": ("repaint", "lego"),
     "repainting_end": ("repaint", "lego"),
+    "track_name": ("extract", "lego"),
+    "track_classes": ("complete",),
 }
-"""What clients send with every task as a matter of routine, and the tasks that take it."""
+"""Fields that not every task has, and the tasks that have them."""
+_ROUTINE = ("audio_cover_strength", "cover_noise_strength", "repainting_start", "repainting_end")
+"""Those that clients send with every task."""
 _WITHOUT_EFFECT = {"audio_cover_strength": 1.0, "cover_noise_strength": 0.0, "repainting_start": 0.0}
 
 _LANGUAGE_MODEL_FIELD = re.compile(r"lm_?[a-zA-Z_]+")
@@ -47,22 +53,31 @@ _OF_SETTINGS = frozenset({"device", "dtype", "kernels"})
 _NAMED_COUNT = 10
 
 
-def order_of(values: FieldValues, body: RequestBody, formats: Mapping[ExportFormat, str]) -> JobOrder:
+def order_of(
+    values: FieldValues,
+    body: RequestBody,
+    formats: Mapping[ExportFormat, str],
+    *,
+    is_forgiving: bool = False,
+) -> JobOrder:
     """What `values`, and the files of `body`, order; wrong ones are noted in `values`.
 
     Args:
         values: of the request.
         body: that they are from.
         formats: with "" for those that can be written here.
+        is_forgiving: what does not go with the rest is left out, and the order's notes say so.
     """
     notes: list[str] = []
     options: dict[str, Any] = {OPTIONS.get(name, name): read(values, name) for name in _PLAIN}
     options |= _task(values, body)
     options |= metadata(values)
-    options |= _seeds(values)
+    options |= seed_options(values, notes, is_forgiving=is_forgiving)
+    has_source = bool(options["source_id"] or find_file(body, "src_audio"))
     options |= _routine(values, options)
-    has_source = bool(options["audio_codes"] or options["source_id"] or find_file(body, "src_audio"))
-    options["duration_s"] = _duration_s(values, has_source, notes)
+    if is_forgiving:
+        _leave_other_tasks(values, options, has_source, notes)
+    options["duration_s"] = _duration_s(values, has_source or bool(options["audio_codes"]), notes)
     caption = _caption(values, options, notes)
     notes += _left_out(values, body)
     return JobOrder(
@@ -96,38 +111,37 @@ def _task(values: FieldValues, body: RequestBody) -> dict[str, Any]:
     }
 
 
-def _seeds(values: FieldValues) -> dict[str, Any]:
-    """A seed that was sent counts, unless a random one was asked for in so many words.
-
-    Settings of a song say `seeds` beside the first one.
-    """
-    name = "seed" if values.fields.find("seeds") is None else "seeds"
-    seeds = read(values, name) or []
-    if read(values, "use_random_seed") or not seeds or seeds == [-1]:
-        return {}
-    if len(seeds) == 1:
-        return {"seed": seeds[0]}
-    batch_size = read(values, "batch_size")
-    if batch_size not in (None, len(seeds)):
-        values.refuse(name, f"has {len(seeds)} seeds; accepted: one, or one for each of {batch_size} takes")
-    if set(seeds) == {-1}:
-        return {"batch_size": len(seeds)}
-    if -1 in seeds:
-        values.refuse(name, "has -1 beside others; accepted: seeds from 0 on, or -1 for all")
-    return {"seeds": seeds, "batch_size": None}
-
-
 def _routine(values: FieldValues, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What clients send with every task; for other tasks only what would have an effect."""
     found: dict[str, Any] = {}
-    task = "cover" if options["audio_codes"] and not options["task"] else options["task"]
-    for name, tasks in _ROUTINE.items():
+    for name in _ROUTINE:
         number = read(values, name)
         if name == "repainting_end" and number == -1:
             number = None
-        is_for_task = task in tasks
-        if is_for_task or number != _WITHOUT_EFFECT.get(name):
+        if _task_of(options) in _OF_TASKS[name] or number != _WITHOUT_EFFECT.get(name):
             found[OPTIONS.get(name, name)] = number
     return found
+
+
+def _leave_other_tasks(
+    values: FieldValues, options: dict[str, Any], has_source: bool, notes: list[str]
+) -> None:
+    """Drops options that belong to other tasks."""
+    task, left = _task_of(options), []
+    for name, tasks in _OF_TASKS.items():
+        option = OPTIONS.get(name, name)
+        # Codes are a source that no noise can be added to.
+        is_for_task = task in tasks and (has_source or name != "cover_noise_strength")
+        if options.get(option) not in (None, "", [], _WITHOUT_EFFECT.get(name)) and not is_for_task:
+            options[option] = None
+            left.append(values.fields.spelling(name))
+    if left:
+        notes.append(f"of other tasks, so without effect: {_listed(left)}")
+
+
+def _task_of(options: Mapping[str, Any]) -> str:
+    task: str = options["task"] or TEXT_TO_MUSIC
+    return "cover" if task == TEXT_TO_MUSIC and options["audio_codes"] else task
 
 
 def _duration_s(values: FieldValues, has_source: bool, notes: list[str]) -> float | None:

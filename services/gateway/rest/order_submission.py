@@ -32,8 +32,13 @@ from services.gateway.rest.source_audio import bring
 _AUDIO_FIELDS = {"src_audio_path": "source_id", "reference_audio_path": "reference_id"}
 
 
-async def submit(request: Request, idempotency_key: str = "") -> Job:
+async def submit(request: Request, idempotency_key: str = "", *, is_forgiving: bool = False) -> Job:
     """Starts what `request` orders, as JSON or as a form. The key is checked before anything is done with it.
+
+    Args:
+        request: that orders it.
+        idempotency_key: orders with the same key are one job.
+        is_forgiving: what does not go with the rest is left out, and the job's notes say so.
 
     Raises:
         UnauthenticatedError: the key is missing or wrong.
@@ -42,7 +47,7 @@ async def submit(request: Request, idempotency_key: str = "") -> Job:
         AcestageError: the orchestrator cannot take it.
     """
     gateway: Gateway = request.app.state.gateway
-    order = await _read_order(request, idempotency_key)
+    order = await _read_order(request, idempotency_key, is_forgiving)
     try:
         return await gateway.book.submit(order, idempotency_key)
     except InvalidArgumentError as error:
@@ -53,7 +58,7 @@ async def submit(request: Request, idempotency_key: str = "") -> Job:
         raise _unknown_audio(error, order) from error
 
 
-async def _read_order(request: Request, idempotency_key: str) -> JobOrder:
+async def _read_order(request: Request, idempotency_key: str, is_forgiving: bool) -> JobOrder:
     gateway: Gateway = request.app.state.gateway
     async with checked_body(request, MAX_FILE_COUNT) as body:
         values = FieldValues(RequestFields(body.values))
@@ -62,7 +67,7 @@ async def _read_order(request: Request, idempotency_key: str) -> JobOrder:
             # The same request with the same key is the same order.
             sample = random.Random(idempotency_key or None).choice(SAMPLES)
             values = _sampled(values, body, sample, notes)
-        order = order_of(values, body, gateway.formats)
+        order = order_of(values, body, gateway.formats, is_forgiving=is_forgiving)
         values.done()
         order = replace(order, notes=(*notes, *order.notes))
         return await _with_audio(order, gateway, body)

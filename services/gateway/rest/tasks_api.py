@@ -32,8 +32,11 @@ _MEDIA_TYPES = {audio_format.suffix: audio_format.media_type for audio_format in
 
 @router.post("/release_task", responses=error_responses(400, 401, 413, 415, 429, 503))
 async def release_task(request: Request) -> dict[str, Any]:
-    """Queues a song; JSON, multipart or urlencoded, under any name that upstream's clients use."""
-    job = await submit(request)
+    """Queues a song; JSON, multipart or urlencoded, under any name that upstream's clients use.
+
+    They send all of their fields with every task: those of other tasks are left out.
+    """
+    job = await submit(request, is_forgiving=True)
     position = max(1, job.record.progress.queue_position)
     return envelope({"task_id": job.job_id, "status": "queued", "queue_position": position})
 

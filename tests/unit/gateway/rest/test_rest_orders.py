@@ -27,6 +27,7 @@ from tests.unit.gateway.scripted_orchestrator import (
 )
 
 UPLOADED = "a" + "0" * 32
+PROMPT = {"prompt": "x"}
 
 
 def order(
@@ -47,6 +48,19 @@ def options(tmp_path: Path, **request: Any) -> dict[str, Any]:
     assert status == 200, body
     ((caption, found),) = client.started
     return {"caption": caption} | found
+
+
+def noted(tmp_path: Path, path: str = "/release_task", **request: Any) -> tuple[dict[str, Any], list[str]]:
+    """The options, the caption among them, and the notes of the order that a request makes."""
+
+    async def ask(door: Door) -> JobOrder:
+        answer = await door.http.post(path, **request)
+        assert answer.status_code in (200, 201), answer.text
+        return door.gateway.book.find("abc").record.order
+
+    client = ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()])
+    found: JobOrder = through_door(Path(tempfile.mkdtemp(dir=tmp_path)), client, ask)
+    return {"caption": found.caption, **found.options}, list(found.notes)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +104,8 @@ def test_a_field_is_found_by_each_of_its_names(
     tmp_path: Path, name: str, value: Any, option: str, expected: Any
 ) -> None:
     body = {name: value} if option == "caption" else {"prompt": "x", name: value}
-    assert options(tmp_path, json=body)[option] == expected
+    found, _ = noted(tmp_path, "/v1/jobs", json=body)
+    assert found[option] == expected
 
 
 @pytest.mark.parametrize(
@@ -169,6 +184,111 @@ def test_defaults_that_clients_send_with_every_task_are_not_sent_on(tmp_path: Pa
 def test_a_seed_for_each_take_may_be_drawn(tmp_path: Path, seeds: Any, batch_size: dict[str, int]) -> None:
     found = options(tmp_path, json={"prompt": "x", "seed": seeds} | batch_size)
     assert found == {"caption": "x", "detached": True, "batch_size": 2}
+
+
+SLIDERS = {
+    "audio_cover_strength": 0.5,
+    "cover_noise_strength": 0.2,
+    "repainting_start": 3,
+    "repaintingEnd": 0,
+    "track_name": "drums",
+    "instruments": ["bass"],
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "kept"),
+    [
+        ({}, set()),
+        ({"task_type": "text2music"}, set()),
+        ({"task_type": "text2music", "audio_code_string": "<|audio_code_1|>"}, {"audio_cover_strength"}),
+        (
+            {"task_type": "cover", "src_audio_path": UPLOADED},
+            {"audio_cover_strength", "cover_noise_strength"},
+        ),
+        ({"task_type": "repaint", "src_audio_path": UPLOADED}, {"repaint_start_s", "repaint_end_s"}),
+        (
+            {"task_type": "lego", "src_audio_path": UPLOADED},
+            {"repaint_start_s", "repaint_end_s", "track_name"},
+        ),
+        ({"task_type": "complete", "src_audio_path": UPLOADED}, {"track_classes"}),
+    ],
+)
+def test_a_task_of_upstream_s_leaves_out_what_belongs_to_others(
+    tmp_path: Path, task: dict[str, Any], kept: set[str]
+) -> None:
+    options, notes = noted(tmp_path, json=PROMPT | SLIDERS | task)
+    of_tasks = {
+        *("audio_cover_strength", "cover_noise_strength", "repaint_start_s", "repaint_end_s"),
+        *("track_name", "track_classes"),
+    }
+    assert options.keys() & of_tasks == kept
+    (note,) = notes
+    assert note.startswith("of other tasks, so without effect: ")
+    assert len(note.split(", ")) == 1 + 6 - len(kept)
+    assert ("repaintingEnd" in note) is ("repaint_end_s" not in kept)
+
+
+def test_values_without_effect_are_not_worth_a_note(tmp_path: Path) -> None:
+    routine = {"audio_cover_strength": 1.0, "cover_noise_strength": 0, "repainting_start": 0}
+    codes = {"audio_code_string": "<|audio_code_1|>"}
+    assert noted(tmp_path, json=PROMPT | routine)[1] == []
+    assert noted(tmp_path, json=PROMPT | routine | codes)[1] == []
+
+
+def test_a_job_is_refused_what_belongs_to_another_task(tmp_path: Path) -> None:
+    options, notes = noted(tmp_path, "/v1/jobs", json=PROMPT | SLIDERS)
+    assert (options["audio_cover_strength"], options["repaint_end_s"]) == (0.5, 0.0)  # for others to refuse
+    assert notes == []
+
+
+@pytest.mark.parametrize("seeds", ["7,8,9", [7, 8, 9], "7,8,-1"])
+def test_of_more_seeds_than_takes_the_first_ones_count_for_a_task_of_upstream_s(
+    tmp_path: Path, seeds: Any
+) -> None:
+    options, notes = noted(tmp_path, json=PROMPT | {"seed": seeds, "batch_size": 2})
+    assert (options["seeds"], "batch_size" in options) == ([7, 8], False)
+    assert notes == ["seed: of 3 seeds the first ones count, one for each take"]
+
+
+@pytest.mark.parametrize(("seeds", "batch_size"), [("7,8", 3), ("7,8,-1", 3), ("7,8,-1", None)])
+def test_seeds_that_are_missing_are_drawn_for_a_task_of_upstream_s(
+    tmp_path: Path, seeds: str, batch_size: int | None
+) -> None:
+    options, notes = noted(tmp_path, json=PROMPT | {"seed": seeds, "batch_size": batch_size})
+    assert options["seeds"][:2] == [7, 8]
+    assert 0 <= options["seeds"][2] < 2**32
+    assert notes == ["seed: seeds were drawn for takes that had none"]
+
+
+@pytest.mark.parametrize(("seeds", "batch_size"), [("-1,-1,-1", 2), ("-1,-1", 2), ("-1,-1,5", 2)])
+def test_seeds_that_are_all_to_be_drawn_are_for_the_orchestrator(
+    tmp_path: Path, seeds: str, batch_size: int
+) -> None:
+    options, _ = noted(tmp_path, json=PROMPT | {"seed": seeds, "batch_size": batch_size})
+    assert (options["batch_size"], "seeds" in options) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("path", "seeds", "batch_size"),
+    [
+        ("/v1/jobs", "7,8,9", 2),
+        ("/v1/jobs", "7,8", 3),
+        ("/v1/jobs", "7,-1", 2),
+        ("/release_task", "7,8", 10**9),
+        ("/release_task", "7,8", -2),
+        ("/release_task", "7,8", 0),
+    ],
+)
+def test_seeds_that_do_not_go_with_the_takes_are_refused(
+    tmp_path: Path, path: str, seeds: str, batch_size: int
+) -> None:
+    async def ask(door: Door) -> None:
+        body = {"prompt": "x", "seed": seeds, "batch_size": batch_size}
+        answer = await door.http.post(path, json=body)
+        assert (answer.status_code, list(answer.json()["fields"])) == (400, ["seed"])
+
+    through_door(tmp_path, ScriptedOrchestrator(), ask)
 
 
 def test_numbers_that_mean_nothing_are_for_the_orchestrator_to_refuse(tmp_path: Path) -> None:
