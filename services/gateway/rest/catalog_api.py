@@ -11,10 +11,12 @@ from fastapi import APIRouter, Depends, Request
 from acestage import __version__
 from acestage.errors import InvalidArgumentError, UnavailableError
 from services.gateway.rest.auth import require_key
+from services.gateway.rest.body_docs import body_docs
 from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.request_body import checked_body
+from services.gateway.rest.song_fields import TEXT
 from services.gateway.rest.song_samples import SAMPLES
 
 STATUS_TIMEOUT_S = 5.0
@@ -22,6 +24,7 @@ STATUS_TIMEOUT_S = 5.0
 router = APIRouter(tags=["ACE-Step"])
 health_router = APIRouter(tags=["ACE-Step"])
 _KEYED = [Depends(require_key)]
+_NO_FIELDS = body_docs({}, is_needed=False)
 
 
 @health_router.get("/health")
@@ -46,7 +49,11 @@ async def model_inventory(gateway: ItsGateway) -> dict[str, Any]:
     return envelope(_inventory((await gateway.client.status(STATUS_TIMEOUT_S)).served_models))
 
 
-@router.post("/v1/init", responses=error_responses(400, 401, 413, 415, 429, 503))
+@router.post(
+    "/v1/init",
+    responses=error_responses(400, 401, 413, 415, 429, 503),
+    openapi_extra=body_docs({"model": TEXT}),
+)
 async def init(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     """Upstream loads a model so; here every model that is served is ready, and requests name theirs.
 
@@ -97,14 +104,18 @@ async def stats(gateway: ItsGateway) -> dict[str, Any]:
     )
 
 
-@router.post("/create_random_sample", responses=error_responses(400, 401, 413, 415, 429))
+@router.post(
+    "/create_random_sample", responses=error_responses(400, 401, 413, 415, 429), openapi_extra=_NO_FIELDS
+)
 async def create_random_sample(request: Request) -> dict[str, Any]:
     """Caption, lyrics and metadata of a song, to begin with."""
     await _require_key(request)
     return envelope(random.choice(SAMPLES).to_dict())
 
 
-@router.post("/format_input", responses=error_responses(400, 401, 413, 415, 429, 503))
+@router.post(
+    "/format_input", responses=error_responses(400, 401, 413, 415, 429, 503), openapi_extra=_NO_FIELDS
+)
 async def format_input(request: Request) -> dict[str, Any]:
     """Would have a language model improve caption and lyrics; none is served."""
     await _require_key(request)

@@ -25,6 +25,7 @@ from services.gateway.outputs.export_shelf import check_take
 from services.gateway.outputs.live_stream import encoded
 from services.gateway.outputs.takes import MASTER_FORMAT, export_name, settings_of
 from services.gateway.rest.auth import require_key
+from services.gateway.rest.body_docs import song_docs
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.finished_file import ANSWERS, BINARY, KEPT, FinishedFile
 from services.gateway.rest.its_gateway import ItsGateway
@@ -41,7 +42,12 @@ _Take = Annotated[int, Query(ge=0, description="Number of the take, from 0.")]
 _EVENT_ID = re.compile(r"\d{1,18}")
 
 
-@router.post("/v1/jobs", status_code=201, responses=error_responses(400, 401, 413, 415, 429, 503))
+@router.post(
+    "/v1/jobs",
+    status_code=201,
+    responses=error_responses(400, 401, 413, 415, 429, 503),
+    openapi_extra=song_docs(),
+)
 async def start(
     request: Request,
     response: Response,

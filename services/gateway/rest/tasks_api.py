@@ -12,6 +12,7 @@ from acestage.errors import InvalidArgumentError, NotFoundError
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.gateway import Gateway
 from services.gateway.rest.auth import require_key
+from services.gateway.rest.body_docs import body_docs, song_docs
 from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.field_values import FieldValues
@@ -20,6 +21,7 @@ from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.order_submission import submit
 from services.gateway.rest.request_body import checked_body
 from services.gateway.rest.request_fields import RequestFields
+from services.gateway.rest.song_fields import NAMES
 from services.gateway.rest.task_result import task_answer, unknown_task_answer
 
 MAX_TASK_COUNT = 500
@@ -30,7 +32,9 @@ router = APIRouter(tags=["ACE-Step"])
 _MEDIA_TYPES = {audio_format.suffix: audio_format.media_type for audio_format in ExportFormat}
 
 
-@router.post("/release_task", responses=error_responses(400, 401, 413, 415, 429, 503))
+@router.post(
+    "/release_task", responses=error_responses(400, 401, 413, 415, 429, 503), openapi_extra=song_docs()
+)
 async def release_task(request: Request) -> dict[str, Any]:
     """Queues a song; JSON, multipart or urlencoded, under any name that upstream's clients use.
 
@@ -41,7 +45,11 @@ async def release_task(request: Request) -> dict[str, Any]:
     return envelope({"task_id": job.job_id, "status": "queued", "queue_position": position})
 
 
-@router.post("/query_result", responses=error_responses(400, 401, 413, 415, 429))
+@router.post(
+    "/query_result",
+    responses=error_responses(400, 401, 413, 415, 429),
+    openapi_extra=body_docs({"task_id_list": NAMES}, required=["task_id_list"]),
+)
 async def query_result(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     """How tasks are: status 0 waits or runs, 1 is done, 2 failed; `result` is JSON in a text."""
     async with checked_body(request) as body:
