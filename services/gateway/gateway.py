@@ -15,6 +15,7 @@ from services.gateway.jobs.job_book import JobBook
 from services.gateway.outputs.export_shelf import ExportShelf
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.places import Places
+from services.gateway.served_models import ServedModels
 
 UPLOAD_TIMEOUT_S = 600.0
 """How long a file may be on its way to the orchestrator."""
@@ -30,6 +31,7 @@ class Gateway:
         area: the folder of finished songs.
         shelf: other formats of them.
         formats: every audio format, with "" where it can be written here, else why not.
+        models: that requests may name.
         live_streams: places of listeners to audio that is being decoded; each has an encoder.
         event_streams: places of listeners to events.
         uploads: places of files on their way in; each may take 1 GiB of disk.
@@ -41,6 +43,7 @@ class Gateway:
     area: OutputArea
     shelf: ExportShelf
     formats: Mapping[ExportFormat, str]
+    models: ServedModels
     live_streams: Places = field(default_factory=lambda: Places("live streams", 16))
     event_streams: Places = field(default_factory=lambda: Places("streams of events", 256))
     uploads: Places = field(default_factory=lambda: Places("uploads", 8))
@@ -60,4 +63,4 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     with closing(area):
         client = AsyncClient(settings.address("orchestrator"), Access.of(settings))
         async with client, JobBook(client, area) as book:
-            yield Gateway(client, book, area, ExportShelf(), formats)
+            yield Gateway(client, book, area, ExportShelf(), formats, ServedModels(client))

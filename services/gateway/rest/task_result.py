@@ -13,12 +13,17 @@ UNKNOWN = "N/A"
 _STATUS = {JobState.SUCCEEDED: 1, JobState.FAILED: 2, JobState.CANCELLED: 2}
 
 
-def task_answer(record: JobRecord) -> dict[str, Any]:
-    """The entry of a job in the list that answers a query."""
+def task_answer(record: JobRecord, default_model: str) -> dict[str, Any]:
+    """The entry of a job in the list that answers a query.
+
+    Args:
+        record: of the job.
+        default_model: that a job takes which names none.
+    """
     return {
         "task_id": record.job_id,
         "status": _STATUS.get(record.state, 0),
-        "result": json.dumps(_items(record), ensure_ascii=False),
+        "result": json.dumps(_items(record, default_model), ensure_ascii=False),
         "progress_text": progress_text(record),
     }
 
@@ -48,13 +53,11 @@ def audio_path(record: JobRecord, take: Take) -> str:
     return f"/v1/audio?path={quote(f'{record.job_id}/{take.file or take.master}', safe='')}"
 
 
-def _items(record: JobRecord) -> list[dict[str, Any]]:
-    if record.takes:
-        return [_item(record, take) for take in record.takes]
-    return [_item(record, None)]
+def _items(record: JobRecord, default_model: str) -> list[dict[str, Any]]:
+    return [_item(record, take, default_model) for take in record.takes or (None,)]
 
 
-def _item(record: JobRecord, take: Take | None) -> dict[str, Any]:
+def _item(record: JobRecord, take: Take | None, default_model: str) -> dict[str, Any]:
     options, settings = record.order.options, record.settings or {}
     model = settings.get("model") or {}
     seeds = [str(entry.seed) for entry in record.takes]
@@ -76,7 +79,7 @@ def _item(record: JobRecord, take: Take | None) -> dict[str, Any]:
         "generation_info": _generation_info(record, take),
         "seed_value": ",".join(seeds),
         "lm_model": "",
-        "dit_model": model.get("name") or options.get("model", ""),
+        "dit_model": model.get("name") or options.get("model") or default_model,
         "progress": round(record.fraction, 3),
         "stage": record.progress.stage or record.state.value,
     }

@@ -59,7 +59,8 @@ async def query_result(request: Request, gateway: ItsGateway) -> dict[str, Any]:
     if task_ids is None or len(task_ids) > MAX_TASK_COUNT:
         given = "is missing" if task_ids is None else f"has {len(task_ids)} ids"
         raise InvalidArgumentError.at("task_id_list", f"{given}; accepted: {_TASK_IDS}")
-    return envelope([_answer(gateway, task_id) for task_id in task_ids])
+    default_model = await gateway.models.default()
+    return envelope([_answer(gateway, task_id, default_model) for task_id in task_ids])
 
 
 @router.head("/v1/audio", include_in_schema=False, dependencies=[Depends(require_key)])
@@ -77,8 +78,8 @@ async def audio(
     return FinishedFile(found, _MEDIA_TYPES.get(found.suffix), found.name)
 
 
-def _answer(gateway: Gateway, task_id: str) -> dict[str, Any]:
+def _answer(gateway: Gateway, task_id: str, default_model: str) -> dict[str, Any]:
     try:
-        return task_answer(gateway.book.find(task_id).record)
+        return task_answer(gateway.book.find(task_id).record, default_model)
     except NotFoundError:
         return unknown_task_answer(task_id)

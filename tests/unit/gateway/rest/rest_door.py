@@ -18,6 +18,7 @@ from services.gateway.jobs.job_book import JobBook
 from services.gateway.outputs.export_shelf import ExportShelf
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.rest.app import create_rest_app
+from services.gateway.served_models import ServedModels
 from services.runtime.rpc.api_key import ApiKey
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator
 
@@ -41,7 +42,8 @@ async def open_door(
         orchestrator = cast(AsyncClient, client)
         async with JobBook(orchestrator, area) as book:
             formats = dict.fromkeys(ExportFormat, "")
-            gateway = Gateway(orchestrator, book, area, ExportShelf(), formats)
+            models = ServedModels(orchestrator)
+            gateway = Gateway(orchestrator, book, area, ExportShelf(), formats, models)
             transport = httpx.ASGITransport(create_rest_app(gateway, ApiKey(secret)))
             async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
                 yield Door(http, gateway)

@@ -118,6 +118,7 @@ def test_a_task_that_goes_on_says_where_it_is_and_nothing_of_others(tmp_path: Pa
         assert (first["status"], first["progress_text"]) == (0, "dit: 1 of 2")
         progress = json.loads(first["result"])[0]["progress"]
         assert 0.2 < progress < 0.4
+        assert json.loads(first["result"])[0]["dit_model"] == "tiny"
         assert (await door.http.get("/v1/jobs/abc")).json()["progress"]["fraction"] == progress
         assert (second["status"], second["progress_text"]) == (0, "queued, number 3")
         assert json.loads(second["result"])[0]["progress"] == 0.0
