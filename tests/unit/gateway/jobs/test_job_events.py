@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from acestage.generation import GenerationEvent, JobQueued, StageProgress, StageWaiting
-from services.gateway.jobs.job_events import progress_after
-from services.gateway.jobs.pace import StagePace
+from services.gateway.jobs.job_events import JobCourse
 from services.gateway.jobs.record import Progress
+from services.gateway.jobs.work_done import PARTS, WorkDone
+
+
+def course(*, has_audio: bool) -> JobCourse:
+    return JobCourse(WorkDone(dict.fromkeys(PARTS, 1.0), has_audio))
 
 
 def test_the_vae_reads_a_source_before_the_other_stages_and_decodes_after_them() -> None:
@@ -20,14 +24,14 @@ def test_the_vae_reads_a_source_before_the_other_stages_and_decodes_after_them()
         StageWaiting("vae", 1),
         StageProgress("vae", 1, 6),
     ]
-    progress, pace = Progress(), StagePace()
+    progress, job = Progress(), course(has_audio=True)
     seen = []
     for event in events:
-        progress = progress_after(progress, event, pace, 0.0)
+        progress = job.after(progress, event, 0.0)
         seen.append(progress.is_source)
     assert seen == [False, True, True, True, True, False, False, False, False]
 
 
 def test_a_song_without_a_source_is_decoded_alone() -> None:
-    progress = progress_after(Progress(stage="dit"), StageProgress("vae", 1, 6), StagePace(), 0.0)
+    progress = course(has_audio=False).after(Progress(stage="dit"), StageProgress("vae", 1, 6), 0.0)
     assert not progress.is_source
