@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 from tests.running_gateway import RunningGateway
 from tests.running_stack import RunningStack
 
-EXAMPLE_COUNT = 12
+EXAMPLE_COUNT = 15
 STARTED: dict[str, Callable[[Any], str]] = {
     "/release_task": lambda said: said["data"]["task_id"],
     "/v1/jobs": lambda said: said["job_id"],

@@ -67,6 +67,9 @@ def read_master(path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
     return samples  # type: ignore[no-any-return]
 
 
+UNTRAINED = "the model is untrained: what it makes is noise that proves the path, not music"
+
+
 def settings_of(record: JobRecord, seed: int) -> dict[str, Any]:
     """All settings of a take: generated with them and this seed alone, it is the same again."""
     settings = dict(record.settings or {})
@@ -76,7 +79,8 @@ def settings_of(record: JobRecord, seed: int) -> dict[str, Any]:
 def _write_take(folder: Path, record: JobRecord, track: Track, take_count: int) -> Take:
     tags = Tags(record.order.name, track.seed, settings_of(record, track.seed))
     master = f"take-{track.item_index}.wav"
-    warnings = list(track.warnings)
+    is_untrained = ((record.settings or {}).get("model") or {}).get("is_untrained")
+    warnings = [*track.warnings, *([UNTRAINED] if is_untrained else ())]
     write_export(folder / master, track.audio, MASTER_FORMAT, tags=tags)
     audio_format = record.order.audio_format
     name = _name(record, track.item_index, track.seed, take_count, audio_format)

@@ -122,7 +122,6 @@ class Texts:
     free: str
     held_by: str
     held_by_nobody: str
-    untrained: str
     own_choice: str
     text_encoder: str
     dit: str
@@ -267,7 +266,6 @@ ENGLISH = Texts(
     free="{device}: {free:.1f} of {total:.1f} GiB free",
     held_by="Held by {holders}",
     held_by_nobody="Held by nobody",
-    untrained="This model is untrained: what it makes is noise that proves the path, not music.",
     own_choice="0: the model's own",
     text_encoder="Text encoder",
     dit="Diffusion",
@@ -406,12 +404,15 @@ PORTUGUESE = Texts(
     free="{device}: {free:.1f} de {total:.1f} GiB livres",
     held_by="Em uso por {holders}",
     held_by_nobody="Em uso por ninguém",
-    untrained="Este modelo não foi treinado: o som é ruído, só para mostrar que tudo funciona, e não música.",
     own_choice="0: o padrão do modelo",
     text_encoder="Codificador de texto",
     dit="Difusão",
     vae="Decodificador",
     phrases=(
+        (
+            r"^the model is untrained: .*$",
+            "este modelo não foi treinado: o som é ruído, só para mostrar que tudo funciona, e não música",
+        ),
         (
             r"^caption: the model reads (\d+) of its (\d+) tokens, and bpm, .* are the last ones$",
             r"descrição: o modelo lê \1 dos seus \2 tokens; bpm, compasso, tom e duração são os últimos",

@@ -23,12 +23,8 @@ def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
     record = job.record
     match record.state:
         case JobState.SUCCEEDED:
-            notes = [*record.order.notes, *record.warnings]
-            model = (record.settings or {}).get("model") or {}
-            notes += [texts.untrained] if model.get("is_untrained") else []
-            return "\n".join(
-                [texts.filled(texts.done, seconds=record.took_s or 0.0), *map(texts.translated, notes)]
-            )
+            notes = map(texts.translated, [*record.order.notes, *record.warnings])
+            return "\n".join([texts.filled(texts.done, seconds=record.took_s or 0.0), *notes])
         case JobState.FAILED:
             message = record.failure.message if record.failure else ""
             return texts.filled(texts.failed, message=texts.translated(message))

@@ -96,8 +96,8 @@ class WaveformAnswer(BaseModel):
     peaks: list[tuple[float, float]] = Field(description="The least and the largest sample of equal parts.")
 
 
-def job_answer(job: Job, gateway: Gateway, running_count: int) -> JobAnswer:
-    """`job`, while `running_count` jobs run."""
+def job_answer(job: Job, gateway: Gateway) -> JobAnswer:
+    """What there is to say of `job`."""
     record = job.record
     return JobAnswer(
         job_id=record.job_id,
@@ -107,7 +107,7 @@ def job_answer(job: Job, gateway: Gateway, running_count: int) -> JobAnswer:
         started_at=record.started_at,
         ended_at=record.ended_at,
         run_s=record.run_s,
-        progress=_progress(record, gateway, running_count),
+        progress=_progress(record, gateway),
         seeds=_seeds(record),
         settings=record.settings,
         takes=[_take(record, index, take, gateway) for index, take in enumerate(record.takes)],
@@ -130,7 +130,7 @@ def job_answer(job: Job, gateway: Gateway, running_count: int) -> JobAnswer:
     )
 
 
-def _progress(record: JobRecord, gateway: Gateway, running_count: int) -> ProgressAnswer:
+def _progress(record: JobRecord, gateway: Gateway) -> ProgressAnswer:
     progress = record.progress
     position = progress.queue_position if record.state is JobState.QUEUED else 0
     return ProgressAnswer(
@@ -141,7 +141,7 @@ def _progress(record: JobRecord, gateway: Gateway, running_count: int) -> Progre
         stage_left_s=progress.stage_left_s,
         device_position=progress.device_position if progress.is_waiting else None,
         queue_position=position or None,
-        starts_in_s=gateway.book.pace.wait_s(position, running_count) if position else None,
+        starts_in_s=gateway.book.starts_in_s(position) if position else None,
     )
 
 

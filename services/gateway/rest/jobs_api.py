@@ -18,7 +18,6 @@ from acestage.errors import InvalidArgumentError
 from services.gateway.exports.formats import ExportFormat, parse_format
 from services.gateway.exports.pictures import LARGEST_SIDE, peaks, spectrogram_png, waveform_svg
 from services.gateway.exports.stored_samples import StoredSamples
-from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobRecord, JobState, Take
 from services.gateway.outputs.export_shelf import check_take
@@ -57,7 +56,7 @@ async def start(
     """Queues a song. The fields are those of `/release_task`, as JSON, multipart or urlencoded."""
     job = await submit(request, idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{job.job_id}"
-    return _answer(gateway, job)
+    return job_answer(job, gateway)
 
 
 @keyed.get("", responses=error_responses(400))
@@ -68,19 +67,19 @@ async def list_jobs(
 ) -> JobList:
     """Jobs, the newest first."""
     jobs = [job for job in gateway.book.jobs() if state in (None, job.record.state)]
-    return JobList(jobs=[_answer(gateway, job) for job in jobs[:limit]], total_count=len(jobs))
+    return JobList(jobs=[job_answer(job, gateway) for job in jobs[:limit]], total_count=len(jobs))
 
 
 @keyed.get("/{job_id}")
 async def get_job(gateway: ItsGateway, job_id: str) -> JobAnswer:
     """How a job is."""
-    return _answer(gateway, gateway.book.find(job_id))
+    return job_answer(gateway.book.find(job_id), gateway)
 
 
 @keyed.delete("/{job_id}", responses=error_responses(503, 504))
 async def cancel(gateway: ItsGateway, job_id: str) -> JobAnswer:
     """Stops a job within one step or tile; one that has ended stays as it is."""
-    return _answer(gateway, await gateway.book.cancel(job_id))
+    return job_answer(await gateway.book.cancel(job_id), gateway)
 
 
 @keyed.get(
@@ -219,10 +218,6 @@ async def settings(found: _ItsFinished) -> dict[str, Any]:
 
 
 router.include_router(keyed)
-
-
-def _answer(gateway: Gateway, job: Job) -> JobAnswer:
-    return job_answer(job, gateway, gateway.book.counts()[JobState.RUNNING])
 
 
 def _file_name(job: Job, take: int, audio_format: ExportFormat, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import soundfile
 from acestage.generation import Track
 from services.gateway.exports.export import write_export
 from services.gateway.outputs import takes
-from services.gateway.outputs.takes import write_takes
+from services.gateway.outputs.takes import UNTRAINED, write_takes
 from tests.unit.gateway.gateway_records import ended_record
 
 WAIT_S = 20.0
@@ -41,3 +42,12 @@ def test_takes_are_written_side_by_side_and_stay_in_order(
         for name in (take.master, take.file):
             samples, _ = soundfile.read(tmp_path / name)
             assert np.median(samples) == pytest.approx(0.25 * (index + 1), abs=1e-6)
+
+
+@pytest.mark.parametrize(("is_untrained", "warnings"), [(True, (UNTRAINED,)), (False, ())])
+def test_noise_of_an_untrained_model_is_called_so(
+    tmp_path: Path, is_untrained: bool, warnings: tuple[str, ...]
+) -> None:
+    record = replace(ended_record("job"), settings={"model": {"is_untrained": is_untrained}})
+    (take,) = write_takes(tmp_path, record, [track(0)])
+    assert take.warnings == warnings

@@ -10,6 +10,7 @@ import pytest
 
 from acestage.generation_options import TRACK_NAMES
 from services.gateway.jobs.record import JobState
+from services.gateway.outputs.takes import UNTRAINED
 from services.gateway.page.fields import LANGUAGES
 from services.gateway.page.song_form import MODES, TRACK_MODES
 from services.gateway.page.texts import TEXTS, Texts
@@ -73,6 +74,10 @@ def test_there_is_a_word_for_each_mode_track_state_and_language(language: str) -
             "não tem ajustes nas etiquetas; aceito: áudio ou .json que o Acestage escreveu",
         ),
         ("the audio is silent", "o áudio está em silêncio"),
+        (
+            UNTRAINED,
+            "este modelo não foi treinado: o som é ruído, só para mostrar que tudo funciona, e não música",
+        ),
         (
             "caption: the model reads 256 of its 300 tokens, and bpm, time signature, key and duration are "
             "the last ones",
