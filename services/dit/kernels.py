@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from services.dit import native_attention
-from services.runtime.kernels import int8
+from services.runtime.kernels import int8_activations
 from services.runtime.kernels.kernel import AnyKernel, kernel
 from services.runtime.weights.integer_products import is_supported
 
@@ -119,6 +119,6 @@ AFTER_INTEGERS = (add_scaled_norm_modulate, scaled_norm_rotate, scaled_norm)
 
 def kernels_for(device: torch.device, dtype: torch.dtype) -> tuple[AnyKernel, ...]:
     """Those that a pass on `device` in `dtype` takes, however the weights are held: all, or none of them."""
-    integers = (*AFTER_INTEGERS, *int8.KERNELS) if is_supported(device, dtype) else ()
+    integers = (*AFTER_INTEGERS, *int8_activations.KERNELS) if is_supported(device, dtype) else ()
     attention = (native_attention.KERNEL,) if native_attention.is_supported(device, dtype) else ()
     return (*KERNELS, *integers, *attention)

@@ -29,7 +29,7 @@ from services.dit.kernels import (
 )
 from services.dit.time_embeddings import TimeEmbedding
 from services.dit.tokens import CHUNK_TOKENS
-from services.runtime.kernels.int8 import gated_silu_in_8_bits
+from services.runtime.kernels.int8_activations import gated_silu_in_8_bits
 from services.runtime.weights.integer_products import Quantized, products_of
 
 _KeyValue = tuple[torch.Tensor, torch.Tensor]

@@ -12,7 +12,7 @@ import torch
 from acestage.checkpoints import Checkpoint
 from acestage.planning import StageMemory
 from services.runtime.memory.measurements import Measurements
-from services.runtime.preload.measuring import recall_all
+from services.runtime.preload.parallel_measuring import recall_all
 
 
 def measure(

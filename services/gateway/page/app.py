@@ -19,7 +19,7 @@ from services.gateway.page.machine import Machine
 from services.gateway.page.song_page import MACHINE_TICK_S, SongPage
 from services.gateway.page.texts import TEXTS
 from services.gateway.rest import catalog_api, jobs_api
-from services.gateway.rest.body_limit import BodyLimit
+from services.gateway.rest.bodies.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers
 from services.runtime.rpc.api_key import ApiKey
 

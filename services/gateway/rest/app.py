@@ -10,7 +10,7 @@ from acestage import __version__
 from services.gateway.gateway import Gateway
 from services.gateway.rest import catalog_api, jobs_api, server_api, tasks_api, uploads_api
 from services.gateway.rest.answer_times import AnswerTimes
-from services.gateway.rest.body_limit import BodyLimit
+from services.gateway.rest.bodies.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers
 from services.gateway.rest.metrics import GatewayCollector
 from services.runtime.rpc.api_key import ApiKey

@@ -11,13 +11,13 @@ from fastapi import APIRouter, Depends, Request
 from acestage import __version__
 from acestage.errors import InvalidArgumentError, UnavailableError
 from services.gateway.rest.auth import require_key
-from services.gateway.rest.body_docs import body_docs
+from services.gateway.rest.bodies.body_docs import body_docs
+from services.gateway.rest.bodies.request_body import checked_body
 from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.its_gateway import ItsGateway
-from services.gateway.rest.request_body import checked_body
-from services.gateway.rest.song_fields import TEXT
-from services.gateway.rest.song_samples import SAMPLES
+from services.gateway.rest.orders.example_songs import SAMPLES
+from services.gateway.rest.orders.song_fields import TEXT
 
 STATUS_TIMEOUT_S = 5.0
 

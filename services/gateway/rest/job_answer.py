@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobRecord, JobState, Take
-from services.gateway.rest.field_names import limited_field
+from services.gateway.rest.orders.field_names import limited_field
 
 
 class ProgressAnswer(BaseModel):

@@ -24,13 +24,13 @@ from services.gateway.outputs.export_shelf import check_take
 from services.gateway.outputs.live_stream import encoded
 from services.gateway.outputs.takes import MASTER_FORMAT, export_name, settings_of
 from services.gateway.rest.auth import require_key
-from services.gateway.rest.body_docs import song_docs
+from services.gateway.rest.bodies.body_docs import song_docs
 from services.gateway.rest.error_answers import error_responses
 from services.gateway.rest.finished_file import ANSWERS, BINARY, KEPT, FinishedFile
 from services.gateway.rest.its_gateway import ItsGateway
 from services.gateway.rest.job_answer import JobAnswer, JobList, WaveformAnswer, job_answer
 from services.gateway.rest.live_response import LiveResponse
-from services.gateway.rest.order_submission import submit
+from services.gateway.rest.orders.order_submission import submit
 
 HEARTBEAT_S = 15.0
 MAX_LISTED_COUNT = 200

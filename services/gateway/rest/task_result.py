@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from services.gateway.jobs.record import JobRecord, JobState, Take
-from services.gateway.rest.field_names import limited_field
+from services.gateway.rest.orders.field_names import limited_field
 
 UNKNOWN = "N/A"
 _STATUS = {JobState.SUCCEEDED: 1, JobState.FAILED: 2, JobState.CANCELLED: 2}

@@ -12,16 +12,16 @@ from acestage.errors import InvalidArgumentError, NotFoundError
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.gateway import Gateway
 from services.gateway.rest.auth import require_key
-from services.gateway.rest.body_docs import body_docs, song_docs
+from services.gateway.rest.bodies.body_docs import body_docs, song_docs
+from services.gateway.rest.bodies.request_body import checked_body
 from services.gateway.rest.envelope import envelope
 from services.gateway.rest.error_answers import error_responses
-from services.gateway.rest.field_values import FieldValues
 from services.gateway.rest.finished_file import ANSWERS, FinishedFile
 from services.gateway.rest.its_gateway import ItsGateway
-from services.gateway.rest.order_submission import submit
-from services.gateway.rest.request_body import checked_body
-from services.gateway.rest.request_fields import RequestFields
-from services.gateway.rest.song_fields import NAMES
+from services.gateway.rest.orders.field_values import FieldValues
+from services.gateway.rest.orders.order_submission import submit
+from services.gateway.rest.orders.request_fields import RequestFields
+from services.gateway.rest.orders.song_fields import NAMES
 from services.gateway.rest.task_result import task_answer, unknown_task_answer
 
 MAX_TASK_COUNT = 500

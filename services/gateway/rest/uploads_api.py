@@ -16,10 +16,10 @@ from acestage.audio import Audio
 from acestage.errors import InvalidArgumentError
 from services.gateway.exports.stored_settings import read_settings
 from services.gateway.rest.auth import require_key
+from services.gateway.rest.bodies.form_body import multipart_form
 from services.gateway.rest.error_answers import error_responses
-from services.gateway.rest.form_body import multipart_form
 from services.gateway.rest.its_gateway import ItsGateway
-from services.gateway.rest.source_audio import send
+from services.gateway.rest.orders.source_audio import send
 from services.gateway.strict_json import check_text
 
 SPOOL_BYTES = 1 << 20

@@ -16,7 +16,7 @@ from acestage.checkpoints.likeness import Stamps, architecture_of, have_same_wei
 from services.runtime.devices.devices import resolve_dtype
 from services.runtime.memory.measurements import Measurements
 from services.runtime.preload.facts import MappedModel, PreloadFacts
-from services.runtime.preload.measuring import recall_all
+from services.runtime.preload.parallel_measuring import recall_all
 from services.runtime.stage_config import StageConfig
 from services.runtime.stage_worker import StageWorker
 

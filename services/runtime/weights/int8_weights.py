@@ -8,7 +8,7 @@ from types import ModuleType
 
 import torch
 
-from services.runtime.kernels import int8
+from services.runtime.kernels import int8_activations
 from services.runtime.stage_worker import LayerTensors
 from services.runtime.weights import integer_products, packed_weights, quantization
 from services.runtime.weights.placement import parts_of
@@ -24,7 +24,13 @@ class Int8Weights:
     """
 
     libraries: Sequence[str] = ("torch", "torchao")
-    code: Sequence[ModuleType] = (int8, integer_products, packed_weights, quantization, sys.modules[__name__])
+    code: Sequence[ModuleType] = (
+        int8_activations,
+        integer_products,
+        packed_weights,
+        quantization,
+        sys.modules[__name__],
+    )
 
     def __init__(self, modules: Sequence[torch.nn.Module], left_out: Collection[str] = ()) -> None:
         self._layers = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
-from services.runtime.kernels.int8 import quantize_rows, scale_rows
+from services.runtime.kernels.int8_activations import quantize_rows, scale_rows
 from services.runtime.memory.kernel_scratch import PRODUCT_BYTES
 from services.runtime.processes.cpu_features import has_feature
 from services.runtime.weights import packed_weights

@@ -12,7 +12,7 @@ from services.dit import native_attention
 from services.dit.kernels import AFTER_INTEGERS
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime.devices import devices
-from services.runtime.kernels.int8 import KERNELS as INTEGER_KERNELS
+from services.runtime.kernels.int8_activations import KERNELS as INTEGER_KERNELS
 from services.runtime.kernels.store import kernel_path
 from services.runtime.weights import integer_products
 from services.vae.kernels import KERNELS as VAE_KERNELS

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.rest.song_fields import SONG_FIELDS
+from services.gateway.rest.orders.song_fields import SONG_FIELDS
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator
 

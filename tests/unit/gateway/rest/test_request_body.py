@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from starlette.datastructures import UploadFile
 
-from services.gateway.rest import body_limit
 from services.gateway.rest.app import create_rest_app
-from services.gateway.rest.body_limit import MAX_TEXT_BYTES
+from services.gateway.rest.bodies import body_limit
+from services.gateway.rest.bodies.body_limit import MAX_TEXT_BYTES
 from services.runtime.rpc.api_key import ApiKey
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, song

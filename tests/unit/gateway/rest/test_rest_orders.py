@@ -15,8 +15,8 @@ import pytest
 from acestage.generation import JobQueued
 from acestage.generation_options import Model
 from services.gateway.jobs.order import JobOrder
-from services.gateway.rest.field_names import METAS
-from services.gateway.rest.song_samples import SAMPLES
+from services.gateway.rest.orders.example_songs import SAMPLES
+from services.gateway.rest.orders.field_names import METAS
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import (
     DAMAGED,

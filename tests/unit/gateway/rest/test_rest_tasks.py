@@ -21,7 +21,7 @@ from acestage.errors import (
 )
 from acestage.generation import Generation, JobQueued
 from acestage.limits import Clamped, Limit
-from services.gateway.rest.body_limit import MAX_TEXT_BYTES
+from services.gateway.rest.bodies.body_limit import MAX_TEXT_BYTES
 from tests.unit.gateway.rest.rest_door import Door, through_door
 from tests.unit.gateway.scripted_orchestrator import NO_AUDIO, ScriptedOrchestrator, song, stopped
 

@@ -15,7 +15,7 @@ from services.dit import kernels as dit_kernels
 from services.dit.kernels import AFTER_INTEGERS
 from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime.kernels import kernel as kernel_module
-from services.runtime.kernels.int8 import KERNELS as INT8_KERNELS
+from services.runtime.kernels.int8_activations import KERNELS as INT8_KERNELS
 from services.runtime.kernels.kernel import Argument, Kernel
 from services.runtime.kernels.store import CompiledKernels, kernel_path, missing, use_compiled
 from services.runtime.processes.private_folder import make_private

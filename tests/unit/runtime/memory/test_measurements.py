@@ -12,7 +12,7 @@ import pytest
 from acestage.planning import ActivationCurve, StageMemory
 from services.runtime.memory import measurements
 from services.runtime.memory.measurements import SOURCES, Measurements
-from services.runtime.preload import measuring
+from services.runtime.preload import parallel_measuring
 
 MEMORY = StageMemory(
     context_bytes=3,
@@ -57,8 +57,8 @@ def recalled(kept: Measurements, memory: StageMemory = MEMORY, **changes: object
         return memory
 
     digest = kept.digest(**SUBJECT | changes)
-    with patch.object(measuring, "measure_all", lambda wanted: [one() for one in wanted]):
-        found = measuring.recall_all({digest: measure}, kept)[digest]
+    with patch.object(parallel_measuring, "measure_all", lambda wanted: [one() for one in wanted]):
+        found = parallel_measuring.recall_all({digest: measure}, kept)[digest]
     return found, bool(measured)
 
 

@@ -15,7 +15,7 @@ from acestage.errors import FailedPreconditionError
 from acestage.planning import StageMemory
 from services.dit.worker import DitWorker
 from services.runtime.devices import devices
-from services.runtime.preload import measuring
+from services.runtime.preload import parallel_measuring
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.preload.models import map_models
 from services.runtime.stage_config import StageConfig
@@ -33,7 +33,9 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, torch.dtype]]:
 
     monkeypatch.setattr(DitWorker, "memory", memory)
     monkeypatch.setattr(VaeWorker, "memory", memory)
-    monkeypatch.setattr(measuring, "measure_all", lambda measurements: [one() for one in measurements])
+    monkeypatch.setattr(
+        parallel_measuring, "measure_all", lambda measurements: [one() for one in measurements]
+    )
     return found
 
 

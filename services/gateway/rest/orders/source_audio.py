@@ -9,10 +9,10 @@ from acestage.async_client import AsyncClient
 from acestage.audio import AUDIO_ID, Audio
 from acestage.errors import InvalidArgumentError
 from services.gateway.gateway import UPLOAD_TIMEOUT_S
-from services.gateway.rest.field_names import spellings
-from services.gateway.rest.field_values import FieldValues
-from services.gateway.rest.request_body import RequestBody
-from services.gateway.rest.song_fields import read
+from services.gateway.rest.bodies.request_body import RequestBody
+from services.gateway.rest.orders.field_names import spellings
+from services.gateway.rest.orders.field_values import FieldValues
+from services.gateway.rest.orders.song_fields import read
 
 FILES = ("src_audio", "reference_audio")
 """Parts of a multipart form."""

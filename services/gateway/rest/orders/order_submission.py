@@ -20,14 +20,14 @@ from acestage.generation_options import GenerationOptions
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.order import JobOrder
-from services.gateway.rest.field_names import in_field_names
-from services.gateway.rest.field_values import FieldValues
-from services.gateway.rest.order_fields import order_of
-from services.gateway.rest.request_body import MAX_FILE_COUNT, RequestBody, checked_body
-from services.gateway.rest.request_fields import RequestFields
-from services.gateway.rest.song_fields import read
-from services.gateway.rest.song_samples import SAMPLES, SongSample
-from services.gateway.rest.source_audio import bring
+from services.gateway.rest.bodies.request_body import MAX_FILE_COUNT, RequestBody, checked_body
+from services.gateway.rest.orders.example_songs import SAMPLES, SongSample
+from services.gateway.rest.orders.field_names import in_field_names
+from services.gateway.rest.orders.field_values import FieldValues
+from services.gateway.rest.orders.order_fields import order_of
+from services.gateway.rest.orders.request_fields import RequestFields
+from services.gateway.rest.orders.song_fields import read
+from services.gateway.rest.orders.source_audio import bring
 
 _AUDIO_FIELDS = {"src_audio_path": "source_id", "reference_audio_path": "reference_id"}
 

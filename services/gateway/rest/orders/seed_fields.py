@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from services.gateway.rest.field_values import MAX_LIST_LENGTH, FieldValues
-from services.gateway.rest.song_fields import read
+from services.gateway.rest.orders.field_values import MAX_LIST_LENGTH, FieldValues
+from services.gateway.rest.orders.song_fields import read
 
 DRAWN = -1
 _END = 2**32

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from services.gateway.rest.field_values import TRUE_OR_FALSE, FieldValues
+from services.gateway.rest.orders.field_values import TRUE_OR_FALSE, FieldValues
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,13 @@ from acestage.naming import first_names
 from services.gateway.exports.export import check_edge_fade
 from services.gateway.exports.formats import ExportFormat, parse_format
 from services.gateway.jobs.order import JobOrder
-from services.gateway.rest.field_names import ALIASES, METAS, OPTIONS, PARAMETERS, spellings
-from services.gateway.rest.field_values import FieldValues
-from services.gateway.rest.request_body import RequestBody
-from services.gateway.rest.seed_fields import seed_options
-from services.gateway.rest.song_fields import LANGUAGE_MODEL_FIELDS, SONG_FIELDS, read
-from services.gateway.rest.song_metadata import known_number, metadata
-from services.gateway.rest.source_audio import FILES, find_file, named_audio
+from services.gateway.rest.bodies.request_body import RequestBody
+from services.gateway.rest.orders.field_names import ALIASES, METAS, OPTIONS, PARAMETERS, spellings
+from services.gateway.rest.orders.field_values import FieldValues
+from services.gateway.rest.orders.seed_fields import seed_options
+from services.gateway.rest.orders.song_fields import LANGUAGE_MODEL_FIELDS, SONG_FIELDS, read
+from services.gateway.rest.orders.song_metadata import known_number, metadata
+from services.gateway.rest.orders.source_audio import FILES, find_file, named_audio
 
 _PLAIN = (
     *("lyrics", "instruction", "quantization", "shift", "guidance_scale", "inference_steps"),

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from acestage.errors import InvalidArgumentError
-from services.gateway.rest.field_names import METAS, PARAMETERS, spellings
-from services.gateway.rest.request_body import parse_json
+from services.gateway.rest.bodies.request_body import parse_json
+from services.gateway.rest.orders.field_names import METAS, PARAMETERS, spellings
 
 
 class RequestFields:

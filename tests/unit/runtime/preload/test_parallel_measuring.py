@@ -12,7 +12,7 @@ def run(measurements: str) -> subprocess.CompletedProcess[str]:
     script = f"""
         import os
         from acestage.planning import StageMemory
-        from services.runtime.preload.measuring import measure_all
+        from services.runtime.preload.parallel_measuring import measure_all
 
         def memory(number):
             return StageMemory(number, 0, {{"none": os.getpid()}}, {{}})

@@ -16,9 +16,9 @@ from starlette.types import Message
 
 from acestage.errors import InvalidArgumentError
 from services.gateway.gateway import Gateway
-from services.gateway.rest import body_limit
 from services.gateway.rest.auth import check_key
-from services.gateway.rest.form_body import multipart_form, urlencoded_form
+from services.gateway.rest.bodies import body_limit
+from services.gateway.rest.bodies.form_body import multipart_form, urlencoded_form
 from services.gateway.strict_json import check_text, parsed_json
 from services.runtime.rpc.api_key import ApiKey
 

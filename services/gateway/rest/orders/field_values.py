@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from acestage.errors import FieldViolation, InvalidArgumentError
 from acestage.generation_options import Adapter
 from acestage.naming import shown
-from services.gateway.rest.request_body import parse_json
-from services.gateway.rest.request_fields import RequestFields
+from services.gateway.rest.bodies.request_body import parse_json
+from services.gateway.rest.orders.request_fields import RequestFields
 
 T = TypeVar("T")
 

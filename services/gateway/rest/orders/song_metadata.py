@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from services.gateway.rest.field_values import FieldValues
-from services.gateway.rest.song_fields import read
+from services.gateway.rest.orders.field_values import FieldValues
+from services.gateway.rest.orders.song_fields import read
 
 _UNKNOWN_METAS = ("n/a", "auto", "none")
 """Metadata of results, where nothing is known; clients send it back as it came."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from services.gateway.rest.field_names import ALIASES, METAS, PARAMETERS
 from services.gateway.rest.finished_file import BINARY
-from services.gateway.rest.song_fields import SONG_FIELDS, TEXT, FieldKind
-from services.gateway.rest.source_audio import FILES
+from services.gateway.rest.orders.field_names import ALIASES, METAS, PARAMETERS
+from services.gateway.rest.orders.song_fields import SONG_FIELDS, TEXT, FieldKind
+from services.gateway.rest.orders.source_audio import FILES
 
 
 def body_docs(
