@@ -179,7 +179,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from acestage.local_stack import open_doors
-from acestage.settings import load_settings, setting_errors
+from acestage.setting_errors import setting_errors
+from acestage.settings import load_settings
 
 try:
     settings = load_settings(Path(sys.argv[1]), doors=sys.argv[2])

@@ -37,6 +37,7 @@ from services.gateway.jobs.order import JobOrder
 from services.gateway.jobs.record import JobRecord, JobState, Progress, now
 from services.gateway.outputs import takes
 from services.gateway.outputs.output_area import OutputArea
+from services.gateway.outputs.takes import UNTRAINED
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, samples, song, stopped
 
 ORDER = JobOrder("piano", {"seed": 7}, audio_format=ExportFormat.flac)
@@ -324,7 +325,8 @@ def test_an_export_that_fails_leaves_the_master_and_says_so(
     job = run(tmp_path, ScriptedOrchestrator(song("abc")), finished)
     (take,) = job.record.takes
     assert job.record.state is JobState.SUCCEEDED
-    assert (take.file, take.warnings) == ("", ("flac: no encoder; the WAV file take-0.wav is kept",))
+    kept = "flac: no encoder; the WAV file take-0.wav is kept"
+    assert (take.file, take.warnings) == ("", (UNTRAINED, kept))
     assert (job.folder / "take-0.wav").is_file()
 
 
