@@ -12,7 +12,7 @@ from tests.running_stack import RunningStack, wait_until
 
 CLIENT_COUNT = 50
 JOBS_EACH = 4
-QUEUE_MAX_COUNT = 30
+QUEUE_MAX_COUNT = 6
 SONG = {"prompt": "warm piano", "audio_duration": 10, "inference_steps": 1}
 
 

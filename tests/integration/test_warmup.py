@@ -19,6 +19,7 @@ from services.dit.kernels import KERNELS as DIT_KERNELS
 from services.runtime.kernels.store import kernel_path, kernels_folder
 from services.runtime.processes.low_priority import LOWEST_PRIORITY
 from services.vae.kernels import KERNELS as VAE_KERNELS
+from tests.known_measurements import with_known_measurements
 from tests.running_stack import RunningStack, wait_until
 
 CPU = torch.device("cpu")
@@ -52,14 +53,6 @@ def warmup(cache_dir: Path, compiler: str | Path = NO_COMPILER) -> subprocess.Po
         text=True,
         start_new_session=True,
     )
-
-
-def with_known_measurements(cache_dir: Path) -> None:
-    """Makes `cache_dir`, without kernels, but with what other tests have measured."""
-    known = Path(os.environ["ACESTAGE_CACHE_DIR"]) / "measurements"
-    known.mkdir(mode=0o700, parents=True, exist_ok=True)
-    cache_dir.mkdir(mode=0o700)
-    (cache_dir / "measurements").symlink_to(known)
 
 
 def left_behind(cache_dir: Path) -> list[Path]:

@@ -1,9 +1,9 @@
-"""Events of jobs for tests, and what waits for other tasks."""
+"""Events of jobs for tests."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from acestage.protos.generation.v1.generation_pb2 import GenerateResponse, JobQueued
@@ -18,15 +18,6 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
 
 def event(position: int) -> GenerateResponse:
     return GenerateResponse(queued=JobQueued(job_id="x" * 100, position=position))
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Lets other tasks run until `condition` holds."""
-    for _ in range(10_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came true")
 
 
 class Listener:

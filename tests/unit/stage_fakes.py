@@ -34,15 +34,6 @@ MODEL, LARGE_MODEL, COPY = "turbo", "xl", "turbo-copy"
 """Models of the stage: the second has three times the weights of the first, the third has the first one's."""
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Lets other tasks run until `condition` holds."""
-    for _ in range(100_000):
-        if condition():
-            return
-        await asyncio.sleep(0)
-    raise AssertionError("it never came true")
-
-
 def memory(weights_mib: int = 100, frame_mib: int = 1) -> StageMemory:
     """10 MiB of context, no reserve; INT8 halves the weights; a pass takes `frame_mib` a frame, two twice."""
     single = ActivationCurve(((1, frame_mib * MIB), (1000, 1000 * frame_mib * MIB)))

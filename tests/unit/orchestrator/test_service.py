@@ -16,8 +16,9 @@ from services.orchestrator.pipeline import Pipeline
 from services.orchestrator.service import GenerationService
 from services.orchestrator.stage_clients import StageClient
 from services.orchestrator.uploads.audio_store import AudioStore
-from tests.unit.job_events import run, until
+from tests.unit.job_events import run
 from tests.unit.orchestrator.unreached import UNREACHED
+from tests.unit.waiting import until
 
 
 def test_jobs_begin_as_soon_as_stages_turn_out_to_have_devices_for_more_of_them() -> None:

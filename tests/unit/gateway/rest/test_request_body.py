@@ -55,6 +55,25 @@ def test_of_who_has_no_key_no_long_body_is_read(tmp_path: Path, path: str, heade
     through_door(tmp_path, ScriptedOrchestrator(), body, secret="k3y")
 
 
+def test_a_body_that_does_not_say_how_long_it_is_has_the_same_bound(tmp_path: Path) -> None:
+    read_count = 0
+
+    async def content() -> AsyncIterator[bytes]:
+        nonlocal read_count
+        while True:
+            read_count += 1
+            yield b" " * (1 << 20)
+
+    async def body(door: Door) -> None:
+        json = {"Content-Type": "application/json"}
+        answer = await door.http.post("/v1/jobs", content=content(), headers=json)
+        assert answer.status_code == 413
+        assert answer.json()["detail"] == f"the body is too large; accepted: up to {MAX_TEXT_BYTES} bytes"
+        assert read_count <= (MAX_TEXT_BYTES >> 20) + 1
+
+    through_door(tmp_path, ScriptedOrchestrator(), body)
+
+
 @pytest.mark.parametrize("path", TAKES_FILES)
 @pytest.mark.parametrize(("token", "status"), [("k3y", 200), ("wrong", 401)])
 def test_a_form_with_files_may_have_the_key_in_itself(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from acestage.errors import WorkerCrashedError
 from acestage.generation import JobQueued
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.jobs import job_follower
-from services.gateway.outputs.takes import write_takes
+from services.gateway.outputs.takes import UNTRAINED, write_takes
 from services.gateway.rest.app import create_rest_app
 from services.runtime.rpc.api_key import ApiKey
 from tests.unit.gateway.rest.rest_door import Door, through_door
@@ -38,17 +39,75 @@ async def start(door: Door) -> None:
     assert (await door.http.post("/v1/jobs", json=ORDER)).status_code == 201
 
 
+def told_take(index: int) -> dict[str, Any]:
+    """What is told of the take `index` of a scripted song."""
+    base = "/v1/jobs/abc"
+    return {
+        "seed": 7 + index,
+        "duration_s": 0.1,
+        "sample_count": 4_800,
+        "sample_rate_hz": 48_000,
+        "gain": 1.0,
+        "peak": 0.5,
+        "rms": 0.3,
+        "samples_sha256": "ab",
+        "files": {name: f"{base}/audio?format={name}&take={index}" for name in ExportFormat},
+        "waveform": f"{base}/waveform?take={index}",
+        "spectrogram": f"{base}/spectrogram.png?take={index}",
+        "settings": f"{base}/settings?take={index}",
+        "warnings": [UNTRAINED],
+    }
+
+
 def test_a_job_tells_all_of_itself(tmp_path: Path) -> None:
     async def body(door: Door) -> None:
-        job = await made(door)
-        assert (job["state"], job["title"], job["seeds"], job["run_s"]) == ("succeeded", "Água", [7], 2.0)
-        assert job["settings"]["task"] == "text2music"
-        (take,) = job["takes"]
-        assert take["files"]["opus"] == "/v1/jobs/abc/audio?format=opus&take=0"
-        for address in (take["files"]["flac"], take["waveform"], take["spectrogram"], take["settings"]):
-            assert (await door.http.get(address)).status_code == 200
+        job = await made(door, batch_size=2)
+        created, started, ended = (
+            datetime.fromisoformat(job.pop(name)) for name in ("created_at", "started_at", "ended_at")
+        )
+        assert created <= started <= ended
+        settings = job.pop("settings")
+        assert (settings["task"], settings["seeds"]) == ("text2music", [7, 8])
+        takes = [told_take(0), told_take(1)]
+        assert job == {
+            "job_id": "abc",
+            "state": "succeeded",
+            "title": "Água",
+            "run_s": 2.0,
+            "progress": {
+                "stage": "",
+                "step": 0,
+                "step_count": 0,
+                "fraction": 1.0,
+                "stage_left_s": None,
+                "device_position": None,
+                "queue_position": None,
+                "starts_in_s": None,
+            },
+            "seeds": [7, 8],
+            "takes": takes,
+            "audio": "/v1/jobs/abc/audio?format=flac&take=0",
+            "events": "/v1/jobs/abc/events",
+            "warnings": [UNTRAINED],
+            "clamped": [],
+            "notes": [],
+            "failure": None,
+        }
+        for take in takes:
+            for address in (take["files"]["flac"], take["waveform"], take["spectrogram"], take["settings"]):
+                assert (await door.http.get(address)).status_code == 200
 
-    through_door(tmp_path, ScriptedOrchestrator(song("abc")), body)
+    through_door(tmp_path, ScriptedOrchestrator(song("abc", take_count=2)), body)
+
+
+def test_a_job_that_failed_tells_why(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        job = await made(door)
+        assert (job["state"], job["takes"], job["seeds"]) == ("failed", [], [7])
+        assert job["failure"] == {"reason": "WORKER_CRASHED", "message": "the worker of dit is gone"}
+
+    crash = WorkerCrashedError("the worker of dit is gone")
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 0), crash]), body)
 
 
 @pytest.mark.parametrize("ordered", ["flac", "wav24"])

@@ -8,7 +8,8 @@ import pytest
 
 from acestage.errors import DeadlineExceededError, FieldViolation, InvalidArgumentError
 from services.orchestrator.jobs.job_log import JobEnd, JobLog
-from tests.unit.job_events import EVENT_BYTES, Listener, event, run, until
+from tests.unit.job_events import EVENT_BYTES, Listener, event, run
+from tests.unit.waiting import until
 
 SUCCEEDED = JobEnd("succeeded", 0.0)
 

@@ -9,7 +9,8 @@ import pytest
 from acestage.errors import DeadlineExceededError, NotFoundError
 from services.orchestrator.jobs.job_log import JobEnd, JobLog
 from services.orchestrator.jobs.job_registry import JobRegistry, LogBounds
-from tests.unit.job_events import EVENT_BYTES, Listener, event, run, until
+from tests.unit.job_events import EVENT_BYTES, Listener, event, run
+from tests.unit.waiting import until
 
 BOUNDS = LogBounds(
     held_bytes=5 * EVENT_BYTES,

@@ -31,7 +31,8 @@ from services.orchestrator.pipeline import Pipeline, Result
 from services.orchestrator.song.source_latents import HeldAudio
 from services.orchestrator.stage_clients import Deadline
 from services.orchestrator.stage_work import Emit
-from tests.unit.job_events import run, until
+from tests.unit.job_events import run
+from tests.unit.waiting import until
 
 REQUEST = pb.GenerateRequest(caption="piano", duration_s=10)
 SIZE = JobSize(duration_s=10.0, take_count=1)
@@ -43,12 +44,17 @@ class FakePipeline:
 
     Attributes:
         finish: set, jobs come to their end.
+        may_clean_up: cleared, jobs that are interrupted wait for it.
+        interruptions: how often a job was interrupted.
         error: what they end with.
         cleanups: how often a job was interrupted and cleaned up without being interrupted again.
     """
 
     def __init__(self) -> None:
         self.finish = asyncio.Event()
+        self.may_clean_up = asyncio.Event()
+        self.may_clean_up.set()
+        self.interruptions = 0
         self.error: Exception | None = None
         self.cleanups = 0
 
@@ -63,6 +69,8 @@ class FakePipeline:
         try:
             await self.finish.wait()
         except asyncio.CancelledError:
+            self.interruptions += 1
+            await self.may_clean_up.wait()
             await asyncio.sleep(0)
             self.cleanups += 1
             raise
@@ -128,8 +136,13 @@ def test_stopping_a_job_tells_its_listeners_and_answers_once_it_has_ended() -> N
         job_id = jobs.runner.start(REQUEST, SIZE, None)
         listening = jobs.listen(job_id)
         await until(lambda: len(jobs.heard) == 2)
-        outcomes = await asyncio.gather(*(jobs.runner.stop(job_id) for _ in range(3)))
-        assert outcomes == ["cancelled"] * 3
+        jobs.pipeline.may_clean_up.clear()
+        first = asyncio.create_task(jobs.runner.stop(job_id))
+        await until(lambda: jobs.pipeline.interruptions)
+        others = [asyncio.create_task(jobs.runner.stop(job_id)) for _ in range(2)]
+        await asyncio.wait([first, *others], timeout=0.05)
+        jobs.pipeline.may_clean_up.set()
+        assert await asyncio.gather(first, *others) == ["cancelled"] * 3
         assert jobs.pipeline.cleanups == 1
         with pytest.raises(CancelledError, match=job_id):
             await listening

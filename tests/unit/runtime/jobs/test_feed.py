@@ -9,7 +9,8 @@ from acestage import errors
 from services.runtime.jobs.feed import Feed
 from services.runtime.jobs.stage_event import Report
 from services.runtime.workers.messages import Message, error_message
-from tests.unit.stage_fakes import DONE, PLACED, Stage, denoise_request, until
+from tests.unit.stage_fakes import DONE, PLACED, Stage, denoise_request
+from tests.unit.waiting import until
 
 OUT_OF_MEMORY = error_message(errors.VramBudgetExceededError("no memory"))
 

@@ -18,15 +18,8 @@ from services.runtime.jobs.stage_event import Queued, Report, Started
 from services.runtime.jobs.stage_runner import WorkerState
 from services.runtime.workers.messages import Message, error_message
 from tests.unit.runtime.jobs.stage_running import NOT_FINITE, collect, report_of, started_of, within
-from tests.unit.stage_fakes import (
-    DONE,
-    FRAMES,
-    PLACED,
-    STEP,
-    Stage,
-    denoise_request,
-    until,
-)
+from tests.unit.stage_fakes import DONE, FRAMES, PLACED, STEP, Stage, denoise_request
+from tests.unit.waiting import until
 
 
 def test_events_come_in_order_and_the_lease_is_left_after_the_worker() -> None:
@@ -250,8 +243,10 @@ def test_a_line_has_an_end_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
         small = asyncio.create_task(stage.run(denoise_request(frames=25)))
         stage.leases.may_grant.set()
         await asyncio.gather(waiting, small)
+        # Those that left take no room.
+        await stage.run(denoise_request(frames=100))
 
-    within(lambda: Stage([PLACED, DONE, DONE]), test)
+    within(lambda: Stage([PLACED, DONE, DONE, DONE]), test)
 
 
 def test_places_move_up_when_a_job_ahead_leaves() -> None:

@@ -18,14 +18,8 @@ from services.runtime.jobs.stage_event import Queued, StageEvent, Started
 from services.runtime.preload.facts import PreloadFacts
 from services.runtime.workers.messages import Message, error_message
 from tests.unit.runtime.jobs.stage_running import collect, started_of, within
-from tests.unit.stage_fakes import (
-    DONE,
-    PLACED,
-    STEP,
-    Stage,
-    denoise_request,
-    until,
-)
+from tests.unit.stage_fakes import DONE, PLACED, STEP, Stage, denoise_request
+from tests.unit.waiting import until
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

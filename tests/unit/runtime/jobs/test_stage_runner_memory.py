@@ -17,15 +17,8 @@ from services.runtime.jobs.job_budget import AdaptationKind
 from services.runtime.jobs.stage_event import StageEvent
 from services.runtime.workers.messages import Message
 from tests.unit.runtime.jobs.stage_running import NOT_FINITE, OUT_OF_MEMORY, report_of, started_of, within
-from tests.unit.stage_fakes import (
-    DONE,
-    PLACED,
-    STEP,
-    Stage,
-    denoise_request,
-    memory,
-    until,
-)
+from tests.unit.stage_fakes import DONE, PLACED, STEP, Stage, denoise_request, memory
+from tests.unit.waiting import until
 
 
 def test_what_does_not_fit_by_plan_is_refused_before_the_device_is_asked_for() -> None:

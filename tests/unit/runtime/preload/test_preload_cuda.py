@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from acestage.generation import STAGES
 
 LOOK = """
@@ -43,8 +41,7 @@ print(sorted(found))
 """
 
 
-@pytest.mark.parametrize("stages", [[], STAGES])
-def test_neither_imports_nor_models_look_for_a_device(stages: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-c", LOOK, str(tmp_path), *stages]
+def test_neither_imports_nor_models_look_for_a_device(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LOOK, str(tmp_path), *STAGES]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ))
     assert done.stdout == "[]\n"

@@ -14,7 +14,8 @@ from services.runtime.jobs.stage_event import Queued
 from services.runtime.jobs.stage_runner import StageRunner
 from services.runtime.rpc.stage_events import relay
 from services.runtime.workers.messages import Message
-from tests.unit.job_events import run, until
+from tests.unit.job_events import run
+from tests.unit.waiting import until
 
 JOB = Message("decode", {"model": "m"})
 
