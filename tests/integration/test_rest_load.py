@@ -6,7 +6,11 @@ import asyncio
 from pathlib import Path
 
 import httpx
+import pytest
 
+from acestage import Client
+from acestage.errors import QueueFullError
+from acestage.generation import Generation
 from tests.running_gateway import RunningGateway
 from tests.running_stack import RunningStack, wait_until
 
@@ -41,6 +45,25 @@ def test_200_jobs_of_50_clients_are_made_or_refused_and_none_is_lost(tmp_path: P
 
         wait_until(lambda: set(states().values()) == {"succeeded"}, "all jobs are made", 120.0)
         assert states().keys() == set(accepted)
+        _fill_queue(stack)
+
+
+def _fill_queue(stack: RunningStack) -> None:
+    """Over gRPC the queue is refused to the next job likewise, and those before it are made."""
+    job_ids: list[str] = []
+
+    def submit_all(client: Client) -> None:
+        while True:
+            job_ids.append(client.submit("piano", duration_s=10, step_count=20, seed=len(job_ids)))
+
+    with stack.client() as client:
+        with pytest.raises(QueueFullError, match=f"accepted: up to {QUEUE_MAX_COUNT}"):
+            submit_all(client)
+        assert len(job_ids) >= QUEUE_MAX_COUNT
+        for seed, job_id in enumerate(job_ids):
+            *_, song = client.attach(job_id)
+            assert isinstance(song, Generation)
+            assert song.tracks[0].seed == seed
 
 
 async def _all_clients(url: str) -> list[httpx.Response]:
