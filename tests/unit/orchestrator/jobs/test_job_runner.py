@@ -282,24 +282,31 @@ def test_a_job_that_the_queue_refuses_says_so_and_is_not_kept() -> None:
     run(scenario())
 
 
+@contextmanager
+def timers_noted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, Callable[[], None]]]]:
+    """The delays and callbacks of the loop's timers, of which none is due."""
+    noted: list[tuple[float, Callable[[], None]]] = []
+    loop = asyncio.get_running_loop()
+    call_later = loop.call_later
+
+    def note(delay: float, callback: Callable[[], None], *arguments: object) -> asyncio.TimerHandle:
+        if not arguments:
+            noted.append((delay, callback))
+        return call_later(3600, callback, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "call_later", note)
+        yield noted
+
+
 def test_an_ended_job_is_dropped_when_its_time_is_over_though_nothing_else_happens(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
         jobs = Jobs()
-        due: list[tuple[float, Callable[[], None]]] = []
-        loop = asyncio.get_running_loop()
-        call_later = loop.call_later
-
-        def record(delay: float, callback: Callable[[], None], *arguments: object) -> asyncio.TimerHandle:
-            if not arguments:
-                due.append((delay, callback))
-            return call_later(3600, callback, *arguments)
-
         jobs.pipeline.finish.set()
         job_id = jobs.runner.start(REQUEST, SIZE, None)
-        with monkeypatch.context() as patched:
-            patched.setattr(loop, "call_later", record)
+        with timers_noted(monkeypatch) as due:
             await jobs.listen(job_id)
         delay_s, prune = due[-1]
         assert delay_s == 60.0
@@ -367,22 +374,13 @@ def test_a_queued_job_begins_when_a_reader_has_had_time_enough_though_nothing_el
 ) -> None:
     async def scenario() -> None:
         jobs = Jobs(held_bytes=SIZE.audio_bytes)
-        due: list[tuple[float, Callable[[], None]]] = []
-        loop = asyncio.get_running_loop()
-        call_later = loop.call_later
-
-        def record(delay: float, callback: Callable[[], None], *arguments: object) -> asyncio.TimerHandle:
-            if not arguments:
-                due.append((delay, callback))
-            return call_later(3600, callback, *arguments)
 
         async def never(response: pb.GenerateResponse) -> None:
             await asyncio.Event().wait()
 
         jobs.pipeline.finish.set()
         first = jobs.runner.start(REQUEST, SIZE, None)
-        with monkeypatch.context() as patched:
-            patched.setattr(loop, "call_later", record)
+        with timers_noted(monkeypatch) as due:
             reading = asyncio.create_task(jobs.runner.listen(first, never))
             await until(lambda: jobs.history.counts["succeeded"])
         jobs.runner.start(REQUEST, SIZE, None)
