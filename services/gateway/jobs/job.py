@@ -32,7 +32,6 @@ class Job:
         events: what happened, from the first message on.
         first_event: number of the first of them; of a job that ended in an earlier start only the last is
             there.
-        is_decoded: all samples came; its files are being written, or are there.
     """
 
     def __init__(self, record: JobRecord, folder: Path) -> None:
@@ -40,7 +39,6 @@ class Job:
         self.folder = folder
         self.first_event = max(record.event_count - 1, 0)
         self.events: Changes[JobEvent] = Changes(MAX_EVENT_COUNT)
-        self.is_decoded = False
         self.following: asyncio.Task[None] | None = None
         self._changes = Announcer()
         self._takes: dict[int, LiveTake] = {}
@@ -87,5 +85,4 @@ class Job:
         for take in self._takes.values():
             take.close(are_whole)
         self._takes.clear()
-        self.is_decoded |= are_whole
         self._changes.announce()

@@ -158,7 +158,7 @@ class JobBook:
         # The stages of one whose files are being written are free already.
         started = [one.started_at for one in running if one.started_at and not one.progress.is_writing]
         worked_s = [(now() - at).total_seconds() for at in started]
-        return self.pace.wait_s(queue_position, len(worked_s), worked_s)
+        return self.pace.wait_s(queue_position, worked_s)
 
     async def _submit(self, order: JobOrder, key: str) -> Job:
         events = self._client.stream(order.caption, **order.options | {"detached": True})

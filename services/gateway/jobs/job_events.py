@@ -62,7 +62,8 @@ class JobCourse:
 
     def after(self, before: Progress, event: GenerationEvent, now_s: float) -> Progress:
         """Where it is once it has said `event`."""
-        return replace(self._place(before, event, now_s), fraction=self._work.after(event))
+        fraction = self._work.after(event)
+        return replace(self._place(before, event, now_s), fraction=fraction)
 
     def _place(self, before: Progress, event: GenerationEvent, now_s: float) -> Progress:
         match event:
@@ -73,10 +74,10 @@ class JobCourse:
                     stage=event.stage,
                     is_waiting=True,
                     device_position=event.position,
-                    is_source=_is_source(before, event.stage),
+                    is_source=self._work.is_encode(event.stage),
                 )
             case StageStarted():
-                return Progress(stage=event.stage, is_source=_is_source(before, event.stage))
+                return Progress(stage=event.stage, is_source=self._work.is_encode(event.stage))
             case StageProgress():
                 left_s = self._pace.left_s(event.stage, event.done_count, event.total_count, now_s)
                 if left_s is None and event.stage == before.stage:
@@ -86,15 +87,10 @@ class JobCourse:
                     done_count=event.done_count,
                     total_count=event.total_count,
                     stage_left_s=left_s,
-                    is_source=_is_source(before, event.stage),
+                    is_source=self._work.is_encode(event.stage),
                 )
             case _:
                 return before
-
-
-def _is_source(before: Progress, stage: str) -> bool:
-    """Whether `stage` reads a source or a reference: the VAE does so before all other stages."""
-    return stage == "vae" and (not before.stage or before.is_source)
 
 
 def plain(value: Any) -> Any:

@@ -26,22 +26,17 @@ class Pace:
         """None before the first job."""
         return fmean(self._run_s) if self._run_s else None
 
-    def wait_s(self, queue_position: int, running_count: int, worked_s: Sequence[float] = ()) -> float | None:
+    def wait_s(self, queue_position: int, worked_s: Sequence[float]) -> float | None:
         """Seconds until a job at `queue_position` (1 is next) starts, about; None where nothing is known.
 
         Args:
             queue_position: in the queue.
-            running_count: jobs that are being made.
-            worked_s: for how long each of them has been, where that is known.
+            worked_s: for how long each job that is being made has been.
         """
         mean_run_s = self.mean_run_s
         if mean_run_s is None:
             return None
-        count = max(1, running_count)
-        # Where nothing is known they end one after the other, at the same distances.
-        left_s = [max(0.0, mean_run_s - s) for s in worked_s] or [
-            mean_run_s * (index + 1) / count for index in range(count)
-        ]
+        left_s = [max(0.0, mean_run_s - s) for s in worked_s] or [mean_run_s]
         heapq.heapify(left_s)
         for _ in range(queue_position - 1):
             heapq.heapreplace(left_s, left_s[0] + mean_run_s)

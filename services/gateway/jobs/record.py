@@ -134,7 +134,13 @@ class JobRecord:
         return 1.0 if self.state is JobState.SUCCEEDED else self.progress.fraction
 
     def failed(self, reason: str, message: str, at: datetime) -> Self:
-        return replace(self, state=JobState.FAILED, failure=Failure(reason, message), ended_at=at)
+        return replace(
+            self,
+            state=JobState.FAILED,
+            progress=replace(self.progress, is_writing=False),
+            failure=Failure(reason, message),
+            ended_at=at,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold; `from_dict` makes the same record of it."""

@@ -65,6 +65,10 @@ class WorkDone:
         self._has_denoised = False
         self._done = 0.0
 
+    def is_encode(self, stage: str) -> bool:
+        """Whether `stage` reads a source or a reference now."""
+        return _part(stage, self._has_denoised) == ENCODE
+
     def after(self, event: GenerationEvent) -> float:
         """How much that is once the job has said `event`."""
         match event:

@@ -212,7 +212,7 @@ const acestage = (() => {
   // What differs from the values with which the page begins is kept as long as the tab: over a reload, the page in
   // the other language, and a server that starts anew.
   const KEPT = "acestage.fields";
-  let initial = null; // [[name, value]]
+  let initial = null; // a Map of values by name
   const isSame = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
   function keptFields() {

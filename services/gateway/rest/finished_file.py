@@ -70,7 +70,7 @@ class FinishedFile(FileResponse):
             await JSONResponse({"detail": problem}, 416, headers)(scope, receive, send)
             return
         wanted = [(b"range", f"bytes={','.join(ranges)}".encode())] if ranges else []
-        others = [header for header in scope["headers"] if header[0] not in (b"range", b"if-range")]
+        others = [header for header in scope["headers"] if header[0] != b"range"]
         await super().__call__({**scope, "headers": others + wanted}, receive, send)
 
     def _is_known(self, request: Headers) -> bool:

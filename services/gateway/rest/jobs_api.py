@@ -143,7 +143,7 @@ async def audio(
         headers,
         otherwise=file,
         # Who waits for its turn in the queue is not to think that nobody answers.
-        begins_at_once=not job.is_decoded,
+        begins_at_once=not job.record.progress.is_writing,
     )
 
 

@@ -93,7 +93,7 @@ def check(
         source = limits.max_duration_s.source
         raise VramBudgetExceededError(
             f"duration_s: no song fits, not even one of {MIN_DURATION_S} s ({source})",
-            metadata={"source": source},
+            metadata={"field": "duration_s", "source": source},
         )
 
 

@@ -18,9 +18,7 @@ MAX_PART_COUNT = 200
 
 
 @asynccontextmanager
-async def multipart_form(
-    request: Request, *, max_file_count: int, max_text_count: int = MAX_PART_COUNT
-) -> AsyncIterator[FormData]:
+async def multipart_form(request: Request, *, max_file_count: int) -> AsyncIterator[FormData]:
     """The parts of a multipart body; its files end with the block.
 
     Raises:
@@ -31,7 +29,7 @@ async def multipart_form(
             request.headers,
             stream,
             max_files=max_file_count,
-            max_fields=max_text_count,
+            max_fields=MAX_PART_COUNT,
             max_part_size=MAX_TEXT_BYTES,
         )
         try:

@@ -85,7 +85,7 @@ async def _read(request: Request, kind: str, max_file_count: int, files: AsyncEx
         return RequestBody(await _json_object(request))
     if kind == "application/x-www-form-urlencoded":
         texts = await urlencoded_form(request)
-        check_text(texts)
+        await asyncio.to_thread(check_text, texts)
         return RequestBody(texts)
     if kind == _MULTIPART:
         form = await files.enter_async_context(multipart_form(request, max_file_count=max_file_count))

@@ -16,7 +16,6 @@ from acestage.errors import (
     NotFoundError,
     VramBudgetExceededError,
 )
-from acestage.generation_options import GenerationOptions
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.order import JobOrder
@@ -95,11 +94,11 @@ async def _with_audio(order: JobOrder, gateway: Gateway, body: RequestBody) -> J
 
 
 def _no_room(error: VramBudgetExceededError) -> VramBudgetExceededError:
-    """`error`, where it begins with the name of an option, said of the field for it."""
-    option, _, description = error.message.partition(": ")
-    if option not in GenerationOptions.__annotations__:
+    """`error`, where it names an option, said of the field for it."""
+    option = error.metadata.get("field")
+    if option is None:
         return error
-    wrong = in_field_names(FieldViolation(option, description))
+    wrong = in_field_names(FieldViolation(option, error.message.removeprefix(f"{option}: ")))
     metadata = error.metadata | {"field": wrong.field}
     return VramBudgetExceededError(f"{wrong.field}: {wrong.description}", metadata=metadata)
 

@@ -33,5 +33,7 @@ def test_the_vae_reads_a_source_before_the_other_stages_and_decodes_after_them()
 
 
 def test_a_song_without_a_source_is_decoded_alone() -> None:
-    progress = course(has_audio=False).after(Progress(stage="dit"), StageProgress("vae", 1, 6), 0.0)
+    job = course(has_audio=False)
+    progress = job.after(Progress(), StageProgress("dit", 8, 8), 0.0)
+    progress = job.after(progress, StageProgress("vae", 1, 6), 0.0)
     assert not progress.is_source

@@ -6,7 +6,7 @@ from services.gateway.jobs.pace import Pace, StagePace
 
 
 def test_nothing_is_expected_before_the_first_job() -> None:
-    assert Pace().wait_s(3, 1) is None
+    assert Pace().wait_s(3, [1.0]) is None
 
 
 def test_the_wait_grows_with_the_place_in_line_and_shrinks_with_the_jobs_that_run() -> None:
@@ -14,19 +14,20 @@ def test_the_wait_grows_with_the_place_in_line_and_shrinks_with_the_jobs_that_ru
     pace.add(10.0)
     pace.add(30.0)
     assert pace.mean_run_s == 20.0
-    assert pace.wait_s(1, 0) == 20.0
-    assert pace.wait_s(4, 2) == 40.0
+    assert pace.wait_s(1, []) == 20.0
+    assert pace.wait_s(4, [0.0, 10.0]) == 40.0
+    assert pace.wait_s(4, [0.0]) == 80.0
 
 
 def test_the_wait_counts_down_with_the_work_of_those_that_run() -> None:
     pace = Pace()
     pace.add(20.0)
-    assert pace.wait_s(1, 1, [15.0]) == 5.0
-    assert pace.wait_s(3, 1, [15.0]) == 45.0
-    assert pace.wait_s(2, 2, [15.0, 4.0]) == 16.0
-    assert pace.wait_s(3, 2, [15.0, 4.0]) == 25.0
-    assert pace.wait_s(1, 1, [90.0]) == 0.0
-    assert pace.wait_s(1, 0, []) == 20.0
+    assert pace.wait_s(1, [15.0]) == 5.0
+    assert pace.wait_s(3, [15.0]) == 45.0
+    assert pace.wait_s(2, [15.0, 4.0]) == 16.0
+    assert pace.wait_s(3, [15.0, 4.0]) == 25.0
+    assert pace.wait_s(1, [90.0]) == 0.0
+    assert pace.wait_s(1, []) == 20.0
 
 
 def test_only_the_last_jobs_count() -> None:

@@ -190,7 +190,8 @@ def test_what_no_device_can_hold_names_the_field_by_its_name_here(tmp_path: Path
         assert answer.json()["detail"] == f"audio_duration: {fault}"
 
     refused = VramBudgetExceededError(
-        "duration_s: no song fits, not even one of 10 s (planner)", metadata={"source": "planner"}
+        "duration_s: no song fits, not even one of 10 s (planner)",
+        metadata={"field": "duration_s", "source": "planner"},
     )
     through_door(tmp_path, ScriptedOrchestrator([refused]), body)
 

@@ -117,5 +117,6 @@ def test_where_nothing_fits_every_request_is_refused_with_the_reason(fields: dic
         NOTHING_FITS,
     )
     assert clamped == ()
-    with pytest.raises(VramBudgetExceededError, match=r"no song fits.*dit on cuda:0 with 2\.0 GiB"):
+    with pytest.raises(VramBudgetExceededError, match=r"no song fits.*dit on cuda:0 with 2\.0 GiB") as caught:
         requests.check(request, NOTHING_FITS)
+    assert caught.value.metadata["field"] == "duration_s"
