@@ -40,7 +40,10 @@ takes it does so beside its own work. None for nothing."""
 
 
 class _Input:
-    """What several layers take, [rows, inputs]; in 8 bits once for all whose products are of integers."""
+    """What several layers take, [rows, inputs]; in 8 bits once for all whose products are of integers.
+
+    Layers with adapters take it as it is.
+    """
 
     def __init__(self, rows: torch.Tensor) -> None:
         self.rows = rows

@@ -98,7 +98,8 @@ class Pipeline:
             What it will make.
 
         Raises:
-            InvalidArgumentError: with every wrong field, adapters that cannot be used among them.
+            InvalidArgumentError: with every wrong field; or where all are right, with the adapters that
+                cannot be read.
             NotFoundError: its source or reference is not there.
             VramBudgetExceededError: no song at all fits on the device.
         """

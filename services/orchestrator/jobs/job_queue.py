@@ -71,7 +71,10 @@ class JobQueue:
             self.admit()
 
     def admit(self) -> None:
-        """Gives free slots to those who may begin. Others call it where `may_begin` may have changed."""
+        """Gives free slots to those who may begin.
+
+        Others call it where `may_begin`, or the number of slots, may have changed.
+        """
         while self._waiters and self._has_free_slot():
             waiter = self._waiters[0]
             if not waiter.turn.done():  # a cancelled waiter may not have left the line yet
@@ -83,7 +86,6 @@ class JobQueue:
         self._tell_positions()
 
     async def _wait(self, on_position: Callable[[int], None], may_begin: Callable[[], bool]) -> None:
-        self.admit()  # there may be more slots than when somebody came last
         if not self._waiters and self._has_free_slot() and may_begin():
             self.running_count += 1
             return

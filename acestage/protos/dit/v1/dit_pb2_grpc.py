@@ -62,7 +62,8 @@ class DitServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CheckAdapters(self, request, context):
-        """Refuses adapters that Denoise would refuse. Reads their headers; never touches the device.
+        """Refuses adapters that are not there or cannot be read. Reads their headers; never touches the device.
+        Whether they fit the model is seen by Denoise alone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,9 @@ class DitServiceStub:
     [seeds, frames, channels], and ends with a report.
     """
     CheckAdapters: _grpc.UnaryUnaryMultiCallable[_dit_pb2.CheckAdaptersRequest, _dit_pb2.CheckAdaptersResponse]
-    """Refuses adapters that Denoise would refuse. Reads their headers; never touches the device."""
+    """Refuses adapters that are not there or cannot be read. Reads their headers; never touches the device.
+    Whether they fit the model is seen by Denoise alone.
+    """
 
 @_typing.type_check_only
 class DitServiceAsyncStub(DitServiceStub):
@@ -54,7 +56,9 @@ class DitServiceAsyncStub(DitServiceStub):
     [seeds, frames, channels], and ends with a report.
     """
     CheckAdapters: _aio.UnaryUnaryMultiCallable[_dit_pb2.CheckAdaptersRequest, _dit_pb2.CheckAdaptersResponse]  # type: ignore[assignment]
-    """Refuses adapters that Denoise would refuse. Reads their headers; never touches the device."""
+    """Refuses adapters that are not there or cannot be read. Reads their headers; never touches the device.
+    Whether they fit the model is seen by Denoise alone.
+    """
 
 class DitServiceServicer(metaclass=_abc_1.ABCMeta):
     """Hosts the diffusion transformer."""
@@ -77,6 +81,8 @@ class DitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _dit_pb2.CheckAdaptersRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_dit_pb2.CheckAdaptersResponse, _abc.Awaitable[_dit_pb2.CheckAdaptersResponse]]:
-        """Refuses adapters that Denoise would refuse. Reads their headers; never touches the device."""
+        """Refuses adapters that are not there or cannot be read. Reads their headers; never touches the device.
+        Whether they fit the model is seen by Denoise alone.
+        """
 
 def add_DitServiceServicer_to_server(servicer: DitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -265,6 +265,27 @@ def test_a_job_whose_end_cannot_be_told_ends_all_the_same_and_leaves_its_room(
     assert [record.getMessage() for record in caplog.records] == ["job failed"] * 2
 
 
+def test_what_keeps_the_end_of_a_failed_job_from_being_told_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(job: EndedJob) -> None:
+        raise OSError("too many open files")
+
+    async def scenario() -> None:
+        jobs = Jobs(on_ended=fail)
+        jobs.pipeline.error = WorkerCrashedError("dit died")
+        jobs.pipeline.finish.set()
+        with pytest.raises(WorkerCrashedError, match="dit died"):
+            await jobs.listen(jobs.runner.start(REQUEST, SIZE, None))
+        await jobs.runner.close()
+
+    with caplog.at_level(logging.ERROR):
+        run(scenario())
+    (record,) = caplog.records
+    assert record.exc_info is not None
+    assert record.exc_info[0] is OSError
+
+
 def test_a_job_that_the_queue_refuses_says_so_and_is_not_kept() -> None:
     async def scenario() -> None:
         jobs = Jobs(queue_max_count=0)
