@@ -15,9 +15,9 @@ from starlette.websockets import WebSocketClose
 from acestage import __version__
 from services.gateway.gateway import Gateway
 from services.gateway.page.document_language import DocumentLanguage
+from services.gateway.page.languages import TEXTS
 from services.gateway.page.machine import Machine
 from services.gateway.page.song_page import MACHINE_TICK_S, SongPage
-from services.gateway.page.texts import TEXTS
 from services.gateway.rest import catalog_api, jobs_api
 from services.gateway.rest.bodies.body_limit import BodyLimit
 from services.gateway.rest.error_answers import add_error_answers

@@ -7,9 +7,9 @@ import pytest
 from acestage.limits import Limit, Limits
 from acestage.status import Status
 from services.gateway.page.fields import limited, lowered, visibility
+from services.gateway.page.languages import TEXTS
 from services.gateway.page.restoring import Served
 from services.gateway.page.song_form import CUSTOM, REPAINT, SHOWN_IN
-from services.gateway.page.texts import TEXTS
 
 
 def test_fields_that_appear_have_the_values_that_they_had() -> None:

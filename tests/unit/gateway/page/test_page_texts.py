@@ -12,8 +12,9 @@ from acestage.generation_options import TRACK_NAMES
 from services.gateway.jobs.record import JobState
 from services.gateway.outputs.takes import UNTRAINED
 from services.gateway.page.fields import LANGUAGES
+from services.gateway.page.languages import TEXTS
 from services.gateway.page.song_form import MODES, TRACK_MODES
-from services.gateway.page.texts import TEXTS, Texts
+from services.gateway.page.texts import Texts
 
 
 def placeholders(text: str) -> set[str]:

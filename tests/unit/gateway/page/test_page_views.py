@@ -16,7 +16,7 @@ from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState, Progress
 from services.gateway.page import views
-from services.gateway.page.texts import TEXTS
+from services.gateway.page.languages import TEXTS
 from tests.unit.gateway.gateway_records import START, ended_record
 
 
