@@ -165,7 +165,7 @@ def _song(found: Found) -> str:
 
 {seconds:g} s, {found["step_count"]} steps, {found["dtype"]}, through all services with warm workers. The
 first one after their start took {found["first"]["total_s"]:.1f} s and does not count. "one process" calls the
-same engines one after the other.
+same engines one after the other; "int8" has INT8 weights in text encoder and DiT.
 
 {table(("", "s in all", "seconds of audio a second", "last step to first audio s"), rows)}{split}
 

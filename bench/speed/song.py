@@ -10,7 +10,7 @@ import torch
 
 from acestage import AsyncClient
 from acestage.generation_options import GenerationOptions
-from acestage.planning import as_quantization
+from acestage.planning import Quantization, as_quantization
 from bench.songs import Song, numbered_caption, sing
 from bench.speed.memory import watched
 from bench.speed.one_process import OneProcess
@@ -22,14 +22,15 @@ STEP_COUNT = 8
 OTHER_SEEDS = 1000
 
 SERVICES, NEW_SEED, ONE_PROCESS = "services", "services, another seed alone", "one process"
+INT8 = "services, int8"
 
 
 def measure(scope: Scope) -> dict[str, Any]:
     """Seconds of songs round by round, after one that warms up, and the memory of all processes in that one.
 
     A round makes three: one with a caption that was not there before, the same with another seed, both with
-    services whose workers stay warm; and the first one again, without services. A quick run makes the first
-    of these alone, and shorter.
+    services whose workers stay warm; and the first one again, without services. Then come as many with INT8
+    weights, after one that places them. A quick run makes the first of the three alone, and shorter.
     """
     return asyncio.run(_measure(scope))
 
@@ -55,6 +56,11 @@ async def _measure(scope: Scope) -> dict[str, Any]:
                     engines.sing, numbered_caption(number), duration_s, STEP_COUNT, number
                 )
                 rounds.append({SERVICES: _times(song), NEW_SEED: _times(again), ONE_PROCESS: asdict(alone)})
+            # Not in turns with the others: none of them is to wait until other weights are placed.
+            await _serve(stack.client, duration_s, 0, 0, "int8")
+            for number, found in enumerate(rounds, start=1):
+                song = await _serve(stack.client, duration_s, number, number, "int8")
+                found[INT8] = _times(song)
     return {
         "duration_s": duration_s,
         "step_count": STEP_COUNT,
@@ -67,8 +73,19 @@ async def _measure(scope: Scope) -> dict[str, Any]:
     }
 
 
-async def _serve(client: AsyncClient, duration_s: float, number: int, seed: int) -> Song:
-    options: GenerationOptions = {"duration_s": duration_s, "step_count": STEP_COUNT, "seed": seed}
+async def _serve(
+    client: AsyncClient,
+    duration_s: float,
+    number: int,
+    seed: int,
+    quantization: Quantization = "none",
+) -> Song:
+    options: GenerationOptions = {
+        "duration_s": duration_s,
+        "step_count": STEP_COUNT,
+        "seed": seed,
+        "quantization": quantization,
+    }
     return await sing(client, options, numbered_caption(number))
 
 
