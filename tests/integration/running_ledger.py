@@ -39,13 +39,15 @@ def run(test: Coroutine[Any, Any, T]) -> T:
 
 @dataclass
 class FakeDevice:
-    """A device that proves free when the test says so, and tells when the ledger has asked."""
+    """A device that proves free when the test says so, and tells when the ledger has asked, and of what."""
 
     is_free: bool = False
     asked: asyncio.Event = field(default_factory=asyncio.Event)
+    asked_of: list[tuple[str, int]] = field(default_factory=list)
 
     def shut_out(self, device: str, fencing_token: int) -> bool:
         self.asked.set()
+        self.asked_of.append((device, fencing_token))
         return self.is_free
 
 

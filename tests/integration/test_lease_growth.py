@@ -105,13 +105,32 @@ def test_a_lease_outlives_a_crash_of_the_ledger() -> None:
 
                 await lease.revoked.wait()  # the new ledger knows the holder, and that somebody waits
 
-                (known,) = (await stub.ListLeases(pb.ListLeasesRequest())).leases
+                listed = await stub.ListLeases(pb.ListLeasesRequest())
+                (known,), (device,) = listed.leases, listed.devices
+                assert (device.total_bytes, device.is_exclusive) == (4 << 30, True)
                 assert (known.lease_id, known.fencing_token) == (lease.lease_id, lease.fencing_token)
                 assert (known.holder, known.vram_bytes) == ("dit", 3 << 30)
                 assert not waiting.done()
                 await stack.aclose()
                 granted = await waiting
                 assert granted.lease.fencing_token > lease.fencing_token
+
+    run(test())
+
+
+def test_a_lease_grows_once_the_grace_of_a_new_ledger_is_over() -> None:
+    async def test() -> None:
+        async with AsyncExitStack() as stack:
+            async with running_ledger() as before:
+                port = int(before.target.rpartition(":")[2])
+                channel = await stack.enter_async_context(grpc.aio.insecure_channel(before.target))
+                client = LeaseClient(channel, before.target, "dit")
+                hold = client.hold("cuda:0", 1 << 30, on_waiting=ignore_position, device_bytes=8 << 30)
+                lease = await stack.enter_async_context(hold)
+            async with running_ledger(epoch=2, grace_s=1.0, port=port):
+                assert await lease.grow(8 << 30)
+                assert lease.vram_bytes == 8 << 30
+                await stack.aclose()
 
     run(test())
 

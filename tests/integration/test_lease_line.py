@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from acestage.errors import (
     QueueFullError,
 )
 from acestage.protos.lease.v1 import lease_pb2 as pb
+from services.runtime.jobs import lease_client
 from tests.integration.running_ledger import (
     Line,
     ignore_position,
@@ -67,6 +69,26 @@ def test_clients_hold_one_after_the_other_in_the_order_of_their_arrival() -> Non
 
             assert first.token < second.token < third.token
             assert await states(await ledger.stub()) == []
+
+    run(test())
+
+
+def test_who_has_a_place_in_line_waits_longer_than_for_a_ledger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_client, "CONNECT_TIMEOUT_S", 1.0)
+
+    async def test() -> None:
+        async with running_ledger() as ledger:
+            holder = Line(await ledger.client())
+            await holder.granted.wait()
+            patient = Line(await ledger.client())
+            assert await patient.positions.get() == 1
+
+            done, _ = await asyncio.wait([patient.task], timeout=1.5)
+
+            assert not done
+            await holder.leave()
+            await patient.granted.wait()
+            await patient.leave()
 
     run(test())
 

@@ -97,6 +97,7 @@ def test_a_holder_whose_connection_ends_is_quarantined_until_the_device_proves_f
             assert await states(await ledger.stub()) == ["QUARANTINED"]
             ledger.device.asked.clear()
             await ledger.device.asked.wait()  # asked again and again
+            assert set(ledger.device.asked_of) == {(lease.device, lease.fencing_token)}
             assert not waiter.granted.is_set()
             ledger.device.is_free = True
             await waiter.granted.wait()

@@ -48,6 +48,16 @@ def test_who_knows_no_size_goes_by_what_was_said_last() -> None:
     assert lessor.claim(ask(lessor, 1, of=0), 0.0) is None
 
 
+def test_who_waits_is_refused_once_the_device_is_known_to_be_too_small() -> None:
+    lessor = new_lessor()
+    holder = granted(lessor, ask(lessor, 1, of=0))
+    waiting = ask(lessor, 9, of=0)
+    ask(lessor, 1, of=8)
+    lessor.release(holder.lease_id, holder.fencing_token)
+    with pytest.raises(VramBudgetExceededError, match="up to its 8589934592 bytes"):
+        lessor.claim(waiting, 0.0)
+
+
 def test_a_ledger_has_so_many_devices_and_no_more() -> None:
     lessor = new_lessor()
     for index in range(MAX_DEVICE_COUNT):

@@ -18,7 +18,7 @@ from services.runtime.jobs.stage_event import Queued, Report, Started
 from services.runtime.jobs.stage_runner import WorkerState
 from services.runtime.workers.messages import Message, error_message
 from tests.unit.runtime.jobs.stage_running import NOT_FINITE, collect, report_of, started_of, within
-from tests.unit.stage_fakes import DONE, FRAMES, PLACED, STEP, Stage, denoise_request
+from tests.unit.stage_fakes import DONE, FRAMES, MODEL, PLACED, STEP, Stage, denoise_request
 from tests.unit.waiting import until
 
 
@@ -57,7 +57,17 @@ def test_a_second_job_finds_the_weights_on_the_device() -> None:
     stage = within(lambda: Stage([PLACED, DONE, STEP, DONE]), test)
     assert len(stage.host.forked) == 1
     assert stage.leases.left == ["released"]
-    assert [message.kind for message in stage.workers[0].sent] == ["hold", "job", "job"]
+    hold, *jobs = stage.workers[0].sent
+    assert (hold.kind, [message.kind for message in jobs]) == ("hold", ["job", "job"])
+    assert hold.fields == {
+        "fencing_token": 7,
+        "is_exclusive": True,
+        "vram_bytes": (10 + 200 + 2 * FRAMES) * MIB,
+        "context_bytes": 10 * MIB,
+        "model": MODEL,
+        "dtype": "float32",
+        "quantization": "none",
+    }
     assert [message.fields["number"] for message in stage.workers[0].sent[1:]] == [1, 2]
 
 
@@ -185,13 +195,20 @@ def test_jobs_behind_the_first_are_told_their_place() -> None:
     within(lambda: Stage(), test)
 
 
-def test_a_ledger_out_of_reach_fails_all_who_wait() -> None:
+@pytest.mark.parametrize(
+    ("refusal", "asked_count"),
+    [(errors.ServiceUnreachableError("no ledger"), 1), (errors.VramBudgetExceededError("too small"), 2)],
+)
+def test_a_ledger_out_of_reach_fails_all_who_wait_and_one_that_refuses_the_first(
+    refusal: errors.AcestageError, asked_count: int
+) -> None:
     async def test(stage: Stage) -> None:
-        stage.leases.refusal = errors.ServiceUnreachableError("no ledger")
+        stage.leases.refusal = refusal
         results = await asyncio.gather(stage.run(), stage.run(), return_exceptions=True)
-        assert [type(result) for result in results] == [errors.ServiceUnreachableError] * 2
+        assert [type(result) for result in results] == [type(refusal)] * 2
 
-    within(lambda: Stage(), test)
+    stage = within(lambda: Stage(), test)
+    assert len(stage.leases.asked_bytes) == asked_count
 
 
 def test_a_stage_that_cannot_load_says_why() -> None:

@@ -325,6 +325,24 @@ def test_a_job_that_needs_more_after_a_failure_waits_in_line_for_it() -> None:
     assert stage.leases.asked_bytes == [310 * MIB, 410 * MIB]
 
 
+def test_a_job_that_waits_again_stays_before_those_that_came_later() -> None:
+    async def test(stage: Stage) -> None:
+        first = asyncio.create_task(stage.run())
+        await until(lambda: len(stage.host.forked) == 1)
+        second = asyncio.create_task(stage.run(denoise_request(frames=50)))
+        await until(lambda: stage.runner.active_job_count == 2)
+        stage.workers[0].answers.put_nowait(NOT_FINITE)
+        await asyncio.gather(first, second)
+
+    def make() -> Stage:
+        stage = Stage([PLACED], [PLACED, DONE, DONE], [PLACED, DONE], dtype="float16")
+        stage.leases.grows = False
+        return stage
+
+    stage = within(make, test)
+    assert stage.leases.asked_bytes[:2] == [310 * MIB, 410 * MIB]
+
+
 def test_a_shortage_that_nothing_helps_against_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stay, "FREE_TIMEOUT_S", 0.0)
 
