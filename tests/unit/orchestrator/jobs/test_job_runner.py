@@ -20,6 +20,7 @@ from acestage.errors import (
     QueueFullError,
     WorkerCrashedError,
 )
+from acestage.protobuf_times import seconds
 from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.status import EndedJob
 from services.orchestrator.jobs.job_history import JobHistory
@@ -335,6 +336,33 @@ def test_an_ended_job_is_dropped_when_its_time_is_over_though_nothing_else_happe
         prune()
         with pytest.raises(NotFoundError):
             await jobs.listen(job_id)
+        await jobs.runner.close()
+
+    run(scenario())
+
+
+def test_a_job_tells_how_long_it_took_with_its_wait_and_without() -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        completed: list[pb.JobCompleted] = []
+
+        async def write(response: pb.GenerateResponse) -> None:
+            if response.HasField("completed"):
+                completed.append(response.completed)
+
+        first = jobs.runner.start(REQUEST, SIZE, None)
+        await until(lambda: jobs.queue.running_count == 1)
+        second = jobs.runner.start(REQUEST, SIZE, None)
+        await until(lambda: jobs.queue.queued_count == 1)
+        jobs.now = 5.0
+        await jobs.runner.stop(first)
+        await until(lambda: jobs.queue.running_count == 1)
+        jobs.now = 7.0
+        jobs.pipeline.finish.set()
+        await jobs.runner.listen(second, write)
+        (told,) = completed
+        assert (seconds(told.total_time), seconds(told.run_time)) == (7.0, 2.0)
+        assert jobs.history.recent()[0].total_s == 7.0
         await jobs.runner.close()
 
     run(scenario())

@@ -99,6 +99,21 @@ def test_queued_jobs_run_under_one_lease_though_others_wait() -> None:
     assert stage.leases.left == ["released"]
 
 
+def test_a_job_tells_how_long_it_waited_for_the_device() -> None:
+    waited_s = 0.1
+
+    async def test(stage: Stage) -> None:
+        stage.leases.may_grant.clear()
+        job = asyncio.create_task(stage.run())
+        await until(lambda: bool(stage.leases.asked_bytes))
+        await asyncio.sleep(waited_s)
+        stage.leases.may_grant.set()
+        (started,) = started_of(await job)
+        assert started.lease_wait_s >= waited_s
+
+    within(lambda: Stage([PLACED, DONE]), test)
+
+
 def test_a_hold_ends_after_its_longest_time_though_jobs_are_queued() -> None:
     async def test(stage: Stage) -> None:
         stage.leases.may_grant.clear()
