@@ -39,9 +39,13 @@ from services.gateway.outputs import takes
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.outputs.takes import UNTRAINED
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, samples, song, stopped
+from tests.unit.waiting import until
 
 ORDER = JobOrder("piano", {"seed": 7}, audio_format=ExportFormat.flac)
 Body = Callable[[JobBook], Awaitable[Any]]
+
+EVENTS = ["queued", "queued", "stage_started", "progress", "progress", "audio", "succeeded"]
+"""The names of what listeners hear of `song`."""
 
 
 @pytest.fixture(autouse=True)
@@ -114,8 +118,7 @@ def test_listeners_hear_every_message_and_then_the_end(tmp_path: Path) -> None:
         job = await book.submit(ORDER)
         return [(number, event.name) async for number, event in job.events.follow()]
 
-    names = ["queued", "queued", "stage_started", "progress", "progress", "audio", "succeeded"]
-    assert run(tmp_path, ScriptedOrchestrator(song("abc")), body) == list(enumerate(names))
+    assert run(tmp_path, ScriptedOrchestrator(song("abc")), body) == list(enumerate(EVENTS))
 
 
 def test_a_wrong_request_leaves_nothing(tmp_path: Path) -> None:
@@ -178,6 +181,23 @@ def test_a_key_holds_after_a_restart(tmp_path: Path) -> None:
     assert run(tmp_path, ScriptedOrchestrator(), submit) == "abc"
 
 
+def test_a_job_goes_on_though_its_caller_leaves(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> None:
+        gate = asyncio.Event()
+        client.calls = [[gate, *song("abc")]]
+        asking = asyncio.create_task(book.submit(ORDER))
+        await until(lambda: bool(client.started))
+        asking.cancel()
+        await asyncio.wait([asking])
+        gate.set()
+        await until(lambda: bool(book.jobs()))
+        await book.find("abc").ended()
+        assert book.find("abc").record.state is JobState.SUCCEEDED
+
+    client = ScriptedOrchestrator()
+    run(tmp_path, client, body)
+
+
 def test_a_caller_that_leaves_loses_no_job(tmp_path: Path) -> None:
     async def body(book: JobBook) -> None:
         gate = asyncio.Event()
@@ -234,10 +254,15 @@ def unreachable() -> AcestageError:
 
 
 def test_an_orchestrator_that_is_away_for_a_while_is_asked_again(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> tuple[JobRecord, list[str]]:
+        job = await finished(book)
+        return job.record, [event.name async for _, event in job.events.follow()]
+
     client = ScriptedOrchestrator([*song("abc")[:4], unreachable()], [unreachable()], song("abc"))
-    job = run(tmp_path, client, finished)
+    record, heard = run(tmp_path, client, body)
     assert client.attached == ["abc", "abc"]
-    assert job.record.state is JobState.SUCCEEDED
+    assert record.state is JobState.SUCCEEDED
+    assert heard == EVENTS  # none of them twice
 
 
 @pytest.mark.parametrize(

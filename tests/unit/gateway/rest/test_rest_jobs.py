@@ -16,6 +16,7 @@ from acestage.generation import JobQueued
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.jobs import job_follower
 from services.gateway.outputs.takes import UNTRAINED, write_takes
+from services.gateway.rest import jobs_api
 from services.gateway.rest.app import create_rest_app
 from services.runtime.rpc.api_key import ApiKey
 from tests.unit.gateway.rest.rest_door import Door, through_door
@@ -246,6 +247,27 @@ def test_the_last_event_so_far_is_not_the_end(tmp_path: Path) -> None:
 
     gate = asyncio.Event()
     through_door(tmp_path, ScriptedOrchestrator([*song("abc")[:2], gate, stopped("abc")]), body)
+
+
+def test_listeners_of_a_silent_job_hear_that_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_api, "HEARTBEAT_S", 0.01)
+
+    async def body(door: Door) -> str:
+        await start(door)
+        listening = asyncio.create_task(door.http.get("/v1/jobs/abc/events"))
+        await asyncio.sleep(0.2)
+        gate.set()
+        return (await listening).text
+
+    gate = asyncio.Event()
+    text = through_door(tmp_path, ScriptedOrchestrator([*song("abc")[:2], gate, stopped("abc")]), body)
+    lines = text.split("\n\n")
+    still_here = [index for index, line in enumerate(lines) if line == ": still here"]
+    assert len(still_here) > 1
+    names = [line.split("\n")[1] for index, line in enumerate(lines[:-1]) if index not in still_here]
+    assert names == ["event: queued", "event: queued", "event: cancelled"]
 
 
 @pytest.mark.parametrize("last", ["0", "5", "7", "999999999999999999"])
