@@ -83,9 +83,10 @@ def status(page: Page) -> Locator:
     return page.get_by_label("Generation Status")
 
 
-def until_status(page: Page, start: str) -> None:
-    script = "start => [...document.querySelectorAll('textarea')].some(t => t.value.startsWith(start))"
-    page.wait_for_function(script, arg=start)
+def until_status(page: Page, start: str, part: str = "") -> None:
+    script = """([start, part]) => [...document.querySelectorAll('textarea')].some(
+        t => t.value.startsWith(start) && `${t.value}\n`.includes(part))"""
+    page.wait_for_function(script, arg=[start, part])
 
 
 def order(page: Page, caption: str, duration_s: int) -> None:
@@ -253,7 +254,7 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path) -> None:
+def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path, tmp_path: Path) -> None:
     page.get_by_label("Music Caption").fill("a guitar solo")
     page.get_by_role("radio", name="Repaint").check()
     page.set_input_files("#field-source input[type=file]", source)
@@ -291,8 +292,13 @@ def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path
     page.get_by_role("radio", name="Cover (remix)").check()
     page.get_by_label("How close to the source").first.wait_for()
     page.locator("#source-wave canvas.is-drawn:not(.is-pickable)").wait_for()
+    silence = tmp_path / "silence.wav"
+    soundfile.write(silence, np.zeros(48_000), 48_000)
+    page.get_by_role("button", name="Details").click()
+    page.set_input_files("#field-reference input[type=file]", silence)
+    page.locator("#field-reference").get_by_text("silence").first.wait_for()
     page.get_by_role("button", name="Generate Music").click()
-    until_status(page, "Done in ")
+    until_status(page, "Done in ", "\nreference: the audio is silent\n")
     take_screenshot(page, "cover")
     page.get_by_role("radio", name="Custom").check()
     wave.wait_for(state="hidden")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from types import MappingProxyType
@@ -12,6 +13,7 @@ from typing import Any
 
 import gradio as gr
 
+from acestage.audio import Audio
 from acestage.errors import AcestageError, FieldViolation, InvalidArgumentError
 from services.gateway.exports.stored_settings import read_settings
 from services.gateway.gateway import UPLOAD_TIMEOUT_S, Gateway
@@ -126,11 +128,11 @@ class SongPage:
         try:
             if needs_source and not form.source:
                 raise InvalidArgumentError.at("source_id", self._texts.source_missing)
-            order = form.order(
-                source_id=await self._upload(form.source if needs_source else None, "source"),
-                reference_id=await self._upload(form.reference, "reference"),
-            )
-            job = await self._gateway.book.submit(order)
+            source = await self._upload(form.source if needs_source else None, "source")
+            reference = await self._upload(form.reference, "reference")
+            order = form.order(_id(source), _id(reference))
+            notes = (*_warnings("source", source), *_warnings("reference", reference))
+            job = await self._gateway.book.submit(replace(order, notes=notes))
         except InvalidArgumentError as error:
             faults = self._faults(error)
             yield [self._in_labels(faults, error), faults, *[gr.skip()] * 3]
@@ -141,11 +143,11 @@ class SongPage:
         async for update in self._jobs.begun(job, shown):
             yield update
 
-    async def _upload(self, file: str | None, field: str) -> str | None:
+    async def _upload(self, file: str | None, field: str) -> Audio | None:
         if not file:
             return None
         try:
-            return (await self._gateway.client.upload(Path(file), timeout_s=UPLOAD_TIMEOUT_S)).audio_id
+            return await self._gateway.client.upload(Path(file), timeout_s=UPLOAD_TIMEOUT_S)
         except InvalidArgumentError as error:
             raise error.retold(lambda wrong: FieldViolation(field, wrong.description)) from error
 
@@ -213,3 +215,12 @@ class SongPage:
         if found == known and not values:
             return [shown, *[gr.skip()] * 5]
         return [shown, found, *limited(limits, status, values, texts)]
+
+
+def _id(audio: Audio | None) -> str | None:
+    return audio.audio_id if audio else None
+
+
+def _warnings(field: str, audio: Audio | None) -> Iterator[str]:
+    for warning in audio.warnings if audio else ():
+        yield f"{field}: {warning}"

@@ -111,6 +111,17 @@ def test_there_is_a_word_for_each_mode_track_state_and_language(language: str) -
             "'drums' is not in adapters; accepted: none, there are no adapters there",
             "'drums' não está em adapters; aceito: nenhum, pois não há adaptadores lá",
         ),
+        ("source: the audio is silent", "origem: o áudio está em silêncio"),
+        ("reference: 6 channels were mixed down to 2", "referência: 6 canais foram reduzidos a 2"),
+        (
+            "source: samples go up to 1.21, above full scale",
+            "origem: as amostras chegam a 1,21 vezes o máximo",
+        ),
+        (
+            "source: the file is cut off or damaged, 4.87 s of it were read: its header promises 1.5 s more",
+            "origem: o arquivo está cortado ou danificado, e 4,87 s dele foram lidos: "
+            "o cabeçalho promete mais 1,5 s",
+        ),
         (
             "its peak is 1.21 times full scale, which files of 16 and 24 bit cut off",
             "o pico é 1,21 vezes o máximo, e arquivos de 16 e 24 bits o cortam",
