@@ -163,6 +163,10 @@ PORTUGUESE = Texts(
             r"\bthe file is cut off or damaged, ([\d.]+) s of it were read\b",
             r"o arquivo está cortado ou danificado, e \1 s dele foram lidos",
         ),
+        (
+            r"\b([\d.]+) s of the file were read; the (\d+) bytes behind them are another one$",
+            r"\1 s do arquivo foram lidos; os \2 bytes seguintes são outro",
+        ),
         (r"\bits header promises ([\d.]+) s more$", r"o cabeçalho promete mais \1 s"),
         (r"^is empty\b", "está vazio"),
         (r"^are empty\b", "estão vazios"),

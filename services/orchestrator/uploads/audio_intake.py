@@ -152,6 +152,9 @@ def _warnings(source: Source, frame_count: int, peak: float) -> Iterator[str]:
     if source.problem or missing_s > _MISSING_S:
         why = source.problem or f"its header promises {missing_s:.2f} s more"
         yield f"the file is cut off or damaged, {read_s:.2f} s of it were read: {why}"
+    elif source.unread_bytes:
+        unread = f"the {source.unread_bytes} bytes behind them are another one"
+        yield f"{read_s:.2f} s of the file were read; {unread}"
 
 
 class _Resampled:

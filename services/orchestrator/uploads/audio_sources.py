@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -23,9 +24,16 @@ _BLOCK_FRAME_COUNT = 1 << 12
 _LARGEST_FRAME_COUNT = 1 << 62
 """libsndfile says about twice as much where it does not know."""
 
-_UNKNOWN_BYTES = 0xFFFF_FFFF
-"""What a header says of data whose length was not known when it was written."""
+_UNKNOWN_BYTES = 0x7FFF_0000
+"""What a header says, at the least, of data whose length was not known when it was written: some programs
+write the most that fits into 31 bits, a little less, or into 32."""
 _PADDING_BYTES = 64
+_TAG_BYTES = 1 << 12
+"""Behind the audio there may be tags of so many bytes; whatever is longer is audio, too."""
+_LAST_TAG_BYTES = 128
+"""Those of an ID3v1 tag."""
+_JOINED = ("MP3", "OGG")
+"""Formats whose files can be joined end to end, of which libsndfile mostly reads the first alone."""
 _FEWER_BYTES = re.compile(r": +(\d+) \(should be (\d+)\)")
 """How libsndfile logs that a chunk has another size than its header says."""
 
@@ -41,6 +49,7 @@ class Source(Protocol):
         sample_rate_hz, channel_count: what its header says, whatever that is.
         frame_count: what its header promises; None where it does not say.
         problem: why there is less than promised, as far as it is known by now.
+        unread_bytes: what is behind the end of the audio, once all blocks were read.
     """
 
     container: str
@@ -49,6 +58,7 @@ class Source(Protocol):
     channel_count: int
     frame_count: int | None
     problem: str | None
+    unread_bytes: int
 
     def blocks(self) -> Iterator[Block]:
         """The samples, [frames, channels] at a time. A block is valid until the next one is asked for."""
@@ -79,8 +89,50 @@ def open_source(path: Path, raw: RawFormat | None) -> Iterator[Source]:
                 f"is no audio that can be read: {error.error_string.rstrip('.')}; accepted: {ACCEPTED} "
                 "(not MP4, M4A, AAC, WebM, WMA)",
             ) from error
-        with opened:
-            yield _FileSource.of(opened)
+        with ExitStack() as stack:
+            stack.enter_context(opened)
+            if opened.format == "MP3":
+                endless = opened
+                with suppress(soundfile.LibsndfileError):
+                    endless = stack.enter_context(_ForwardFile(_EndlessFile(file, byte_count)))
+                if endless.frames != opened.frames:  # a length that goes with the size of the file is a guess
+                    yield _FileSource.of(endless, None)
+                    return
+            frame_count = opened.frames if 0 <= opened.frames < _LARGEST_FRAME_COUNT else None
+            yield _FileSource.of(opened, frame_count, file if opened.format in _JOINED else None)
+
+
+class _EndlessFile:
+    """A file that claims to be a thousand times as long as it is, so that a guess of its length is too long.
+
+    MP3 files need not say how long they are. libmpg123 guesses it then by their size and their first frame,
+    and libsndfile reads no further: where the bit rate varies and begins high, it stops early. The last bytes
+    are there twice, for tags.
+    """
+
+    def __init__(self, file: BinaryIO, byte_count: int) -> None:
+        self._descriptor = file.fileno()
+        self._claimed_bytes = byte_count * 1_000
+        self._beyond_bytes = self._claimed_bytes - byte_count
+        self._position = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = offset + (0, self._position, self._claimed_bytes)[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: bytearray) -> int:
+        is_at_end = self._position >= self._claimed_bytes - _LAST_TAG_BYTES
+        place = self._position - (self._beyond_bytes if is_at_end else 0)
+        count = os.preadv(self._descriptor, [buffer], place)
+        self._position += count
+        return count
+
+    def read(self, count: int) -> bytes:
+        """Is asked for by soundfile, and called by nobody."""
+        raise NotImplementedError
 
 
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]
@@ -99,17 +151,21 @@ class _FileSource:
     channel_count: int
     frame_count: int | None
     problem: str | None
+    _joined: BinaryIO | None
+    """The file itself, where another one may follow in it."""
+    unread_bytes: int = 0
 
     @classmethod
-    def of(cls, file: _ForwardFile) -> _FileSource:
+    def of(cls, file: _ForwardFile, frame_count: int | None, joined: BinaryIO | None = None) -> _FileSource:
         return cls(
             file,
             container=file.format,
             label=f"{file.format} {file.subtype}",
             sample_rate_hz=file.samplerate,
             channel_count=file.channels,
-            frame_count=file.frames if 0 <= file.frames < _LARGEST_FRAME_COUNT else None,
+            frame_count=frame_count,
             problem=_shortage(file.extra_info),
+            _joined=joined,
         )
 
     def blocks(self) -> Iterator[Block]:
@@ -121,8 +177,12 @@ class _FileSource:
                 self.problem = error.error_string.removeprefix("Error : ").rstrip(".")
                 return
             if not len(block):
-                return
+                break
             yield block
+        if self._joined is not None:
+            descriptor = self._joined.fileno()
+            left_bytes = os.fstat(descriptor).st_size - os.lseek(descriptor, 0, os.SEEK_CUR)
+            self.unread_bytes = left_bytes if left_bytes > _TAG_BYTES else 0
 
 
 def _shortage(log: str) -> str | None:
@@ -141,6 +201,7 @@ class _RawSource:
     channel_count: int
     frame_count: int | None
     problem: str | None = None
+    unread_bytes: int = 0
     container: str = ""
     label: str = "raw float32"
 

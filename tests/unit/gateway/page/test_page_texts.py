@@ -123,6 +123,10 @@ def test_there_is_a_word_for_each_mode_track_state_and_language(language: str) -
             "o cabeçalho promete mais 1,5 s",
         ),
         (
+            "source: 3.05 s of the file were read; the 24000 bytes behind them are another one",
+            "origem: 3,05 s do arquivo foram lidos; os 24000 bytes seguintes são outro",
+        ),
+        (
             "its peak is 1.21 times full scale, which files of 16 and 24 bit cut off",
             "o pico é 1,21 vezes o máximo, e arquivos de 16 e 24 bits o cortam",
         ),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -150,9 +152,54 @@ def test_a_file_whose_length_was_not_known_when_it_was_written_is_complete(tmp_p
     wav[4:8] = wav[40:44] = b"\xff" * 4
     flac[21] &= 0xF0
     flac[22:26] = bytes(4)
-    for data in (wav, flac):
+    below_31_bits = bytearray(wav)
+    below_31_bits[4:8], below_31_bits[40:44] = b"\x24\xf0\xff\x7f", b"\0\xf0\xff\x7f"
+    for data in (wav, flac, below_31_bits):
         facts, _ = taken_in(bytes(data), tmp_path)
         assert (facts.duration_s, facts.warnings) == (1.5, ())
+
+
+def mp3_without_length(*parts: Samples, quality: int) -> bytes:
+    """With a bit rate that varies, as a program writes it that cannot go back to its header."""
+    made = io.BytesIO()
+    with av.open(made, "w", format="mp3", options={"write_xing": "0"}) as container:
+        stream = container.add_stream("libmp3lame", rate=48_000, layout="stereo")
+        stream.codec_context.qscale = True
+        stream.codec_context.global_quality = quality * 118
+        frame = av.AudioFrame.from_ndarray(np.concatenate(parts).T.copy(), format="fltp", layout="stereo")
+        frame.sample_rate = 48_000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return made.getvalue()
+
+
+@pytest.mark.parametrize("is_loud_first", [True, False])
+def test_an_mp3_that_does_not_say_how_long_it_is_is_read_to_its_end(
+    is_loud_first: bool, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (20 * 48_000, 2)).astype(np.float32)
+    quiet = tone(40.0, 48_000, 0.1, 0.1)
+    parts = (noise, quiet) if is_loud_first else (quiet, noise)
+    facts, samples = taken_in(mp3_without_length(*parts, quality=4), tmp_path)
+    assert facts.duration_s == pytest.approx(60.0, abs=0.1)
+    assert facts.warnings == ()
+    last_s = samples[-48_000:]
+    assert np.sqrt(np.mean(last_s**2)) == pytest.approx(0.068 if is_loud_first else 0.13, rel=0.1)
+
+
+@pytest.mark.parametrize(("audio_format", "subtype"), [("MP3", None), ("OGG", "VORBIS")])
+def test_of_files_that_are_joined_the_first_is_taken_with_a_warning(
+    audio_format: str, subtype: str | None, tmp_path: Path
+) -> None:
+    one = encoded(tone(3.0, 48_000, 0.5, 0.5), 48_000, audio_format, subtype)
+    alone, _ = taken_in(one, tmp_path)
+    assert alone.warnings == ()
+    assert taken_in(one + b"TAG" + bytes(125), tmp_path)[0].warnings == ()
+    facts, _ = taken_in(one + one, tmp_path)
+    assert facts.audio_id == alone.audio_id
+    (warning,) = facts.warnings
+    assert re.fullmatch(
+        r"3\.\d\d s of the file were read; the \d+ bytes behind them are another one", warning
+    )
 
 
 WAV = encoded(tone(1.5, 48_000, 0.5, 0.5), 48_000)
