@@ -152,11 +152,11 @@ def restored(settings: dict[str, Any], served: Served) -> Restored:
     steps = _kind("timesteps", given.get("timesteps", []), _LIST)
     if steps:
         # They are the schedule: what else would set it is left out.
-        text = ", ".join(f"{_kind('timesteps', step, _NUMBER):g}" for step in steps)
+        text = ", ".join(_in_full("timesteps", step) for step in steps)
         values |= {"timesteps": text, "step_count": 0, "shift": 0}
     adapters = [_kind("adapters", one, dict) for one in _kind("adapters", given.get("adapters", []), _LIST)]
     values["adapters"] = ", ".join(
-        f"{one.get('name')}:{_kind('adapters', one.get('scale'), _NUMBER):g}" for one in adapters
+        f"{one.get('name')}:{_in_full('adapters', one.get('scale'))}" for one in adapters
     )
     model = _kind("model", given.get("model", {}), dict)
     values["model"] = _kind("model", model.get("name", ""), str)
@@ -191,6 +191,11 @@ def _fieldless(settings: dict[str, Any]) -> list[str]:
     seeds = settings.get("seeds")
     has_more_seeds = isinstance(seeds, _LIST) and len(seeds) > 1
     return [*lost, *(["seeds"] if has_more_seeds else []), *odd]
+
+
+def _in_full(name: str, value: Any) -> str:
+    """A number with all of its digits, or the song would be another one."""
+    return str(_kind(name, value, _NUMBER)).removesuffix(".0")
 
 
 def _kind(name: str, value: Any, kind: type | tuple[type, ...]) -> Any:

@@ -94,7 +94,8 @@ class GenerationSettings:
             return self.timeline.frame_count
         if self.codes:
             return len(self.codes) * model.frames_per_audio_code
-        return math.ceil(self.duration_s * model.latent_frame_rate_hz)
+        # Rounded to samples first: 16.44 s times 25 frames a second is a little more than 411.
+        return math.ceil(round(self.duration_s * model.sample_rate_hz) / model.hop_sample_count)
 
     def to_pb(self, model: Model, denoised: DenoisedOn, vae_kernels: str) -> pb.Settings:
         return pb.Settings(

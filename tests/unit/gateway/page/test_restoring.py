@@ -42,8 +42,8 @@ def test_every_choice_that_the_page_can_order_comes_back() -> None:
         model="base",
         shift=0,
         guidance_scale=4.0,
-        timesteps="1, 0.5",
-        adapters="drums:0.8, warm:1",
+        timesteps="1, 0.9545454545454546, 0.50000012, 0.5, 1e-07",
+        adapters="drums:0.12345678, warm:1",
         infer_method="sde",
         take_count=1,
         title="Song",
@@ -96,6 +96,12 @@ def test_what_a_field_cannot_have_is_left_out_and_named(option: str, field: str,
     assert back.impossible == {field: value}
     assert field not in back.values
     assert back.values["caption"] == "jazz"
+
+
+def test_numbers_beyond_all_others_come_back_as_they_are() -> None:
+    huge = 10**400
+    values = restored({"timesteps": [huge], "adapters": [{"name": "x", "scale": huge}]}, TURBO).values
+    assert (values["timesteps"], values["adapters"]) == (str(huge), f"x:{huge}")
 
 
 def test_what_the_mode_does_not_use_is_not_missed() -> None:

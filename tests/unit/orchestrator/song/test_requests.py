@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from acestage.checks import Checks
@@ -13,8 +15,8 @@ from services.orchestrator.song import requests
 from services.orchestrator.song.generation_settings import DenoisedOn
 from services.runtime.rpc.request_limits import check_prompt
 
-TURBO = Model(name="t", is_turbo=True, latent_frame_rate_hz=25)
-BASE = Model(name="b", is_turbo=False, latent_frame_rate_hz=25)
+TURBO = Model(name="t", is_turbo=True, latent_frame_rate_hz=25, sample_rate_hz=48_000, hop_sample_count=1920)
+BASE = Model(name="b", is_turbo=False, latent_frame_rate_hz=25, sample_rate_hz=48_000, hop_sample_count=1920)
 NAN = float("nan")
 INFINITY = float("inf")
 
@@ -142,6 +144,16 @@ def test_defaults_are_those_of_the_model() -> None:
     assert (base.step_count, base.guidance_scale) == (32, 7.0)
     assert (turbo.duration_s, turbo.shift, turbo.language, len(turbo.seeds)) == (60.0, 3.0, "en", 1)
     assert turbo.frame_count(TURBO) == 1500
+
+
+def test_a_length_of_whole_frames_has_just_these() -> None:
+    settings = requests.resolve(GenerateRequest(caption="x"), TURBO)
+    lengths = {
+        count: replace(settings, duration_s=float(f"{count / 25:.2f}")).frame_count(TURBO)
+        for count in range(250, 15_001)
+    }
+    assert [count for count, found in lengths.items() if found != count] == []
+    assert replace(settings, duration_s=10.001).frame_count(TURBO) == 251
 
 
 def test_turbo_models_ignore_guidance() -> None:
