@@ -106,6 +106,8 @@ class RefusingDit(dit_pb2_grpc.DitServiceServicer):
         self._error = InvalidArgumentError.at(field, "is wrong")
 
     async def Denoise(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
+        async for _ in request_iterator:
+            pass
         await context.abort_with_status(rpc_status.to_status(to_status(self._error)))
 
 
@@ -235,6 +237,9 @@ class AnsweringDit(dit_pb2_grpc.DitServiceServicer):
         self._answer = answer
 
     async def Denoise(self, request_iterator: Any, context: Any) -> AsyncIterator[dit_pb2.DenoiseResponse]:  # type: ignore[override]
+        # Whoever ends a call while requests come may be heard as INTERNAL by gRPC's asyncio clients (1.85).
+        async for _ in request_iterator:
+            pass
         for chunk in self._answer:
             yield dit_pb2.DenoiseResponse(tensor=chunk)
 
