@@ -7,13 +7,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 from acestage.protos.generation.v1.generation_pb2 import GenerateResponse, JobQueued
+from tests.unit.waiting import HANG_S
 
 EVENT_BYTES = 106
 """Of `event(1)`."""
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, 10))
+    asyncio.run(asyncio.wait_for(coroutine, HANG_S))
 
 
 def event(position: int) -> GenerateResponse:

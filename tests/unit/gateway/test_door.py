@@ -14,6 +14,7 @@ from acestage.errors import FailedPreconditionError
 from acestage.settings import Settings
 from services.gateway import door
 from services.gateway.door import Door, allow_many_connections, bound_socket
+from tests.unit.waiting import HANG_S
 
 
 def test_small_answers_are_sent_at_once() -> None:
@@ -28,7 +29,7 @@ def test_small_answers_are_sent_at_once() -> None:
 
             async with await asyncio.start_server(accepted, sock=listener):
                 _, writer = await asyncio.open_connection(*listener.getsockname())
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(HANG_S):
                     found = await option
                 writer.close()
             return found
@@ -66,7 +67,7 @@ def test_a_connection_without_a_request_is_closed_and_one_that_waits_for_its_ans
             server = Door(answer, Settings(_env_file=None))
             server.config.lifespan = "off"
             serving = asyncio.create_task(server.serve([listener]))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(HANG_S):
                 patient, patient_writer = await asyncio.open_connection(*listener.getsockname())
                 patient_writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 silent, silent_writer = await asyncio.open_connection(*listener.getsockname())

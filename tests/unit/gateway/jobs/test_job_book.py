@@ -39,7 +39,7 @@ from services.gateway.outputs import takes
 from services.gateway.outputs.output_area import OutputArea
 from services.gateway.outputs.takes import UNTRAINED
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator, samples, song, stopped
-from tests.unit.waiting import until
+from tests.unit.waiting import HANG_S, until
 
 ORDER = JobOrder("piano", {"seed": 7}, audio_format=ExportFormat.flac)
 Body = Callable[[JobBook], Awaitable[Any]]
@@ -64,7 +64,7 @@ async def open_book(
 
 def run(root: Path, client: ScriptedOrchestrator, body: Body) -> Any:
     async def work() -> Any:
-        async with asyncio.timeout(10), open_book(root, client) as book:
+        async with asyncio.timeout(HANG_S), open_book(root, client) as book:
             return await body(book)
 
     return asyncio.run(work())
@@ -358,7 +358,7 @@ def test_an_export_that_fails_leaves_the_master_and_says_so(
 def test_outputs_beyond_the_bound_go_with_their_jobs(tmp_path: Path) -> None:
     async def work() -> None:
         client = ScriptedOrchestrator(song("abc", sample_count=48_000), song("def", sample_count=48_000))
-        async with asyncio.timeout(10), open_book(tmp_path, client, max_bytes=1 << 20) as book:
+        async with asyncio.timeout(HANG_S), open_book(tmp_path, client, max_bytes=1 << 20) as book:
             for _ in range(2):
                 await finished(book)
             await book.retire()

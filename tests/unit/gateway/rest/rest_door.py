@@ -21,6 +21,7 @@ from services.gateway.rest.app import create_rest_app
 from services.gateway.served_models import ServedModels
 from services.runtime.rpc.api_key import ApiKey
 from tests.unit.gateway.scripted_orchestrator import ScriptedOrchestrator
+from tests.unit.waiting import HANG_S
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def through_door(
     """What `body` returns, with a door that is open meanwhile."""
 
     async def work() -> Any:
-        async with asyncio.timeout(10), open_door(root, client, secret) as door:
+        async with asyncio.timeout(HANG_S), open_door(root, client, secret) as door:
             return await body(door)
 
     return asyncio.run(work())

@@ -12,6 +12,7 @@ from services.runtime.workers.messages import error_message
 from tests.unit.stage_fakes import (
     Stage,
 )
+from tests.unit.waiting import HANG_S
 
 OUT_OF_MEMORY = error_message(errors.VramBudgetExceededError("no memory"))
 
@@ -23,7 +24,7 @@ def within(make: Callable[[], Stage], test: Callable[[Stage], Awaitable[Any]]) -
 
     async def scenario() -> Stage:
         stage = make()
-        async with asyncio.timeout(10), stage.runner:
+        async with asyncio.timeout(HANG_S), stage.runner:
             await test(stage)
         return stage
 
