@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 LISTENER_TIMEOUT_S = 300.0
 """A client that reads nothing for so long is given up."""
 
+DEADLINE_SLACK_S = 0.1
+"""A job that is cancelled so shortly before its caller's time is over is cancelled for that."""
+
 _NO_FAULTS = (errors.CancelledError, errors.QueueFullError, errors.InvalidArgumentError)
 """How a job may end though all is well here."""
 
@@ -76,9 +79,10 @@ class JobRunner:
         job_log = JobLog(uuid.uuid4().hex[:12])
         self._registry.add(job_log)
         asked_s = self._clock()
-        task = asyncio.create_task(self._run(job_log, request, size, Deadline.after(timeout_s)))
+        deadline = Deadline.after(timeout_s)
+        task = asyncio.create_task(self._run(job_log, request, size, deadline))
         self._tasks[job_log.job_id] = task
-        task.add_done_callback(lambda task: self._conclude(job_log, size, asked_s, task))
+        task.add_done_callback(lambda task: self._conclude(job_log, size, asked_s, deadline, task))
         return job_log.job_id
 
     async def listen(self, job_id: str, write: Write) -> None:
@@ -138,11 +142,13 @@ class JobRunner:
                 result = await self._pipeline.run(request, audio, job_log.append, deadline)
                 return _Done(result, self._clock() - begun_s)
 
-    def _conclude(self, job_log: JobLog, size: JobSize, asked_s: float, task: asyncio.Task[_Done]) -> None:
+    def _conclude(
+        self, job_log: JobLog, size: JobSize, asked_s: float, deadline: Deadline, task: asyncio.Task[_Done]
+    ) -> None:
         """Ends the job's log, whatever else fails: listeners wait for that, and it frees the log's room."""
         del self._tasks[job_log.job_id]
         self._stopping.discard(job_log.job_id)
-        error = _error(job_log.job_id, task)
+        error = _error(job_log.job_id, task, deadline)
         done = None if error else task.result()
         try:
             self._tell_end(job_log, size, error, done, self._clock() - asked_s)
@@ -183,9 +189,13 @@ class JobRunner:
         self._queue.admit()
 
 
-def _error(job_id: str, task: asyncio.Task[_Done]) -> errors.AcestageError | None:
+def _error(job_id: str, task: asyncio.Task[_Done], deadline: Deadline) -> errors.AcestageError | None:
     """Why the job has no result; a defect goes to the log, and its listeners learn where to look."""
     if task.cancelled():
+        if deadline.within_s(DEADLINE_SLACK_S) < DEADLINE_SLACK_S:  # gRPC cancels the caller's own call then
+            return errors.DeadlineExceededError(
+                f"job {job_id}: the time that the caller allowed was over", metadata={"job_id": job_id}
+            )
         return errors.CancelledError(f"job {job_id} was cancelled", metadata={"job_id": job_id})
     match task.exception():
         case None:

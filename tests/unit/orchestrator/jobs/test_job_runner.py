@@ -167,6 +167,20 @@ def test_a_job_that_is_stopped_before_it_began_ends_as_well() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize(("timeout_s", "outcome"), [(0.0, "DEADLINE_EXCEEDED"), (60.0, "cancelled")])
+def test_a_job_whose_callers_time_is_over_was_not_cancelled_by_somebody(
+    timeout_s: float, outcome: str
+) -> None:
+    async def scenario() -> None:
+        jobs = Jobs()
+        jobs.runner.start(REQUEST, SIZE, timeout_s)
+        await until(lambda: jobs.queue.running_count == 1)
+        await jobs.runner.close()
+        assert [job.outcome for job in jobs.history.recent()] == [outcome]
+
+    run(scenario())
+
+
 def test_the_outcome_of_an_ended_job_stays_as_it_is() -> None:
     async def scenario() -> None:
         jobs = Jobs()
