@@ -155,3 +155,4 @@ def test_a_deadline_ends_the_work(turbo_stack: RunningStack) -> None:
         with pytest.raises(DeadlineExceededError):
             client.generate("piano", duration_s=600, step_count=200, timeout_s=1.0)
         assert client.generate("piano", duration_s=10, seed=1).tracks
+        assert [job.outcome for job in client.status().recent_jobs[:2]] == ["succeeded", "DEADLINE_EXCEEDED"]
