@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -302,6 +305,36 @@ def test_a_part_is_picked_on_the_waveform_and_made_anew(page: Page, source: Path
     take_screenshot(page, "cover")
     page.get_by_role("radio", name="Custom").check()
     wave.wait_for(state="hidden")
+
+
+def test_the_page_takes_no_file_of_this_machine_that_was_not_uploaded(
+    gateway: RunningGateway, tmp_path: Path
+) -> None:
+    """Whoever reaches the page may call what its buttons call with anything."""
+    secret = tmp_path / f"{uuid.uuid4()}.json"
+    secret.write_text('{"caption": "secret"}')
+    told = {"path": str(secret), "meta": {"_type": "gradio.FileData"}}
+    api = f"{gateway.url('page')}/en/gradio_api"
+    with httpx.Client(timeout=60) as http:
+        config = http.get(f"{gateway.url('page')}/en/config").json()
+        parts = {part["id"]: part for part in config["components"]}
+        asked: dict[int, list[Any]] = {}
+        for call in config["dependencies"]:
+            inputs = [parts[number] for number in call["inputs"]]
+            if call["backend_fn"] and any("FileData" in json.dumps(part.get("api_info")) for part in inputs):
+                asked[call["id"]] = [
+                    told if "FileData" in json.dumps(part.get("api_info")) else part["props"].get("value")
+                    for part in inputs
+                ]
+        assert len(asked) >= 2
+        for number, data in asked.items():
+            session = uuid.uuid4().hex
+            body = {"fn_index": number, "session_hash": session, "data": data}
+            assert http.post(f"{api}/queue/join", json=body).status_code == 200
+            heard = http.get(f"{api}/queue/data", params={"session_hash": session}).text
+            end = next(line for line in heard.splitlines() if "process_completed" in line)
+            assert json.loads(end.removeprefix("data: "))["success"] is False
+    assert list(gateway.log_path.parent.rglob(secret.name)) == []
 
 
 def test_base_models_add_what_is_done_with_single_tracks(

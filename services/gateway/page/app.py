@@ -65,9 +65,13 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
     script = (_HERE / "page.js").read_text()
     for name, texts in TEXTS.items():
         other = "/pt/" if name == "en" else "/en/"
+        blocks = SongPage(gateway, machine, texts, other).blocks
+        # As of an application that Gradio serves by itself. Of one that is not launched it takes whatever path of
+        # this machine somebody says for an upload, and hands the file out.
+        blocks.has_launched = blocks.is_running = True
         gr.mount_gradio_app(
             app,
-            SongPage(gateway, machine, texts, other).blocks,
+            blocks,
             f"/{name}",
             max_file_size=MAX_UPLOAD,
             ssr_mode=False,
