@@ -64,11 +64,11 @@ def _app(name: str, gateway: Gateway, settings: Settings) -> ASGIApp:
     key = ApiKey.of(settings)
     host, _ = open_doors(settings)[name]
     if name == "rest":
-        return OriginGuard(create_rest_app(gateway, key), host)
+        return OriginGuard(create_rest_app(gateway, key), host, has_key=key.is_set)
     # Gradio takes seconds to import, so it comes only where there is a page.
     from services.gateway.page.app import create_page_app
 
-    return OriginGuard(create_page_app(gateway, key, settings.language), host)
+    return OriginGuard(create_page_app(gateway, key, settings.language), host, has_key=key.is_set)
 
 
 def main() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -12,6 +14,8 @@ from starlette.websockets import WebSocketClose
 _LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"", "0.0.0.0", "::"})
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+_HOME_ENDINGS = (".local", ".lan", ".internal", ".home.arpa", ".localhost")
+"""Of names that no public name server gives to anybody."""
 
 
 class OriginGuard:
@@ -23,13 +27,16 @@ class OriginGuard:
 
     Args:
         app: what is guarded.
-        bound_host: the address that is served; a wildcard takes every `Host`.
+        bound_host: the address that is served; a wildcard takes every `Host` that no other site can have.
+        has_key: whether who comes needs a key, which another site has not: then a wildcard takes all.
     """
 
-    def __init__(self, app: ASGIApp, bound_host: str) -> None:
+    def __init__(self, app: ASGIApp, bound_host: str, *, has_key: bool) -> None:
         self._app = app
-        self._hosts = _LOOPBACK_HOSTS | {bound_host.strip("[]").lower()}
-        self._takes_all_hosts = bound_host.strip("[]") in _WILDCARDS
+        self._is_wildcard = bound_host.strip("[]") in _WILDCARDS
+        named = socket.gethostname() if self._is_wildcard else bound_host.strip("[]")
+        self._hosts = _LOOPBACK_HOSTS | {named.lower()}
+        self._has_key = has_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and (problem := self._problem(scope)):
@@ -40,14 +47,30 @@ class OriginGuard:
     def _problem(self, scope: Scope) -> str:
         headers = Headers(scope=scope)
         host = _name(f"//{headers.get('host', '')}")
-        if not self._takes_all_hosts and host not in self._hosts:
-            return f"Host: {host[:80]!r} is not served here; accepted: {', '.join(sorted(self._hosts))}"
+        if not self._is_served(host):
+            others = f"; addresses, names without a dot or in {', '.join(_HOME_ENDINGS)}; or all, with a key"
+            accepted = ", ".join(sorted(self._hosts)) + (others if self._is_wildcard else "")
+            return f"Host: {host[:80]!r} is not served here; accepted: {accepted}"
         origin = headers.get("origin")
         if origin is None or scope.get("method") in _SAFE_METHODS:
             return ""
         if _name(origin) in {*_LOOPBACK_HOSTS, host}:
             return ""
         return f"Origin: {origin[:80]!r} is another site; accepted: pages of this machine"
+
+    def _is_served(self, host: str) -> bool:
+        if host in self._hosts:
+            return True
+        return self._is_wildcard and (self._has_key or _is_of_a_local_network(host))
+
+
+def _is_of_a_local_network(host: str) -> bool:
+    """Whether no other site can have `host` for a name of its own."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return "." not in host or host.endswith(_HOME_ENDINGS)
+    return True
 
 
 def _name(url: str) -> str:

@@ -24,6 +24,11 @@ class ApiKey:
     def of(cls, settings: Settings) -> Self:
         return cls(settings.api_key.get_secret_value() if settings.api_key else None)
 
+    @property
+    def is_set(self) -> bool:
+        """Whether anything is asked for."""
+        return self._secret is not None
+
     def is_in(self, authorization: str) -> bool:
         """Whether `authorization` is the key, with or without "Bearer " before it; takes as long if not."""
         if self._secret is None:

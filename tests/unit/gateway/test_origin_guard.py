@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import httpx
 import pytest
@@ -15,10 +16,15 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def ask(
-    host: str, origin: str | None = None, method: str = "POST", bound: str = "127.0.0.1"
+    host: str,
+    origin: str | None = None,
+    method: str = "POST",
+    bound: str = "127.0.0.1",
+    *,
+    has_key: bool = False,
 ) -> httpx.Response:
     async def work() -> httpx.Response:
-        transport = httpx.ASGITransport(OriginGuard(app, bound))
+        transport = httpx.ASGITransport(OriginGuard(app, bound, has_key=has_key))
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             headers = {"Host": host} | ({"Origin": origin} if origin is not None else {})
             return await client.request(method, "/", headers=headers)
@@ -54,6 +60,18 @@ def test_the_bound_name_is_served_and_so_are_its_pages() -> None:
     assert ask("studio.lan", "http://evil.example", bound="studio.lan").status_code == 403
 
 
-def test_a_wildcard_serves_every_name_but_no_other_site() -> None:
-    assert ask("10.0.0.7:8001", "http://10.0.0.7:8001", bound="0.0.0.0").status_code == 204
-    assert ask("10.0.0.7:8001", "http://evil.example", bound="0.0.0.0").status_code == 403
+@pytest.mark.parametrize(
+    "host", ["10.0.0.7:8001", "[fd00::7]:8001", "gateway:8001", "studio.lan", "Studio.local:8001"]
+)
+def test_a_wildcard_serves_what_no_other_site_can_have_for_its_name(host: str) -> None:
+    assert ask(host, f"http://{host}", bound="0.0.0.0").status_code == 204
+    assert ask(host, "http://evil.example", bound="0.0.0.0").status_code == 403
+
+
+def test_a_name_of_another_site_that_points_here_is_refused_unless_a_key_is_asked_for() -> None:
+    answer = ask("evil.example:8001", "http://evil.example:8001", bound="0.0.0.0")
+    assert answer.status_code == 403
+    assert "names without a dot" in answer.json()["detail"]
+    assert ask("evil.example", method="GET", bound="0.0.0.0").status_code == 403
+    assert ask("songs.example", "https://songs.example", bound="::", has_key=True).status_code == 204
+    assert ask(socket.gethostname(), method="GET", bound="::").status_code == 204

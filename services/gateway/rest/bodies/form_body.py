@@ -12,7 +12,9 @@ from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-MAX_TEXT_BYTES = 1 << 20
+from services.gateway.rest.bodies.body_limit import MAX_TEXT_BYTES
+
+MAX_PART_BYTES = 1 << 20
 """The largest text part; audio codes, the longest that a request may hold, have half of that."""
 MAX_PART_COUNT = 200
 
@@ -30,7 +32,7 @@ async def multipart_form(request: Request, *, max_file_count: int) -> AsyncItera
             stream,
             max_files=max_file_count,
             max_fields=MAX_PART_COUNT,
-            max_part_size=MAX_TEXT_BYTES,
+            max_part_size=MAX_PART_BYTES,
         )
         try:
             form = await parser.parse()
@@ -45,9 +47,22 @@ async def multipart_form(request: Request, *, max_file_count: int) -> AsyncItera
 
 
 class _WholeParser(MultiPartParser):
-    """Knows whether the closing boundary came: without it, parts are missing, or one is cut off."""
+    """Knows whether the closing boundary came: without it, parts are missing, or one is cut off.
+
+    Texts lie in memory, so all together they may be no larger than another body of text.
+    """
 
     is_whole = False
+    _text_bytes = 0
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        if self._current_part.file is None:
+            self._text_bytes += end - start
+            if self._text_bytes > MAX_TEXT_BYTES:
+                raise MultiPartException(
+                    f"the form's texts are too large; accepted: up to {MAX_TEXT_BYTES} bytes together"
+                )
+        super().on_part_data(data, start, end)
 
     def on_end(self) -> None:
         self.is_whole = True

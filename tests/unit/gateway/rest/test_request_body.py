@@ -55,6 +55,30 @@ def test_of_who_has_no_key_no_long_body_is_read(tmp_path: Path, path: str, heade
     through_door(tmp_path, ScriptedOrchestrator(), body, secret="k3y")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"), [({}, 401), ({"Authorization": "Bearer k3y"}, 400), (WRONG, 401)]
+)
+def test_the_texts_of_a_form_are_no_larger_together_than_another_body_of_text(
+    tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    read_count = 0
+    text = b"x" * ((1 << 20) - 1) + b"\r\n"
+
+    async def content() -> AsyncIterator[bytes]:
+        nonlocal read_count
+        for index in range(50):
+            read_count += 1
+            yield b'--b\r\nContent-Disposition: form-data; name="%d"\r\n\r\n' % index + text
+        yield b"--b--\r\n"
+
+    async def body(door: Door) -> None:
+        answer = await door.http.post("/v1/jobs", content=content(), headers=FORM | headers)
+        assert answer.status_code == status
+        assert read_count <= 6
+
+    through_door(tmp_path, ScriptedOrchestrator(), body, secret="k3y")
+
+
 def test_a_body_that_does_not_say_how_long_it_is_has_the_same_bound(tmp_path: Path) -> None:
     read_count = 0
 
