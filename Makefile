@@ -55,8 +55,9 @@ format: $(READY)
 clean:
 	rm -rf $(VENV) out build *.egg-info
 
-# The variable, unlike pip's flag, also holds for the isolated environment that builds the package.
-$(READY): export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# The variable, unlike pip's flag, also holds for the isolated environment that builds the package. It has no folder:
+# pip takes what is behind a blank for another file.
+$(READY): export PIP_CONSTRAINT := constraints.txt
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"

@@ -152,8 +152,8 @@ prepare() {
     fi
     say set_up "$VENV"
     if ! { "$python" -m venv "$VENV" \
-        && PIP_CONSTRAINT="$ROOT/constraints.txt" "$VENV/bin/python" -m pip install \
-            --disable-pip-version-check -e "$ROOT"; }; then
+        && PIP_CONSTRAINT=constraints.txt "$VENV/bin/python" -m pip install \
+            --disable-pip-version-check -e .; }; then
         fail set_up_failed
         return 1
     fi

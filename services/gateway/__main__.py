@@ -13,7 +13,7 @@ from acestage.exposure import check_exposure
 from acestage.local_stack import open_doors, scheme
 from acestage.settings import Settings
 from acestage.tls import check_certificate
-from services.gateway.door import BACKLOG, STOP_GRACE_S, Door, allow_many_connections, bound_socket
+from services.gateway.door import BACKLOG, STOP_GRACE_S, Door, bound_socket
 from services.gateway.gateway import Gateway, open_gateway
 from services.gateway.origin_guard import OriginGuard
 from services.gateway.rest.app import create_rest_app
@@ -78,7 +78,6 @@ def main() -> None:
     if parent_pid is not None:
         die_with_parent(parent_pid, signal.SIGTERM)
     logs.configure("gateway", settings.log_level)
-    allow_many_connections()
     run_service(lambda: serve(settings))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,9 +89,3 @@ def bound_socket(name: str, host: str, port: int) -> Iterator[socket.socket]:
                 f"{name}_port: cannot bind {host}:{port}: {error.strerror}; is it in use?"
             ) from error
         yield listener
-
-
-def allow_many_connections() -> None:
-    """Takes as many open files as the system gives; what it gives at first is often 1024."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

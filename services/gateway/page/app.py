@@ -66,8 +66,8 @@ def create_page_app(gateway: Gateway, key: ApiKey, language: str) -> ASGIApp:
     for name, texts in TEXTS.items():
         other = "/pt/" if name == "en" else "/en/"
         blocks = SongPage(gateway, machine, texts, other).blocks
-        # As Gradio's own server has them. Of what is not launched it takes whatever path of this machine somebody
-        # says for an upload, and hands the file out.
+        # As Gradio's own server has them. Of what is not launched it takes whatever path of this machine
+        # somebody says for an upload, and hands the file out.
         blocks.has_launched = blocks.is_running = True
         gr.mount_gradio_app(
             app,

@@ -45,6 +45,8 @@ def open_run_file(path: Path) -> int:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (user := os.getuid()) and path.parent.stat().st_uid not in (user, 0):
+            raise PermissionError(errno.EPERM, "its folder belongs to another user")
         return _open(path)
     except OSError as error:
         raise FailedPreconditionError(

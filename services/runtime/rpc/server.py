@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -99,6 +100,12 @@ class Server:
         await self.grpc.stop(STOP_GRACE_S)
 
 
+def _allow_many_connections() -> None:
+    """Takes as many open files as the system gives; what it gives at first is often 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 async def until_stopped(*background: asyncio.Task[None]) -> None:
     """Returns at the first SIGTERM or SIGINT; from `SECOND_SIGNAL_S` on another one ends the process at once.
 
@@ -131,6 +138,7 @@ async def until_stopped(*background: asyncio.Task[None]) -> None:
 
 def run_service(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Runs an async main function; an error of the configuration ends the process with its message."""
+    _allow_many_connections()
     heap.map_large_blocks()  # audio and tensors come and go; nothing of them is to stay
     try:
         asyncio.run(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import resource
 import socket
 
 import pytest
@@ -13,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from acestage.errors import FailedPreconditionError
 from acestage.settings import Settings
 from services.gateway import door
-from services.gateway.door import Door, allow_many_connections, bound_socket
+from services.gateway.door import Door, bound_socket
 from tests.unit.waiting import HANG_S
 
 
@@ -84,13 +83,3 @@ def test_a_connection_without_a_request_is_closed_and_one_that_waits_for_its_ans
     silence, answer = asyncio.run(scenario())
     assert silence == b""
     assert answer.endswith(b"done")
-
-
-def test_a_door_takes_as_many_open_files_as_the_system_gives() -> None:
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, limits[1]), limits[1]))
-    try:
-        allow_many_connections()
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (limits[1], limits[1])
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)

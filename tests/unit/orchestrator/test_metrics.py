@@ -19,6 +19,7 @@ from acestage.protos.generation.v1 import generation_pb2 as pb
 from acestage.protos.stage.v1 import stage_pb2
 from acestage.status import EndedJob
 from services.orchestrator import metrics as module
+from services.orchestrator import metrics_server as metrics_server_module
 from services.orchestrator.metrics import Metrics, StatusCollector, gauges
 from services.orchestrator.metrics_server import metrics_server
 from tests.statuses import MIB, status_message
@@ -189,6 +190,22 @@ def test_a_status_that_does_not_come_leaves_the_counters(monkeypatch: pytest.Mon
         await cancelled.wait()
 
     asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_connection_that_says_nothing_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(metrics_server_module, "REQUEST_TIMEOUT_S", 0.1)
+
+    async def scenario() -> None:
+        port = free_port()
+        async with metrics_server(CollectorRegistry(), "127.0.0.1", port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await reader.read() == b""
+            writer.close()
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_port_that_is_taken_is_named() -> None:

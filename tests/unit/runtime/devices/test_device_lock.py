@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from acestage.errors import DeviceQuarantinedError, FailedPreconditionError, StaleFencingTokenError
-from services.runtime.devices.device_lock import DeviceLock, Fences, lock_path
+from services.runtime.devices.device_lock import DeviceLock, Fences, lock_path, open_run_file
 from tests.free_devices import is_free
 
 TAKE_LOCK = """
@@ -154,6 +154,20 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         DeviceLock(run_dir, "cpu", fencing_token=8, timeout_s=0.0),
     ):
         pass
+
+
+def test_a_run_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = 1000
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    monkeypatch.setattr(
+        Path, "stat", lambda path, **options: os.stat_result((0o40700, 0, 0, 1, owner, 0, 0, 0, 0, 0))
+    )
+    os.close(open_run_file(tmp_path / "own"))
+    owner = 0
+    os.close(open_run_file(tmp_path / "of the system"))
+    owner = 1001
+    with pytest.raises(FailedPreconditionError, match="belongs to another user; ACESTAGE_RUN_DIR names"):
+        open_run_file(tmp_path / "of another")
 
 
 def test_holders_that_share_a_device_are_told_apart(tmp_path: Path) -> None:
