@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,6 @@ class Job:
         self.folder = folder
         self.first_event = max(record.event_count - 1, 0)
         self.events: Changes[JobEvent] = Changes(MAX_EVENT_COUNT)
-        self.following: asyncio.Task[None] | None = None
         self._changes = Announcer()
         self._takes: dict[int, LiveTake] = {}
 

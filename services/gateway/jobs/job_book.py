@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,7 @@ from acestage.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from acestage.generation import JobQueued
+from acestage.generation import GenerationEvent, JobQueued
 from services.gateway.exports.export import check_edge_fade
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.job_follower import CANCEL_TIMEOUT_S, JobFollower, ending
@@ -60,6 +61,7 @@ class JobBook:
         self._part_times = PartTimes()
         self._follower = JobFollower(client, area, self.pace, self._part_times)
         self._jobs: dict[str, Job] = {}
+        self._followed: dict[asyncio.Task[None], Job] = {}  # those that have not ended
         self._keys: dict[str, _Keyed] = {}
         self._retiring: asyncio.Task[None] | None = None
 
@@ -74,8 +76,8 @@ class JobBook:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = [job.following for job in self._jobs.values() if job.following is not None]
-        await asyncio.gather(*(end(task) for task in (*tasks, self._retiring) if task is not None))
+        tasks = (*self._followed, self._retiring)
+        await asyncio.gather(*(end(task) for task in tasks if task is not None))
 
     def jobs(self) -> list[Job]:
         """All jobs, the newest first."""
@@ -154,7 +156,7 @@ class JobBook:
 
     def starts_in_s(self, queue_position: int) -> float | None:
         """Seconds until a job at `queue_position` (1 is next) starts, about; None where nothing is known."""
-        running = [job.record for job in self._jobs.values() if job.record.state is JobState.RUNNING]
+        running = [job.record for job in self._followed.values() if job.record.state is JobState.RUNNING]
         # The stages of one whose files are being written are free already.
         started = [one.started_at for one in running if one.started_at and not one.progress.is_writing]
         worked_s = [(now() - at).total_seconds() for at in started]
@@ -185,7 +187,7 @@ class JobBook:
             ) from error
         job = Job(record, self._area.folder(first.job_id))
         self._jobs[job.job_id] = job
-        job.following = asyncio.create_task(self._follower.follow(job, events, first))
+        self._follow(job, events, first)
         return job
 
     def _add(self, record: JobRecord) -> None:
@@ -197,7 +199,17 @@ class JobBook:
         if record.state.is_final:
             job.events.close(ending(record))
         else:
-            job.following = asyncio.create_task(self._follower.follow(job, None))
+            self._follow(job)
+
+    def _follow(
+        self,
+        job: Job,
+        events: AsyncGenerator[GenerationEvent, None] | None = None,
+        first: JobQueued | None = None,
+    ) -> None:
+        task = asyncio.create_task(self._follower.follow(job, events, first))
+        self._followed[task] = job
+        task.add_done_callback(self._followed.pop)
 
     def _forget_failed(self, key: str, task: asyncio.Future[Job]) -> None:
         if task.cancelled() or task.exception() is not None:

@@ -427,3 +427,16 @@ def test_a_wait_counts_the_jobs_that_are_being_made(tmp_path: Path) -> None:
 
     events = [JobQueued("abc", 1), JobQueued("abc", 0), asyncio.Event()]
     run(tmp_path, ScriptedOrchestrator(events), body)
+
+
+def test_a_wait_is_told_without_a_look_at_jobs_that_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(book: JobBook) -> None:
+        book.pace.add(20.0)
+        with monkeypatch.context() as blinded:
+            blinded.delattr(book.find("abc"), "record")
+            assert book.starts_in_s(1) == 20.0
+
+    run(tmp_path, ScriptedOrchestrator(song("abc")), finished)
+    run(tmp_path, ScriptedOrchestrator(), body)
