@@ -122,14 +122,19 @@ async def _serve(settings: Settings, env_file: Path | None) -> None:
     console.print(f"Starting the services with {settings.checkpoint} …", soft_wrap=True)
     try:
         ports, opens_doors = settings.ports(), settings.doors != "none"
-        async with LocalStack(settings, ports, env_file=env_file, opens_doors=opens_doors) as stack:
+        async with (
+            contextlib.AsyncExitStack() as after_services,
+            LocalStack(settings, ports, env_file=env_file, opens_doors=opens_doors) as stack,
+        ):
             is_up = True
             for name, (host, port) in stack.doors.items():
                 console.print(f"{_DOORS[name]}: {scheme(settings)}://{host}:{port}", soft_wrap=True)
             console.print(f"Up. The orchestrator answers at {stack.target}. Press Ctrl-C to stop.")
-            async with background_warmup(settings, env_file) if settings.warmup else contextlib.nullcontext():
-                await stopped.wait()
-                console.print("Stopping …")
+            if settings.warmup:
+                # Its end may have to wait for the CPUs, behind all others.
+                await after_services.enter_async_context(background_warmup(settings, env_file))
+            await stopped.wait()
+            console.print("Stopping …")
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise
