@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ SILENCE_TIMEOUT_S = 30.0
 """A connection on which the head of no request comes for so long is closed."""
 BACKLOG = 128
 """Connections that wait to be accepted. Out of files, asyncio logs so many errors every second."""
+_BROKEN_OFF = "ASGI callable returned without completing response."
+"""What uvicorn logs where an answer is broken off, which `LiveResponse` does on purpose and tells."""
 
 
 class Door(uvicorn.Server):
@@ -45,10 +48,15 @@ class Door(uvicorn.Server):
             ssl_keyfile=settings.tls_key,
         )
         super().__init__(config)
+        logging.getLogger("uvicorn.error").addFilter(_is_no_break)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _is_no_break(record: logging.LogRecord) -> bool:
+    return record.msg != _BROKEN_OFF
 
 
 class _PromptProtocol(H11Protocol):

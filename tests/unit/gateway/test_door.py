@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import AsyncGenerator
 
 import pytest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from acestage.errors import FailedPreconditionError
+from acestage.errors import AbortedError, FailedPreconditionError
 from acestage.settings import Settings
 from services.gateway import door
 from services.gateway.door import Door, bound_socket
+from services.gateway.places import Places
+from services.gateway.rest.live_response import LiveResponse
 from tests.unit.waiting import HANG_S
 
 
@@ -83,3 +86,32 @@ def test_a_connection_without_a_request_is_closed_and_one_that_waits_for_its_ans
     silence, answer = asyncio.run(scenario())
     assert silence == b""
     assert answer.endswith(b"done")
+
+
+def test_an_answer_that_is_broken_off_breaks_the_connection_and_is_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+
+    async def parts() -> AsyncGenerator[bytes, None]:
+        yield b"part"
+        raise AbortedError("it was stopped")
+
+    async def scenario() -> bytes:
+        with bound_socket("rest", "127.0.0.1", 0) as listener:
+            listener.listen()
+            server = Door(LiveResponse(parts(), "audio/aac", Places("streams", 1)), Settings(_env_file=None))
+            server.config.lifespan = "off"
+            serving = asyncio.create_task(server.serve([listener]))
+            async with asyncio.timeout(HANG_S):
+                reader, writer = await asyncio.open_connection(*listener.getsockname())
+                writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                answer = await reader.read()
+            writer.close()
+            server.should_exit = True
+            await serving
+        return answer
+
+    assert asyncio.run(scenario()).endswith(b"part\r\n")  # without the empty chunk of an end
+    assert [record.levelname for record in caplog.records if record.levelname != "INFO"] == []
+    assert caplog.messages.count("a live answer is broken off: it was stopped") == 1
