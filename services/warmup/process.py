@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -107,7 +108,9 @@ def _compile(
         make_private(cache_dir)
         # 300 MB of precompiled headers, of use for these kernels alone.
         with contextlib.closing(WorkFolder(cache_dir)) as folder:
-            os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.path)
+            # The headers go to the folder for temporary files, whatever the first variable says.
+            tempfile.tempdir = str(folder.path.absolute())
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.environ["TMPDIR"] = tempfile.tempdir
             for one in wanted:
                 start = time.monotonic()
                 path = kernel_path(one.kernel, cache_dir, device, one.dtype)

@@ -99,7 +99,11 @@ def test_without_a_compiler_it_ends_with_what_is_needed(tmp_path: Path) -> None:
     assert "Traceback" not in errors
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path, compiler: Path) -> None:
+def test_ctrl_c_leaves_nothing(tmp_path: Path, compiler: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # which torch sets, once it is imported here
     process = warmup(tmp_path / "cache", compiler)
     wait_until(lambda: (tmp_path / "busy").exists(), "the compiler works", 120)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
@@ -107,6 +111,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path, compiler: Path) -> None:
     assert (output, process.returncode) == ("", 128 + signal.SIGINT)
     assert "Traceback" not in errors
     assert left_behind(tmp_path / "cache") == []
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch._inductor import aot_compile
 from torch.utils import cpp_extension
 
 from acestage.errors import FailedPreconditionError
@@ -105,6 +104,9 @@ def _compile_native(kernel: NativeKernel, library: Path) -> None:
 
 
 def _compile(kernel: Kernel, library: Path, device: torch.device, dtype: torch.dtype) -> None:
+    # As it is imported it makes a folder where TORCHINDUCTOR_CACHE_DIR, which callers set, says.
+    from torch._inductor import aot_compile
+
     example = tuple(_example(argument, device, dtype) for argument in kernel.arguments)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own use of itself

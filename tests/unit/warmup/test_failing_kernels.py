@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def test_the_others_are_compiled_and_the_first_fault_is_told(
 
     monkeypatch.setattr(process, "check_compiler", lambda device: None)
     monkeypatch.setattr(process, "compile_kernel", compile_most)
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")  # so that it is put back
+    for variable in ("TORCHINDUCTOR_CACHE_DIR", "TMPDIR"):
+        monkeypatch.setenv(variable, "")  # so that it is put back
+    monkeypatch.setattr(tempfile, "tempdir", None)
     said: list[str] = []
     with pytest.raises(FailedPreconditionError) as caught:
         process._compile(wanted, load_settings(cache_dir=tmp_path), CPU, said.append)

@@ -26,6 +26,7 @@ def no_trace_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """It leaves hundreds of MB, which pytest would keep for three runs."""
     with tempfile.TemporaryDirectory() as folder:
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", folder)
         yield
 
 
