@@ -54,7 +54,7 @@ class JobView:
         """A job that was just ordered."""
         turn = shown.show(job)
         listed = job.record.state
-        yield [self._progress(job), {}, "", {}, self.choices(job.job_id)]
+        yield [self._progress(job), {}, "", {}, self.choices(shown, picks=True)]
         async for update in self._follow(job, shown, turn, listed):
             yield update
 
@@ -64,12 +64,12 @@ class JobView:
             job = self._gateway.book.find(job_id or "")
         except AcestageError as error:
             said = self.failed(error) if job_id else self._texts.pick_first
-            yield [said, {}, "", {}, self.choices()]
+            yield [said, {}, "", {}, self.choices(shown)]
             return
         turn = shown.show(job)
         listed = job.record.state
         # Of a song that is being made, too: the player waits for its sound.
-        yield [self._progress(job), {}, self._figures(job), {}, self.choices(job.job_id)]
+        yield [self._progress(job), {}, self._figures(job), {}, self.choices(shown, picks=True)]
         if not listed.is_final:
             async for update in self._follow(job, shown, turn, listed, has_player=True):
                 yield update
@@ -83,7 +83,7 @@ class JobView:
                     async for update in self.picked(shown, job.job_id):
                         yield update
                     return
-        yield [*[gr.skip()] * 4, self.choices()]
+        yield [*[gr.skip()] * 4, self.choices(shown)]
 
     async def stop(self, shown: Shown) -> str:
         """Stops the job that is shown; returns what there is to say."""
@@ -102,10 +102,10 @@ class JobView:
     def failed(self, error: AcestageError) -> str:
         return self._texts.filled(self._texts.failed, message=self._texts.translated(error.message))
 
-    def choices(self, job_id: str | None = None) -> Any:
-        """The jobs there are, of which `job_id` is picked; None leaves it as it is."""
-        choices = views.history_choices(self._gateway, self._texts)
-        return gr.update(choices=choices) if job_id is None else gr.update(choices=choices, value=job_id)
+    def choices(self, shown: Shown, *, picks: bool = False) -> Any:
+        """The last jobs and the one that is shown, which is picked in the list where it `picks`."""
+        choices = views.history_choices(self._gateway, self._texts, shown.job_id)
+        return gr.update(choices=choices, value=shown.job_id) if picks else gr.update(choices=choices)
 
     async def _follow(
         self, job: Job, shown: Shown, turn: int, listed: JobState, *, has_player: bool = False
@@ -130,7 +130,7 @@ class JobView:
             begins = not has_player and job.live_take(0) is not None
             has_player = has_player or begins
             sound = self._figures(job, plays=True) if begins else gr.skip()
-            history = gr.skip() if job.record.state is listed else self.choices()
+            history = gr.skip() if job.record.state is listed else self.choices(shown)
             listed = job.record.state
             yield [self._progress(job, shown), gr.skip(), sound, gr.skip(), history]
         if shown.turn != turn:
@@ -143,7 +143,7 @@ class JobView:
             sound, takes = gr.skip(), views.finished_takes(job, self._gateway, self._texts)
         else:
             sound = self._figures(job)
-        yield [self._progress(job), gr.skip(), sound, takes, self.choices(job.job_id)]
+        yield [self._progress(job), gr.skip(), sound, takes, self.choices(shown, picks=True)]
 
     def _progress(self, job: Job, shown: Shown | None = None) -> str:
         said = views.progress(job, self._gateway, self._texts)

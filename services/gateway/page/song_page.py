@@ -29,6 +29,9 @@ from services.gateway.page.texts import Texts
 
 MACHINE_TICK_S = 5.0
 KEPT_UPLOADS_S = 3600
+KEPT_PAGE_COUNT = 100
+"""Of so many pages that were opened Gradio keeps what they show, 150 KiB each; whichever asked last is kept.
+An open one asks at every tick. One that is dropped all the same begins anew, with no song shown."""
 
 
 class SongPage:
@@ -56,6 +59,7 @@ class SongPage:
                     self._fields = build_fields(texts, usable)
                 with gr.Column(min_width=320):
                     self._build_results()
+        self.blocks.state_session_capacity = KEPT_PAGE_COUNT
         self._labels = {name: field.label for name, field in self._fields.items()}
         self._labels["file"] = texts.restore_file
         self._options = {option: self._labels[name] for option, name in OPTION_FIELDS.items()}
@@ -102,7 +106,7 @@ class SongPage:
             file.upload(self._restore_file, file, [status, *inputs], **quiet),
         ):
             refilled.then(None, None, None, js="acestage.refilled")
-        history.focus(self._jobs.choices, None, history, **quiet)
+        history.focus(self._jobs.choices, shown, history, **quiet)
 
         some = [fields[name] for name in SHOWN_IN]
         changed = fields["mode"].change(visibility, [fields["mode"], *some], some, **quiet)

@@ -16,6 +16,8 @@ from services.gateway.page.texts import Texts
 
 MAX_NAMED_COUNT = 12
 """Of settings that anybody's file may have."""
+LISTED_COUNT = 100
+"""Of jobs, whose list Gradio keeps for each page."""
 
 
 def progress(job: Job, gateway: Gateway, texts: Texts) -> str:
@@ -143,15 +145,19 @@ def limit_info(limit: Limit, texts: Texts) -> str:
     return texts.filled(texts.limit_source, value=limit.value, source=texts.translated(limit.source))
 
 
-def history_choices(gateway: Gateway, texts: Texts) -> list[tuple[str, str]]:
-    """A label and the id of each job, the newest first; on a phone a label is cut off at its end."""
+def history_choices(gateway: Gateway, texts: Texts, shown_id: str) -> list[tuple[str, str]]:
+    """A label and the id of each of the last jobs, the newest first, and of the one that is shown.
+
+    On a phone a label is cut off at its end.
+    """
     return [
         (
             f"{texts.states[job.record.state]} · {job.record.created_at.astimezone():%Y-%m-%d %H:%M} · "
             f"{job.record.order.name[:60]}",
             job.job_id,
         )
-        for job in gateway.book.jobs()
+        for index, job in enumerate(gateway.book.jobs())
+        if index < LISTED_COUNT or job.job_id == shown_id
     ]
 
 

@@ -96,6 +96,19 @@ def test_a_page_that_is_opened_where_nothing_is_made_shows_nothing() -> None:
     run(scenario())
 
 
+def test_a_song_with_many_behind_it_stays_in_the_list_while_it_is_shown() -> None:
+    async def scenario() -> None:
+        song = job("old", JobState.QUEUED, 5.0, Progress(queue_position=1))
+        jobs, _ = view(song, *(job(f"new-{number}", JobState.SUCCEEDED) for number in range(200)))
+        updates = jobs.picked(Shown(), "old")
+        for state in (JobState.QUEUED, JobState.RUNNING, JobState.CANCELLED):
+            song.update(replace(song.record, state=state))
+            *_, history = await next_of(updates)
+            assert history["choices"][-1][1] == "old"
+
+    run(scenario())
+
+
 def test_who_shows_a_song_again_follows_it_once() -> None:
     async def scenario() -> None:
         song = job("abc", JobState.RUNNING)

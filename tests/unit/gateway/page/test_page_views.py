@@ -64,6 +64,14 @@ def test_a_song_is_done_when_its_files_are_there() -> None:
     assert record.ended_at == START + timedelta(seconds=12.3)
 
 
+def test_the_last_songs_are_listed_and_the_one_that_is_shown() -> None:
+    jobs = [Job(ended_record(f"job-{number}"), Path()) for number in range(200)]
+    book = SimpleNamespace(jobs=lambda: jobs)
+    choices = views.history_choices(cast(Gateway, SimpleNamespace(book=book)), TEXTS["en"], "job-150")
+    newest = [f"job-{number}" for number in range(100)]
+    assert [job_id for _, job_id in choices] == [*newest, "job-150"]
+
+
 def test_stages_hold_the_device_by_their_names_and_others_by_theirs() -> None:
     leases = [SimpleNamespace(holder=name) for name in ("text_encoder@vm:23062", "vae@vm:1", "test")]
     status = cast(Status, SimpleNamespace(devices=(), leases=leases))
