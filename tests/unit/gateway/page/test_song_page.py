@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import gradio as gr
+import pytest
 from fastapi import FastAPI
 
 from acestage.async_client import AsyncClient
@@ -14,7 +15,7 @@ from services.gateway.exports.formats import ExportFormat
 from services.gateway.gateway import Gateway
 from services.gateway.page.languages import TEXTS
 from services.gateway.page.machine import Machine
-from services.gateway.page.song_page import KEPT_PAGE_COUNT, SongPage
+from services.gateway.page.song_page import KEPT_PAGE_COUNT, QUEUE_POLL_S, SongPage
 
 
 def served_page() -> tuple[SongPage, FastAPI]:
@@ -35,3 +36,25 @@ def test_of_many_pages_those_that_asked_last_are_kept() -> None:
         assert (first in sessions, second in sessions) == (True, False)
 
     asyncio.run(scenario())
+
+
+def test_at_rest_a_page_wakes_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
+
+    async def scenario() -> None:
+        _, app = served_page()
+        loop = asyncio.get_running_loop()
+        call_later, has_slept = loop.call_later, asyncio.Event()
+
+        def note(delay: float, *values: Any, **options: Any) -> asyncio.TimerHandle:
+            delays.append(delay)
+            if len(delays) == 10:
+                has_slept.set()
+            return call_later(delay, *values, **options)
+
+        monkeypatch.setattr(loop, "call_later", note)
+        async with asyncio.timeout(10), app.router.lifespan_context(app):
+            await has_slept.wait()
+
+    asyncio.run(scenario())
+    assert min(delays) >= QUEUE_POLL_S
