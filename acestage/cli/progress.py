@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -28,8 +29,9 @@ class ProgressView:
         first_audio_s: seconds from entering until the song's first audio came; None before.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self.first_audio_s: float | None = None
+        self._clock = clock
         self._begun_s = 0.0
         self._has_job_id = False
         self._progress = Progress(
@@ -39,6 +41,7 @@ class ProgressView:
             TimeElapsedColumn(),
             TextColumn("{task.fields[state]}", markup=False),
             console=console,
+            get_time=clock,
         )
         self._tasks: dict[str, TaskID] = {}
 
@@ -49,7 +52,9 @@ class ProgressView:
             case StageWaiting(stage, position):
                 self._update(stage, state=f"waits for the device, place {position}")
             case StageStarted(stage, device, dtype, quantization=quantization):
-                self._progress.start_task(self._task(stage))
+                task = self._task(stage)
+                self._progress.reset(task)  # it may have made the preview before
+                self._progress.tasks[task].total = None
                 weights = ", int8 weights" if quantization == "int8" else ""
                 self._update(stage, state=f"on {device}, {dtype}{weights}")
             case StageProgress(stage, done_count, total_count):
@@ -58,9 +63,8 @@ class ProgressView:
                 task = self._task(stage)
                 total = self._progress.tasks[task].total or 1
                 self._update(stage, completed=total, total=total, state="done")
-                self._progress.stop_task(task)
             case AudioChunk() if self.first_audio_s is None:
-                self.first_audio_s = time.monotonic() - self._begun_s
+                self.first_audio_s = self._clock() - self._begun_s
                 self._progress.console.print(f"First audio after {self.first_audio_s:.1f} s.")
             case PreviewCompleted(step_count=step_count):
                 self._progress.console.print(f"Preview of {step_count} steps done.")
@@ -82,7 +86,7 @@ class ProgressView:
         return self._tasks[stage]
 
     def __enter__(self) -> Self:
-        self._begun_s = time.monotonic()
+        self._begun_s = self._clock()
         return self
 
     def __exit__(
