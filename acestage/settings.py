@@ -10,7 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from acestage.setting_types import (
@@ -377,7 +378,19 @@ def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
     """The settings, where each of `flags` wins over the environment, and that over `env_file`, else `.env`.
 
     Raises:
-        ValidationError: a setting is wrong; `setting_errors` says which.
+        ValidationError: a setting is wrong, or the file is no text; `setting_errors` says which.
     """
     source: dict[str, Any] = {} if env_file is None else {"_env_file": env_file}
-    return Settings(**source, **flags)
+    try:
+        return Settings(**source, **flags)
+    except UnicodeDecodeError as error:
+        raise ValidationError.from_exception_data(
+            Settings.__name__,
+            [
+                {
+                    "type": PydanticCustomError("encoding", "is no text in UTF-8"),
+                    "loc": (str(env_file or ".env"),),
+                    "input": error.object[error.start : error.end],
+                }
+            ],
+        ) from error

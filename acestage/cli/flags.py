@@ -22,13 +22,14 @@ def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
 
     Says on stderr which names in that file are no settings.
     """
-    for line in unknown_settings(env_file):
-        print_label(open_console(stderr=True), "Warning:", f"{env_file or '.env'}: {line}")
     given = {name: value for name, value in flags.items() if value is not None}
     try:
-        return settings.load_settings(env_file, **given)
+        loaded = settings.load_settings(env_file, **given)
     except ValidationError as error:
         raise typer.BadParameter("; ".join(setting_errors(error))) from None
+    for line in unknown_settings(env_file):
+        print_label(open_console(stderr=True), "Warning:", f"{env_file or '.env'}: {line}")
+    return loaded
 
 
 def orchestrator_of(target: str | None) -> tuple[str, Access]:

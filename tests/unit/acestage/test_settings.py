@@ -6,8 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import ValidationError
 
+from acestage.cli.flags import load_settings as settings_of_command
 from acestage.setting_errors import setting_errors
 from acestage.setting_types import check_address
 from acestage.settings import SERVICES, Settings, load_settings
@@ -178,6 +180,18 @@ def test_a_file_can_stand_in_for_env(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ACESTAGE_THREADS", "4")
     assert load_settings(folder / "other").threads == 4
     assert load_settings().dit == "dit:1"
+
+
+@pytest.mark.parametrize(("encoding", "given"), [("latin-1", r"b'\xfa'"), ("utf-16", r"b'\xff'")])
+def test_a_file_that_is_no_utf_8_is_named(folder: Path, encoding: str, given: str) -> None:
+    for name in (".env", "other"):
+        (folder / name).write_text("ACESTAGE_OUTPUT_DIR=músicas\n", encoding=encoding)
+    for env_file, name in ((None, ".env"), (Path("other"), "other")):
+        with pytest.raises(ValidationError) as caught:
+            load_settings(env_file)
+        assert setting_errors(caught.value) == [f"{name}: is no text in UTF-8 (given: {given})"]
+        with pytest.raises(typer.BadParameter, match=f"^{name}: is no text in UTF-8"):
+            settings_of_command(env_file)
 
 
 def test_names_in_a_file_that_are_no_settings_are_told_with_the_nearest(folder: Path) -> None:
