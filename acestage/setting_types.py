@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, SecretStr
@@ -36,6 +37,22 @@ def check_address(address: str) -> str:
 
 Address = Annotated[str, AfterValidator(check_address)]
 """Where a service answers."""
+
+
+def expand_user(path: Path) -> Path:
+    """`path` with the home folder in the place of a ~ or ~user that it begins with.
+
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"begins with {path.parts[0]}, and there is no such user") from None
+
+
+UserPath = Annotated[Path, AfterValidator(expand_user)]
+"""A file or a folder."""
 
 
 def _check_device(device: str) -> str:

@@ -26,6 +26,7 @@ from acestage.setting_types import (
     LogLevel,
     QuantizationChoice,
     Switch,
+    UserPath,
     language_of_system,
     split_list,
 )
@@ -90,12 +91,12 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_CHECKPOINT"),
         description="A checkpoint folder, or the name of one in the checkpoints folder; several with commas.",
     )
-    checkpoints_dir: Path = Field(
+    checkpoints_dir: UserPath = Field(
         Path("checkpoints"),
         validation_alias=_names("ACESTAGE_CHECKPOINTS_DIR", "ACESTEP_CHECKPOINTS_DIR"),
         description="Where downloaded checkpoints lie.",
     )
-    adapters_dir: Path = Field(
+    adapters_dir: UserPath = Field(
         Path("adapters"),
         validation_alias=_names("ACESTAGE_ADAPTERS_DIR"),
         description="Where LoRA adapters lie: folders of PEFT's, and .safetensors files.",
@@ -197,15 +198,15 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_INSECURE"),
         description="true: other machines may come without a key.",
     )
-    tls_cert: Path | None = Field(
+    tls_cert: UserPath | None = Field(
         None,
         validation_alias=_names("ACESTAGE_TLS_CERT"),
         description="Certificate of the servers, PEM, and those between it and its authority; needs tls_key.",
     )
-    tls_key: Path | None = Field(
+    tls_key: UserPath | None = Field(
         None, validation_alias=_names("ACESTAGE_TLS_KEY"), description="Private key of tls_cert, PEM."
     )
-    tls_ca: Path | None = Field(
+    tls_ca: UserPath | None = Field(
         None,
         validation_alias=_names("ACESTAGE_TLS_CA"),
         description="Certificates, PEM, that may vouch for servers; with tls_cert and without this, itself.",
@@ -249,7 +250,7 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_LANGUAGE"),
         description="en or pt: the language in which the web page begins.",
     )
-    output_dir: Path = Field(
+    output_dir: UserPath = Field(
         Path("outputs"),
         validation_alias=_names("ACESTAGE_OUTPUT_DIR"),
         description="Where the gateway keeps finished songs and their settings.",
@@ -266,12 +267,12 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_MAX_OUTPUT_AGE_H"),
         description="Hours after which finished songs are dropped.",
     )
-    run_dir: Path = Field(
+    run_dir: UserPath = Field(
         default_factory=_default_run_dir,
         validation_alias=_names("ACESTAGE_RUN_DIR"),
         description="Device locks and the ledger's epoch; shared by all services of a machine.",
     )
-    cache_dir: Path = Field(
+    cache_dir: UserPath = Field(
         default_factory=_default_cache_dir,
         validation_alias=_names("ACESTAGE_CACHE_DIR"),
         description="What takes long to find out and can be found again; it may be deleted at any time.",
@@ -281,7 +282,7 @@ class Settings(BaseSettings):
         validation_alias=_names("ACESTAGE_WARMUP"),
         description="true: acestage up compiles missing kernels for the CPU in the background.",
     )
-    tmp_dir: Path = Field(
+    tmp_dir: UserPath = Field(
         default_factory=_default_tmp_dir,
         validation_alias=_names("ACESTAGE_TMPDIR", "ACESTEP_TMPDIR"),
         description="Where audio that clients send lies; ids stay valid as long as this folder does.",

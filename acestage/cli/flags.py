@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
@@ -12,9 +12,11 @@ from acestage import settings
 from acestage.access import Access
 from acestage.cli.terminal import open_console, print_label
 from acestage.setting_errors import setting_errors
-from acestage.setting_types import check_address
+from acestage.setting_types import check_address, expand_user
 from acestage.settings import Settings
 from acestage.unknown_settings import unknown_settings
+
+P = TypeVar("P", str, Path)
 
 
 def load_settings(env_file: Path | None = None, **flags: Any) -> Settings:
@@ -36,6 +38,18 @@ def orchestrator_of(target: str | None) -> tuple[str, Access]:
     """Where the orchestrator answers, `target` or what the settings say, and what lets us in."""
     settings = load_settings()
     return target or settings.address("orchestrator"), Access.of(settings)
+
+
+def at_home(path: P | None) -> P | None:
+    """`path` with the home folder in the place of a ~ at its beginning, which shells leave after a =.
+
+    Raises:
+        typer.BadParameter: there is no such user.
+    """
+    try:
+        return None if path is None else type(path)(expand_user(Path(path)))
+    except ValueError as error:
+        raise typer.BadParameter(f"{path} {error}") from None
 
 
 def _check_target(target: str | None) -> str | None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from acestage.audio_file import AudioFormat, BitDepth, check_format, format_of
-from acestage.cli.flags import JsonFlag
+from acestage.cli.flags import JsonFlag, at_home
 from acestage.cli.output import check_file, check_output
 from acestage.cli.players import Player, find_player
 from acestage.cli.sinks import STDOUT, FileSink, PlayerSink, Sink
@@ -32,11 +32,15 @@ class Depth(StrEnum):
 StreamFlag = Annotated[
     str | None,
     typer.Option(
-        "--stream", help="Write audio here as it comes, in float32 before normalisation; - is stdout."
+        "--stream",
+        help="Write audio here as it comes, in float32 before normalisation; - is stdout.",
+        callback=at_home,
     ),
 ]
 PlayFlag = Annotated[bool, typer.Option("--play", help="Play audio as it comes.")]
-OutputFlag = Annotated[Path | None, typer.Option("-o", "--output", help="File to write, .wav or .flac.")]
+OutputFlag = Annotated[
+    Path | None, typer.Option("-o", "--output", help="File to write, .wav or .flac.", callback=at_home)
+]
 FormatFlag = Annotated[
     Format | None, typer.Option("--format", help="wav or flac; wav or raw (f32le) with --stream.")
 ]

@@ -11,8 +11,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from acestage.cli.flags import EnvFile, Target
+from acestage.cli.flags import EnvFile, Target, at_home
 from acestage.generation_options import Adapter
+from acestage.setting_types import expand_user
 
 T = TypeVar("T")
 
@@ -38,7 +39,10 @@ class PromptOptions:
     time_signature: Annotated[str | None, typer.Option(help="2, 3, 4 or 6.")] = None
     instruction: Annotated[str | None, typer.Option(help="Replaces the prompt's instruction.")] = None
     reference: Annotated[
-        str | None, typer.Option(help="Audio whose timbre the music is to have: a file, or an uploaded id.")
+        str | None,
+        typer.Option(
+            help="Audio whose timbre the music is to have: a file, or an uploaded id.", callback=at_home
+        ),
     ] = None
 
     def request(self) -> dict[str, Any]:
@@ -144,8 +148,8 @@ def text_or_file(value: str, flag: str) -> str:
     if value == "@-":
         return sys.stdin.read()
     try:
-        return Path(value[1:]).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return expand_user(Path(value[1:])).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
         raise typer.BadParameter(f"cannot read {value[1:]}: {error}", param_hint=flag) from None
 
 

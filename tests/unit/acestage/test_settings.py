@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from acestage.cli.flags import load_settings as settings_of_command
 from acestage.setting_errors import setting_errors
+from acestage.setting_names import all_variables
 from acestage.setting_types import check_address
 from acestage.settings import SERVICES, Settings, load_settings
 from acestage.unknown_settings import unknown_settings
@@ -336,3 +337,16 @@ def test_a_language_that_is_chosen_is_one_of_the_page_and_wins_over_the_systems(
         (line,) = errors_of()
         assert line.startswith("ACESTAGE_LANGUAGE: is no language of the page; accepted: en, pt, or a locale")
         assert line.endswith(f"(given: {value!r})")
+
+
+def test_paths_may_begin_with_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    paths = [name for name, field in Settings.model_fields.items() if "Path" in str(field.annotation)]
+    assert {"checkpoints_dir", "output_dir", "tls_cert", "tmp_dir"} < set(paths)
+    variables = all_variables()
+    (folder / ".env").write_text("".join(f"{variables[name][0]}=~/{name}\n" for name in paths))
+    settings = Settings()
+    assert [getattr(settings, name) for name in paths] == [folder / name for name in paths]
+    assert errors_of(output_dir="~nobody-here/x") == [
+        "output_dir: begins with ~nobody-here, and there is no such user (given: '~nobody-here/x')"
+    ]

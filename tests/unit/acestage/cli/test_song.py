@@ -52,6 +52,23 @@ def test_an_id_needs_no_file_and_a_file_that_is_there_is_sent(arguments: Sequenc
     assert isinstance(invoke(*arguments).exception, ServiceUnreachableError)
 
 
+def test_a_tilde_that_no_shell_has_expanded_is_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "taken").mkdir(parents=True)
+    (tmp_path / "home" / "lyrics.txt").write_text("la")
+    for flags in (["--output", "~/taken"], ["--stream", "~/taken"], ["--reference", "~/taken"]):
+        assert "home/taken is a folder" in invoke("generate", "x", *flags).output
+    assert isinstance(invoke("generate", "x", "--lyrics", "@~/lyrics.txt").exception, ServiceUnreachableError)
+    for flag in ("--output", "--stream", "--reference", "--lyrics"):
+        ended = invoke("generate", "x", flag, f"{'@' * (flag == '--lyrics')}~nobody-here/x")
+        assert ended.exit_code == 2
+        assert flag in ended.output
+        assert "begins with ~nobody-here, and there is no such user" in ended.output
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "here.wav"}
+
+
 def test_a_preview_beside_a_stream_has_its_file_with_an_output() -> None:
     ended = invoke("generate", "x", "--preview", "--stream", "here.wav", "-o", "song.wav")
     assert isinstance(ended.exception, ServiceUnreachableError)
