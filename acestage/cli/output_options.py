@@ -135,6 +135,8 @@ def _check_stream(stream: str, audio_format: Format | None, play: bool, as_json:
         check_file(Path(stream), "--stream")
     elif as_json:
         raise typer.BadParameter("- is stdout, which --json prints on; name a file", param_hint="--stream")
+    elif sys.stdout is None:
+        raise typer.BadParameter("- is stdout, which is closed here; name a file", param_hint="--stream")
     elif sys.stdout.isatty():
         raise typer.BadParameter(
             "- is stdout, which is a terminal here; pipe it, name a file, or give --play",

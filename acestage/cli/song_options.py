@@ -145,12 +145,20 @@ def text_or_file(value: str, flag: str) -> str:
     """The value itself, or the content of the file that `@FILE` names ("@-" is stdin)."""
     if not value.startswith("@"):
         return value
-    if value == "@-":
-        return sys.stdin.read()
+    name = value[1:]
     try:
-        return expand_user(Path(value[1:])).read_text(encoding="utf-8")
+        content = _read_stdin() if name == "-" else expand_user(Path(name)).read_bytes()
+        # With or without the mark that Windows puts before a text.
+        text = content.decode("utf-8-sig")
     except (OSError, ValueError) as error:
-        raise typer.BadParameter(f"cannot read {value[1:]}: {error}", param_hint=flag) from None
+        raise typer.BadParameter(f"cannot read {name}: {error}", param_hint=flag) from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_stdin() -> bytes:
+    if sys.stdin is None:
+        raise OSError("stdin is closed")
+    return sys.stdin.buffer.read()
 
 
 def _numbers(value: str | None, kind: Callable[[str], T], flag: str, example: str) -> list[T] | None:

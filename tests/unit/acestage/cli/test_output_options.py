@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from acestage.cli import app
@@ -62,3 +64,9 @@ def test_with_a_stream_the_format_is_its_own_and_the_name_tells_that_of_the_file
     assert options(output=Path("x.flac")).file_format == "flac"
     assert options(output=Path("x.audio"), audio_format=Format.flac).file_format == "flac"
     assert options(output=Path("x")).file_format == "wav"
+
+
+def test_a_stream_to_an_output_that_is_closed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with pytest.raises(typer.BadParameter, match="stdout, which is closed here"):
+        options(stream="-")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from acestage.cli.song_options import Method, SamplingOptions, Weights
+from acestage.cli.song_options import Method, SamplingOptions, Weights, text_or_file
 from acestage.generation_options import Adapter
 
 
@@ -63,3 +67,35 @@ def test_what_cannot_be_read_is_named(options: SamplingOptions, flag: str, words
         options.request()
     assert caught.value.param_hint == flag
     assert words in caught.value.message
+
+
+@pytest.fixture(params=["file", "stdin"])
+def given(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[bytes], str]:
+    """Puts bytes where a value can name them, and returns that value."""
+
+    def put(content: bytes) -> str:
+        if request.param == "file":
+            (tmp_path / "text").write_bytes(content)
+            return f"@{tmp_path / 'text'}"
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return "@-"
+
+    return put
+
+
+def test_a_text_of_windows_is_read_as_any_other(given: Callable[[bytes], str]) -> None:
+    assert text_or_file(given("\ufeffpão\r\nla\rlá\n".encode()), "--lyrics") == "pão\nla\nlá\n"
+
+
+def test_a_text_that_is_no_utf_8_is_refused(given: Callable[[bytes], str]) -> None:
+    with pytest.raises(typer.BadParameter, match=r"cannot read .*'utf-8' codec can't decode") as caught:
+        text_or_file(given("pão".encode("latin-1")), "--lyrics")
+    assert caught.value.param_hint == "--lyrics"
+
+
+def test_an_input_that_is_closed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(typer.BadParameter, match="stdin is closed"):
+        text_or_file("@-", "--lyrics")
