@@ -264,6 +264,14 @@ has_gpu() {
     command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1
 }
 
+# Ctrl-C, or the end of the terminal, ends what this menu has started under that number, and the menu.
+interrupted() {
+    trap - INT TERM HUP
+    kill "$1" 2>/dev/null || true # "stop" knows it only once it is `acestage up`
+    stop || true
+    exit 130
+}
+
 # start DOORS [background]
 start() {
     local doors="$1" pid=""
@@ -288,6 +296,8 @@ start() {
     # Of its own session: Ctrl-C in the menu is not for it.
     setsid "$VENV/bin/acestage" up --doors "$doors" --env-file "$(env_file)" >"$LOG_FILE" 2>&1 </dev/null &
     pid=$!
+    # shellcheck disable=SC2064  # that number, whatever the variable is by then
+    trap "interrupted $pid" INT TERM HUP
     echo "$pid" >"$PID_FILE"
     local deadline=$((SECONDS + START_TIMEOUT_S))
     until grep -q '^Up\.' "$LOG_FILE"; do
@@ -296,10 +306,12 @@ start() {
             tail -n 15 "$LOG_FILE" >&2
             kill "$pid" 2>/dev/null || true
             rm -f "$PID_FILE"
+            trap - INT TERM HUP
             return 1
         fi
         sleep 0.3
     done
+    trap - INT TERM HUP
     say up "$pid"
     show_addresses
 }
@@ -357,6 +369,8 @@ test_memory() {
     if ! running_pid >/dev/null; then
         start none background || return 1
         is_ours=yes
+        # shellcheck disable=SC2064
+        trap "interrupted $(<"$PID_FILE")" INT TERM HUP
     fi
     mkdir -p "$STATE"
     result="$STATE/test.json"
@@ -364,6 +378,7 @@ test_memory() {
     "$VENV/bin/acestage" generate "warm piano" --duration 10 --seed 7 --json --env-file "$file" \
         -o "$STATE/test.wav" >"$result" || code=$?
     [[ -z "$is_ours" ]] || stop
+    trap - INT TERM HUP
     if ((code)); then
         fail test_failed
         return 1

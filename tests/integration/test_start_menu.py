@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from acestage.local_stack import free_ports
+from tests.running_stack import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "start_4gb_mode.sh"
@@ -243,35 +244,73 @@ def test_the_memory_configuration_is_tested_with_a_song(environment: dict[str, s
 FAKE_ACESTAGE = """#!/bin/sh
 echo "acestage $*" >>"$0.calls"
 case "$1" in
-    up) echo "Up."; trap "exit 0" TERM; while :; do sleep 0.1; done ;;
-    generate) cat "$0.json" ;;
+    up) [ -e "$0.starts" ] || echo "Up."; trap "exit 0" TERM; while :; do sleep 0.1; done ;;
+    generate) if [ -e "$0.json" ]; then cat "$0.json"; else while :; do sleep 0.1; done; fi ;;
 esac
 """
+"""With the file `.starts` beside it, it never is up; without the file `.json`, a song takes for ever."""
 
 
-@pytest.mark.parametrize("stages", [("text_encoder", "dit", "vae"), ()])
-def test_all_parts_of_the_memory_test_read_the_same_settings(
-    environment: dict[str, str], tmp_path: Path, stages: tuple[str, ...]
-) -> None:
+@pytest.fixture
+def fake(environment: dict[str, str], tmp_path: Path) -> Path:
+    """A command that the menu takes for ours."""
     command = tmp_path / "bin" / "acestage"
     command.parent.mkdir()
     command.write_text(FAKE_ACESTAGE)
     (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     for file in command.parent.iterdir():
         file.chmod(0o755)
+    environment["ACESTAGE_VENV"] = str(tmp_path)
+    return command
+
+
+@pytest.mark.parametrize("stages", [("text_encoder", "dit", "vae"), ()])
+def test_all_parts_of_the_memory_test_read_the_same_settings(
+    environment: dict[str, str], fake: Path, stages: tuple[str, ...]
+) -> None:
     sizes = {"planned_bytes": 100 << 20, "peak_device_bytes": 99 << 20}
     result = {"stages": [{"stage": stage, **sizes} for stage in stages], "peak_rss_bytes": {}}
-    Path(f"{command}.json").write_text(json.dumps(result))
-    done = run(environment | {"ACESTAGE_VENV": str(tmp_path)}, "test")
+    Path(f"{fake}.json").write_text(json.dumps(result))
+    done = run(environment, "test")
     assert done.returncode == (0 if stages else 1), done.stderr
     assert "No such file" not in done.stderr
     assert done.stdout.count(" planned    100 MiB, peak     99 MiB\n") == len(stages)
     assert "whole process" not in done.stdout
     assert ("The memory configuration works." in done.stdout) is bool(stages)
-    calls = [line.split() for line in Path(f"{command}.calls").read_text().splitlines()]
+    calls = [line.split() for line in Path(f"{fake}.calls").read_text().splitlines()]
     env_files = {call[1]: call[call.index("--env-file") + 1] for call in calls}
     assert env_files.keys() == {"plan", "up", "generate"}
     assert len(set(env_files.values())) == 1
+
+
+@pytest.mark.parametrize(("choice", "is_up"), [("1", False), ("4", False), ("4", True)])
+def test_ctrl_c_ends_what_the_menu_starts_or_tests(
+    environment: dict[str, str], fake: Path, terminal: Terminal, choice: str, is_up: bool
+) -> None:
+    if not is_up:
+        Path(f"{fake}.starts").touch()
+    calls = Path(f"{fake}.calls")
+    terminal.until("Your choice: $")
+    terminal.type(choice)
+    awaited = "acestage generate" if is_up else "acestage up"
+    wait_until(lambda: calls.exists() and awaited in calls.read_text(), "it is at work", TIMEOUT_S)
+    pid_file = Path(environment["ACESTAGE_MENU_DIR"], "up.pid")
+    started = psutil.Process(int(pid_file.read_text()))
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    terminal.until("Stopped")
+    assert terminal.process.wait(10) == 130
+    assert not started.is_running()
+    assert not pid_file.exists()
+
+
+def test_ctrl_c_at_the_menu_leaves_what_is_up(
+    environment: dict[str, str], fake: Path, terminal: Terminal
+) -> None:
+    terminal.type("1")
+    terminal.until(r"It runs [\s\S]*Your choice: $")
+    os.killpg(terminal.process.pid, signal.SIGINT)
+    assert terminal.process.wait(10) != 0
+    assert "It runs" in run(environment, "status").stdout
 
 
 def test_ctrl_c_ends_what_runs_in_the_foreground(environment: dict[str, str], tmp_path: Path) -> None:
