@@ -7,11 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.filesize import decimal
-from rich.table import Table
 
 from acestage.adapters import AdapterFolder, ListedAdapter
 from acestage.cli.flags import JsonFlag, load_settings
-from acestage.cli.terminal import open_console, print_json
+from acestage.cli.terminal import open_console, print_json, whole_table
 
 
 def adapters(
@@ -46,7 +45,7 @@ def _print(folder: Path, found: list[ListedAdapter]) -> None:
     if not found:
         console.print(f"No adapters in {folder}", soft_wrap=True)
         return
-    table = Table("adapter", "rank", "layers", "size", "state")
+    table = whole_table("adapter", "rank", "layers", "size", "state")
     for one in found:
         if one.adapter is None:
             table.add_row(one.name, "", "", "", f"not usable: {one.problem}")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from acestage.cli.flags import JsonFlag, Target, orchestrator_of
-from acestage.cli.terminal import open_console, print_json
+from acestage.cli.terminal import open_console, print_json, whole_table
 from acestage.client import Client
 from acestage.limits import Limits
 from acestage.planning import GIB
@@ -40,7 +39,7 @@ def _print(found: Limits, target: str) -> None:
         f"Limits of {found.model} at {target} from the {_BASES[found.basis]} (device {found.device}: {size})",
         soft_wrap=True,
     )
-    table = Table("what", "limit", "set by")
+    table = whole_table("what", "limit", "set by")
     table.add_row("longest song", f"{found.max_duration_s.value:g} s", found.max_duration_s.source)
     table.add_row("takes of a request", f"{found.max_batch_size.value:g}", found.max_batch_size.source)
     table.add_row("language models (none is served yet):", "", "")

@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 from rich.filesize import decimal
-from rich.table import Column, Table
 
 from acestage.access import Access
 from acestage.cli.flags import Target, load_settings
-from acestage.cli.terminal import open_console
+from acestage.cli.terminal import open_console, whole_table
 from acestage.client import Client
 from acestage.errors import AcestageError
 
@@ -54,8 +53,7 @@ def list_models(
         if target is not None:
             raise
         served = []  # usual: whoever looks what there is need not run services
-    headers = ("model", "layout", "size", "path", "served")
-    table = Table(*(Column(header, overflow="fold") for header in headers))  # a path is to be read whole
+    table = whole_table("model", "layout", "size", "path", "served")
     for model in list_local(settings.checkpoints_dir):
         layout = model.layout or f"not usable: {model.problem}"
         is_served = "yes" if model.path.name in served else ""
@@ -86,7 +84,7 @@ def verify(
     # Takes seconds, so whoever named no checkpoint does not wait for it.
     from acestage.checkpoints.loading import verify as verify_checkpoint
 
-    table = Table("component", "files", "tensors", "size", "types")
+    table = whole_table("component", "files", "tensors", "size", "types")
     for part in verify_checkpoint(checkpoint):
         size = decimal(part.byte_count)
         table.add_row(

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from acestage.cli.output import SavedTrack
-from acestage.cli.terminal import print_json, print_label
+from acestage.cli.terminal import print_json, print_label, whole_table
 from acestage.cli.untrained import note_untrained
 from acestage.generation import Generation, ProcessMemory, Track
 from acestage.planning import MIB
@@ -52,7 +51,7 @@ def print_saved(console: Console, file: SavedTrack) -> None:
 def _print_summary(console: Console, generation: Generation, first_audio_s: float | None) -> None:
     """Stage times, who held the lease when, when audio came, and the peak memory of every process."""
     begin = min(stage.started_at for stage in generation.stages)
-    stages = Table("stage", "load", "compute", "on the device", "planned", "token", title="Stages")
+    stages = whole_table("stage", "load", "compute", "on the device", "planned", "token", title="Stages")
     for stage in generation.stages:
         start = (stage.started_at - begin).total_seconds()
         stop = (stage.ended_at - begin).total_seconds()
@@ -71,7 +70,7 @@ def _print_summary(console: Console, generation: Generation, first_audio_s: floa
         for adaptation in stage.adaptations:
             text = f"{stage.stage} went from {adaptation.before} to {adaptation.after}: {adaptation.cause}"
             print_label(console, "Note:", text)
-    memory = Table("process", "pid", "peak memory", title="Processes")
+    memory = whole_table("process", "pid", "peak memory", title="Processes")
     for process in generation.processes:
         memory.add_row(process.name, str(process.pid), f"{process.peak_rss_bytes / MIB:.0f} MiB")
     console.print(memory)

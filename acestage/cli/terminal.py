@@ -8,12 +8,18 @@ from typing import Any
 
 import typer
 from rich.console import Console
+from rich.table import Column, Table
 from rich.text import Text
 
 
 def open_console(*, stderr: bool = False) -> Console:
     """A console that takes no part of a path or an error for markup or an emoji's name."""
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def whole_table(*headers: str, title: str | None = None) -> Table:
+    """A table that breaks what is too long for it, and cuts nothing."""
+    return Table(*(Column(header, overflow="fold") for header in headers), title=title)
 
 
 def print_label(console: Console, label: str, text: str, style: str = "yellow") -> None:

@@ -63,7 +63,7 @@ async def events_of(*responses: pb.GenerateResponse) -> AsyncGenerator[Generatio
         yield stream.read(response)
 
 
-def run(output: Path, *responses: pb.GenerateResponse, as_json: bool = False) -> str:
+def run(output: Path, *responses: pb.GenerateResponse, as_json: bool = False, width: int = 300) -> str:
     """What the console shows."""
     shown = io.StringIO()
     options = OutputOptions(
@@ -76,7 +76,7 @@ def run(output: Path, *responses: pb.GenerateResponse, as_json: bool = False) ->
         player=None,
         as_json=as_json,
     )
-    run_job(Console(file=shown, width=300), opened(), lambda client: events_of(*responses), options)
+    run_job(Console(file=shown, width=width), opened(), lambda client: events_of(*responses), options)
     return shown.getvalue()
 
 
@@ -100,6 +100,11 @@ def test_json_has_the_highest_peak_of_processes_of_one_name(
 ) -> None:
     run(tmp_path / "song.wav", worker(1, 900), worker(2, 300), *song(), as_json=True)
     assert json.loads(capsys.readouterr().out)["peak_rss_bytes"]["vae/worker"] == 900
+
+
+def test_a_summary_is_whole_however_narrow_the_output_is(tmp_path: Path) -> None:
+    shown = run(tmp_path / "song.wav", worker(1_234_567, 9 << 40), *song(), width=30)
+    assert "…" not in shown.partition("Stages")[2]
 
 
 @pytest.mark.parametrize(
