@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -49,6 +50,8 @@ app.add_typer(models.app, name="models")
 
 def main() -> None:
     """Entry point: an error of Acestage, or output without room, ends it with a message, not a traceback."""
+    if not os.environ.get("COLUMNS", "80").strip("0"):
+        del os.environ["COLUMNS"]  # else rich prints nothing in lines of no width
     try:
         app()
     except AcestageError as error:
