@@ -28,7 +28,8 @@ def upload(
     with (
         named_in_errors(str(file), "FILE"),
         Client(*orchestrator_of(target)) as client,
-        Progress(*columns, console=console, transient=True) as progress,
+        # Off a terminal its end would be an empty line.
+        Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("upload", total=None)
         audio = client.upload(
