@@ -80,8 +80,9 @@ def from_rpc_error(error: grpc.RpcError, *, target: str) -> errors.AcestageError
             "this version answer there?",
             metadata={"target": target},
         )
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.DeadlineExceededError(f"{target} did not answer in time", metadata={"target": target})
     by_code: dict[grpc.StatusCode, type[errors.AcestageError]] = {
-        grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceededError,
         grpc.StatusCode.CANCELLED: errors.CancelledError,
         grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidArgumentError,
         grpc.StatusCode.RESOURCE_EXHAUSTED: errors.ResourceExhaustedError,

@@ -49,6 +49,13 @@ def test_every_class_survives(cls: type[errors.AcestageError]) -> None:
     assert received.retry_delay_s == 1.5
 
 
+def test_who_says_nothing_has_not_answered() -> None:
+    status = rpc_status._Status(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", None)
+    error = from_rpc_error(FakeCall(status), target="dit at x:1")  # type: ignore[arg-type]
+    assert isinstance(error, errors.DeadlineExceededError)
+    assert (error.message, error.metadata) == ("dit at x:1 did not answer in time", {"target": "dit at x:1"})
+
+
 def test_violations_survive() -> None:
     violations = (errors.FieldViolation("duration_s", "is 0"), errors.FieldViolation("bpm", "is 1"))
     received = over_the_wire(errors.InvalidArgumentError.of(violations))
