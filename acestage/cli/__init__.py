@@ -48,8 +48,14 @@ app.command("adapters")(adapters.adapters)
 app.add_typer(models.app, name="models")
 
 
-def main() -> None:
-    """Entry point: an error of Acestage, or output without room, ends it with a message, not a traceback."""
+def main(*, safe_path: bool = True) -> None:
+    """Entry point: an error of Acestage, or output without room, ends it with a message, not a traceback.
+
+    Args:
+        safe_path: the services that it starts import nothing from the working folder.
+    """
+    if safe_path:
+        os.environ["PYTHONSAFEPATH"] = "1"
     if not os.environ.get("COLUMNS", "80").strip("0"):
         del os.environ["COLUMNS"]  # else rich prints nothing in lines of no width
     try:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,19 @@ def test_a_file_can_stand_in_for_env(tmp_path: Path, cache_dir: Path) -> None:
     plan = json.loads(done.stdout)
     assert plan["device_bytes"] == 4 * GIB
     assert plan["one_at_a_time"]
+
+
+def test_nothing_of_the_working_folder_is_taken_for_a_module(tmp_path: Path, cache_dir: Path) -> None:
+    for name in ("acestage/__init__.py", "services/__init__.py", "queue.py"):
+        module = tmp_path / name
+        module.parent.mkdir(exist_ok=True)
+        module.write_text("raise ImportError('it is the folder of the user')")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("acestage"), "plan", "--vram", "4"],
+        cwd=tmp_path,
+        env=os.environ | {"ACESTAGE_CACHE_DIR": str(cache_dir)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
