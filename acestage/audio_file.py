@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -61,9 +63,12 @@ def write_audio(
         OSError: the file cannot be written.
     """
     check_format(audio_format, bit_depth)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # In memory, as libsndfile does not tell when there is no room for the last samples of a FLAC file.
+    content = io.BytesIO()
     subtype = _SUBTYPES[bit_depth]
+    soundfile.write(content, audio, sample_rate_hz, subtype=subtype, format=audio_format.upper())
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        soundfile.write(path, audio, sample_rate_hz, subtype=subtype, format=audio_format.upper())
-    except soundfile.LibsndfileError as error:
-        raise OSError(f"cannot write {path}: {error}") from error
+        path.write_bytes(content.getbuffer())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error

@@ -96,7 +96,7 @@ def _save(
         try:
             track.save(path, audio_format=audio_format, bit_depth=bit_depth)
             saved.append(SavedTrack(track, path))
-        except OSError as error:
+        except (OSError, ValueError) as error:
             spare_name = _numbered(default, track, len(tracks)).name
             try:
                 spare = Path(tempfile.mkdtemp(prefix="acestage-"), spare_name)

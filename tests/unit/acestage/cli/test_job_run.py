@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import typer
 from rich.console import Console
 
 from acestage.async_client import AsyncClient
@@ -91,8 +92,19 @@ def test_a_preview_that_cannot_be_written_anywhere_does_not_end_the_job(
     (tmp_path / "song.preview.wav").mkdir()
     shown = run(output, *PREVIEW, *song(), as_json=True)
     assert output.is_file()
-    assert "the preview is lost: cannot write" in shown
+    assert "the preview is lost: [Errno 21] Is a directory" in shown
     assert "no space left" in shown
+
+
+@pytest.mark.parametrize("name", ["a\0.wav", "\ud800.wav"])
+def test_a_song_whose_name_no_file_can_have_goes_to_a_temporary_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(typer.Exit):
+        run(tmp_path / name, *song(), as_json=True)
+    (track,) = json.loads(capsys.readouterr().out)["tracks"]
+    assert Path(track["path"]).is_file()
 
 
 def test_json_has_the_highest_peak_of_processes_of_one_name(
