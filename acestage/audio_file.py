@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from acestage.atomic_file import replacing
 from acestage.errors import InvalidArgumentError
 
 AudioFormat = Literal["wav", "flac"]
@@ -58,6 +60,8 @@ def write_audio(
 ) -> None:
     """Writes `audio` [samples, channels], full scale at ±1, making the folder where needed.
 
+    A file that is there already stands until the new one is whole.
+
     Raises:
         InvalidArgumentError: the format cannot be written in that depth.
         OSError: the file cannot be written.
@@ -69,6 +73,24 @@ def write_audio(
     soundfile.write(content, audio, sample_rate_hz, subtype=subtype, format=audio_format.upper())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.write_bytes(content.getbuffer())
+        _write(path, content.getbuffer())
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _write(path: Path, content: memoryview) -> None:
+    is_new = not os.path.lexists(path)
+    if not (is_new or _is_replaceable(path)):
+        path.write_bytes(content)
+        return
+    with replacing(path) as part:
+        part.write_bytes(content)
+        if not is_new:
+            shutil.copymode(path, part)
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether another file may take the place of this one: not of a link or a device, nor without leave."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK | os.X_OK)

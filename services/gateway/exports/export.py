@@ -11,13 +11,13 @@ import numpy as np
 from av.error import FFmpegError
 from mutagen import MutagenError
 
+from acestage.atomic_file import replacing
 from acestage.errors import ExportError, InvalidArgumentError
 from acestage.song_audio import SAMPLE_RATE_HZ
 from services.gateway.exports.codec import BLOCK_SAMPLES, CodecWriter, Samples, check_shape
 from services.gateway.exports.encoded_parts import EncodedParts
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.tags import Tags, write_tags
-from services.runtime.processes.atomic_file import replacing
 
 LONGEST_EDGE_FADE_MS = 100.0
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from acestage.atomic_file import replacing
 from acestage.errors import ExportError
 from services.gateway.exports.settings_json import settings_text
-from services.runtime.processes.atomic_file import replacing
 
 
 def write_sidecar(path: Path, settings: dict[str, Any]) -> None:

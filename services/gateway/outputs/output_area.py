@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
+from acestage.atomic_file import replacing
 from acestage.errors import FailedPreconditionError, NotFoundError
 from services.gateway.jobs.record import JobRecord
-from services.runtime.processes.atomic_file import replacing
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from acestage.atomic_file import replacing
 from acestage.errors import FailedPreconditionError
 from services.orchestrator.ledger.lease import MAX_EPOCH
 from services.runtime.devices.device_lock import lock_within, open_run_file
-from services.runtime.processes.atomic_file import replacing
 
 EPOCH_FILE = "ledger-epoch"
 LOCK_FILE = "ledger.lock"

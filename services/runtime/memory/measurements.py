@@ -11,10 +11,10 @@ from pathlib import Path
 
 import services
 from acestage import checkpoints, planning
+from acestage.atomic_file import replacing
 from acestage.checkpoints.likeness import Architecture
 from acestage.planning import StageMemory
 from acestage.protos.stage.v1 import stage_pb2
-from services.runtime.processes.atomic_file import replacing
 from services.runtime.processes.cpu_features import cpu_digest
 from services.runtime.processes.private_folder import make_private
 

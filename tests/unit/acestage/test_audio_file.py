@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import os
+import resource
+import signal
+import stat
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -54,3 +59,53 @@ def test_a_folder_that_cannot_be_made_is_an_os_error_that_names_it(tmp_path: Pat
     file.touch()
     with pytest.raises(OSError, match=str(file)):
         write_audio(file / "song.wav", AUDIO, 48_000)
+
+
+@pytest.fixture
+def _small_disk() -> Iterator[None]:
+    """No file may be larger than 1000 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, ignored)
+
+
+@pytest.mark.usefixtures("_small_disk")
+def test_where_there_is_no_room_what_was_there_stands(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    path.write_text("old")
+    for each in (path, tmp_path / "new.wav"):
+        with pytest.raises(OSError, match=str(each)):
+            write_audio(each, AUDIO, 48_000)
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_new_file_can_be_read_by_whom_the_old_one_could(tmp_path: Path) -> None:
+    path = tmp_path / "song.wav"
+    path.touch(mode=0o600)
+    write_audio(path, AUDIO, 48_000)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.stat().st_size
+
+
+def test_links_stay_what_they_are(tmp_path: Path) -> None:
+    file, link, device = tmp_path / "file", tmp_path / "link", tmp_path / "device"
+    link.symlink_to(file)
+    device.symlink_to("/dev/null")
+    for path in (link, device):
+        write_audio(path, AUDIO, 48_000)
+    assert link.is_symlink()
+    assert device.is_symlink()
+    assert soundfile.info(file).frames == len(AUDIO)
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        write_audio(pipe, AUDIO, 48_000)
+        content, _ = reader.communicate(timeout=10)
+    assert soundfile.info(io.BytesIO(content)).frames == len(AUDIO)
+    assert pipe.is_fifo()

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.runtime.processes.atomic_file import replacing
+from acestage.atomic_file import replacing
 
 
 @dataclass(frozen=True, slots=True)

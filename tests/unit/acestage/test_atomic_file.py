@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.runtime.processes.atomic_file import replacing
+from acestage.atomic_file import replacing
 
 
 @pytest.mark.parametrize("survives_power_loss", [False, True])
