@@ -14,12 +14,16 @@ import soundfile
 
 from acestage.atomic_file import replacing
 from acestage.errors import InvalidArgumentError
+from acestage.pcm import to_pcm
 
 AudioFormat = Literal["wav", "flac"]
 BitDepth = Literal["16", "24", "32f"]
 
 _SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "32f": "FLOAT"}
 _BIT_DEPTHS: dict[AudioFormat, tuple[BitDepth, ...]] = {"wav": ("16", "24", "32f"), "flac": ("16", "24")}
+
+_BLOCK_SAMPLES = 1 << 16
+"""How many samples a channel are converted at a time."""
 
 _OTHER_FORMATS = frozenset({"aac", "aif", "aiff", "caf", "m4a", "mp3", "mp4", "ogg", "opus", "webm", "wma"})
 
@@ -69,13 +73,36 @@ def write_audio(
     check_format(audio_format, bit_depth)
     # In memory, as libsndfile does not tell when there is no room for the last samples of a FLAC file.
     content = io.BytesIO()
-    subtype = _SUBTYPES[bit_depth]
-    soundfile.write(content, audio, sample_rate_hz, subtype=subtype, format=audio_format.upper())
+    _encode(content, audio, sample_rate_hz, audio_format, bit_depth)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         _write(path, content.getbuffer())
     except OSError as error:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error
+
+
+def _encode(
+    file: io.BytesIO,
+    audio: npt.NDArray[np.float32],
+    sample_rate_hz: int,
+    audio_format: AudioFormat,
+    bit_depth: BitDepth,
+) -> None:
+    with soundfile.SoundFile(
+        file,
+        "w",
+        sample_rate_hz,
+        channels=audio.shape[1],
+        subtype=_SUBTYPES[bit_depth],
+        format=audio_format.upper(),
+    ) as encoder:
+        for start in range(0, len(audio), _BLOCK_SAMPLES):
+            block = audio[start : start + _BLOCK_SAMPLES]
+            if bit_depth == "32f":
+                encoder.write(block)
+            else:  # libsndfile takes the upper bits, and would not round
+                bit_count = int(bit_depth)
+                encoder.write(to_pcm(block, bit_count) << (32 - bit_count))
 
 
 def _write(path: Path, content: memoryview) -> None:

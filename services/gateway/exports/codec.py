@@ -15,6 +15,7 @@ import numpy.typing as npt
 from av.error import FFmpegError
 
 from acestage.errors import InvalidArgumentError
+from acestage.pcm import to_pcm
 from acestage.song_audio import CHANNEL_COUNT, SAMPLE_RATE_HZ
 
 Samples = npt.NDArray[np.float32]
@@ -158,11 +159,10 @@ class CodecWriter:
 def _converted(block: Samples, codec: Codec) -> npt.NDArray[Any]:
     """`block` as the frame of PyAV takes it: [channels, count] in planes, else [1, count x channels]."""
     values: npt.NDArray[Any] = block
-    if codec.sample_kind != "float":
+    if codec.sample_kind == "clipped":
         values = np.clip(block, -1.0, 1.0)
-    # A power of two is exact in float32, so only `rint` rounds.
-    if codec.sample_kind == "int16":
-        values = np.minimum(np.rint(values * 32_768.0), 32_767.0).astype(np.int16)
+    elif codec.sample_kind == "int16":
+        values = to_pcm(block, 16).astype(np.int16)
     elif codec.sample_kind == "int24":
-        values = np.minimum(np.rint(values * 8_388_608.0), 8_388_607.0).astype(np.int32) << 8
+        values = to_pcm(block, 24) << 8
     return np.ascontiguousarray(values.T if codec.sample_format == "fltp" else values.reshape(1, -1))

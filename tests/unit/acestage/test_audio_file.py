@@ -35,6 +35,27 @@ def test_what_is_written_is_what_is_read(
     np.testing.assert_allclose(read, AUDIO, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize(("bit_depth", "bit_count"), [("16", 16), ("24", 24)])
+def test_whole_numbers_are_the_nearest_and_cut_off_at_full_scale(
+    tmp_path: Path, bit_depth: BitDepth, bit_count: int
+) -> None:
+    audio = (0.1 * np.random.default_rng(1).standard_normal((100_000, 2))).astype(np.float32)
+    audio[:3] = [[1.5, -1.5], [1.0, -1.0], [np.nan, 0.0]]
+    full_scale = 2.0 ** (bit_count - 1)
+    read = {}
+    formats: tuple[AudioFormat, ...] = ("wav", "flac")
+    for audio_format in formats:
+        path = tmp_path / audio_format
+        write_audio(path, audio, 48_000, audio_format=audio_format, bit_depth=bit_depth)
+        read[audio_format] = soundfile.read(path)[0] * full_scale
+    assert np.array_equal(read["wav"], read["flac"])
+    loudest = [full_scale - 1, -full_scale]
+    assert read["wav"][:3].tolist() == [loudest, loudest, [0, 0]]
+    error = read["wav"][3:] - audio[3:].astype(np.float64) * full_scale
+    assert np.abs(error).max() <= 0.5
+    assert abs(error.mean()) < 0.01
+
+
 def test_a_name_need_not_be_utf_8(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"e\xff.wav")
     write_audio(path, AUDIO, 48_000)
