@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import typer
+from rich.console import Console
 
 from acestage.async_client import AsyncClient
 from acestage.audio import AUDIO_ID
@@ -17,7 +18,7 @@ from acestage.cli.output_options import OutputFlags
 from acestage.cli.services import open_client
 from acestage.cli.song_options import PromptOptions, SamplingOptions, ServiceOptions
 from acestage.cli.terminal import open_console
-from acestage.cli.upload import named_in_errors
+from acestage.cli.upload import named_in_errors, print_warnings
 from acestage.generation import GenerationEvent
 from acestage.generation_options import GenerationOptions
 from acestage.generation_request import request_to_pb
@@ -70,7 +71,7 @@ def make_song(
             check_audio(audio, flag)
 
     def begin(client: AsyncClient) -> Events:
-        return _events(client, caption, options, uploads)
+        return _events(console, client, caption, options, uploads)
 
     opened = open_client(
         console, services.target, services.own(), env_file=services.env_file, may_start=not detach
@@ -95,9 +96,9 @@ def check_audio(source: str, flag: str) -> None:
         )
 
 
-async def audio_id(client: AsyncClient, source: str, flag: str) -> str:
+async def audio_id(console: Console, client: AsyncClient, source: str, flag: str) -> str:
     """The id of `source`, which `flag` gave: itself where it looks like one, else that of the file, which is
-    uploaded.
+    uploaded. What is odd about the file is said on `console`.
 
     Raises:
         AcestageError: it could not be uploaded.
@@ -105,14 +106,20 @@ async def audio_id(client: AsyncClient, source: str, flag: str) -> str:
     if AUDIO_ID.fullmatch(source):
         return source
     with named_in_errors(source, flag):
-        return (await client.upload(Path(source))).audio_id
+        audio = await client.upload(Path(source))
+    print_warnings(console, source, audio)
+    return audio.audio_id
 
 
 async def _events(
-    client: AsyncClient, caption: str, options: GenerationOptions, uploads: Mapping[str, str | None]
+    console: Console,
+    client: AsyncClient,
+    caption: str,
+    options: GenerationOptions,
+    uploads: Mapping[str, str | None],
 ) -> AsyncGenerator[GenerationEvent, None]:
     ids = {
-        _ID_OPTIONS[flag]: await audio_id(client, audio, flag)
+        _ID_OPTIONS[flag]: await audio_id(console, client, audio, flag)
         for flag, audio in uploads.items()
         if audio is not None
     }

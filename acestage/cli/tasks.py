@@ -127,7 +127,7 @@ def codes(
 
     async def ask() -> str:
         async with open_client(console, target, {}) as client:
-            source_id = await audio_id(client, source, "SOURCE")
+            source_id = await audio_id(console, client, source, "SOURCE")
             queue = (await client.status()).queue
             if count := queue.running_count + queue.queued_count:
                 console.print(f"Waits for its turn: {count} came before.")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from acestage.audio import Audio
@@ -35,8 +36,7 @@ def upload(
         audio = client.upload(
             file, on_progress=lambda sent, total: progress.update(task, completed=sent, total=total)
         )
-    for warning in audio.warnings:
-        print_label(console, "Warning:", f"{file}: {warning}")
+    print_warnings(console, str(file), audio)
     if as_json:
         print_json(audio.to_dict())
     else:
@@ -53,6 +53,12 @@ def named_in_errors(source: str, flag: str) -> Iterator[None]:
         raise error.retold(
             lambda wrong: FieldViolation(flag, f"{source}: {wrong.field}: {wrong.description}")
         ) from error
+
+
+def print_warnings(console: Console, source: str, audio: Audio) -> None:
+    """Says what is odd about `audio`, which was uploaded from `source`."""
+    for warning in audio.warnings:
+        print_label(console, "Warning:", f"{source}: {warning}")
 
 
 def _facts(audio: Audio) -> str:

@@ -336,9 +336,11 @@ def test_commands_take_files(stack: RunningStack, source: Samples, tmp_path: Pat
     there, _ = soundfile.read(tmp_path / "in.flac", dtype="float32")
     assert np.array_equal(audio[:RATE_HZ], there[:RATE_HZ])
 
+    whole = (tmp_path / "in.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
     of_base = ("--model", "base-diffusers")
     for task, arguments in (
-        ("cover", ("cover", "in.flac", "jazz", "--strength", "0.5", "--reference", "in.flac")),
+        ("cover", ("cover", "in.flac", "jazz", "--strength", "0.5", "--reference", "cut.flac")),
         ("cover-nofsq", ("cover", "in.flac", "jazz", "--no-codes", "--noise-strength", "0.5")),
         ("extract", ("extract", "in.flac", "--track", "vocals", *of_base)),
         ("lego", ("lego", "in.flac", "beat", "--track", "drums", *of_base)),
@@ -348,6 +350,7 @@ def test_commands_take_files(stack: RunningStack, source: Samples, tmp_path: Pat
         done = run(stack, *arguments, "--steps", "1", "-o", written.name, "--json", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["settings"]["task"] == task
+        assert ("Warning: cut.flac: the file is cut off" in done.stderr) == ("cut.flac" in arguments)
         assert soundfile.info(written).frames == 3 * RATE_HZ
 
     done = run(stack, "codes", "in.flac", cwd=tmp_path)

@@ -73,6 +73,18 @@ def test_of_several_files_the_one_that_is_no_audio_is_named(
     assert f"  {flag}: README.md: data: is no audio that can be read" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["cover", "cut.flac", "x"], ["generate", "x", "--reference", "cut.flac"], ["codes", "cut.flac"]],
+)
+def test_what_is_odd_about_the_file_of_a_command_is_said(tmp_path: Path, command: list[str]) -> None:
+    served = Served(tmp_path / "audio")
+    whole = encoded(tone(3.0, 48_000, 0.5, 0.25), 48_000, "FLAC")
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    done = served.run(lambda: acestage(*command, "--target", served.target, cwd=tmp_path))
+    assert "Warning: cut.flac: the file is cut off or damaged" in done.stderr
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     served = Served(tmp_path / "audio")
     served.target = "127.0.0.1:1"
