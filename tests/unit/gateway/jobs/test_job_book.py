@@ -26,7 +26,15 @@ from acestage.errors import (
     ServiceUnreachableError,
     WorkerCrashedError,
 )
-from acestage.generation import AudioChunk, Generation, JobQueued, StageCompleted, StageProgress
+from acestage.generation import (
+    AudioChunk,
+    Generation,
+    GenerationEvent,
+    JobQueued,
+    StageCompleted,
+    StageProgress,
+)
+from acestage.generation_options import GenerationOptions
 from acestage.orchestrator_errors import Calls
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.exports.stored_settings import read_settings
@@ -94,13 +102,8 @@ def test_a_song_is_kept_with_its_settings(tmp_path: Path) -> None:
     assert not list(job.folder.glob("*.f32"))
 
 
-def test_how_long_parts_took_is_known_after_a_restart(tmp_path: Path) -> None:
-    async def body(book: JobBook) -> None:
-        job = await book.submit(ORDER)
-        while job.record.progress.done_count != 2:
-            await job.changed()
-        assert job.record.fraction == pytest.approx(0.1, abs=0.05)
-
+def song_of_a_slow_decode() -> list[GenerationEvent]:
+    """Its decode took nine times as long as its denoising."""
     *events, generation = song("abc")
     assert isinstance(generation, Generation)
     times = [("dit", 1), ("vae", 9)]
@@ -109,8 +112,41 @@ def test_how_long_parts_took_is_known_after_a_restart(tmp_path: Path) -> None:
         StageCompleted(name, "1-1", 1, start, start + timedelta(seconds=s), 0.0, s, (), 0, 0, (), "")
         for name, s in times
     )
-    run(tmp_path, ScriptedOrchestrator([*events, replace(generation, stages=stages)]), finished)
-    run(tmp_path, ScriptedOrchestrator([*song("def")[:5], asyncio.Event()]), body)
+    return [*events, replace(generation, stages=stages)]
+
+
+async def is_a_tenth_done_once_it_is_denoised(book: JobBook) -> None:
+    job = await book.submit(ORDER)
+    while job.record.progress.done_count != 2:
+        await job.changed()
+    assert job.record.fraction == pytest.approx(0.1, abs=0.05)
+
+
+def test_how_long_parts_took_is_known_to_the_next_job(tmp_path: Path) -> None:
+    async def body(book: JobBook) -> None:
+        await finished(book)
+        await is_a_tenth_done_once_it_is_denoised(book)
+
+    run(tmp_path, ScriptedOrchestrator(song_of_a_slow_decode(), [*song("def")[:5], asyncio.Event()]), body)
+
+
+def test_how_long_parts_took_is_known_after_a_restart(tmp_path: Path) -> None:
+    run(tmp_path, ScriptedOrchestrator(song_of_a_slow_decode()), finished)
+    client = ScriptedOrchestrator([*song("def")[:5], asyncio.Event()])
+    run(tmp_path, client, is_a_tenth_done_once_it_is_denoised)
+
+
+@pytest.mark.parametrize("options", [{"source_id": "a1"}, {"reference_id": "a1"}])
+def test_to_read_audio_is_a_part_of_the_work(tmp_path: Path, options: GenerationOptions) -> None:
+    async def body(book: JobBook) -> None:
+        job = await book.submit(JobOrder("piano", options))
+        while job.record.progress.done_count != 1:
+            await job.changed()
+        assert job.record.progress.is_source
+        assert 0.0 < job.record.fraction < 0.2
+
+    events = [JobQueued("abc", 1), JobQueued("abc", 0), StageProgress("vae", 1, 2), asyncio.Event()]
+    run(tmp_path, ScriptedOrchestrator(events), body)
 
 
 def test_listeners_hear_every_message_and_then_the_end(tmp_path: Path) -> None:
@@ -319,6 +355,18 @@ def test_a_full_disk_fails_the_job_and_stops_the_work(
     assert "No space left on device" in job.record.failure.message
 
 
+def test_files_that_cannot_be_written_are_written_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*values: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(job_follower, "write_takes", fail)
+    record = run(tmp_path, ScriptedOrchestrator(song("abc")), finished).record
+    assert (record.state, record.failure.reason) == (JobState.FAILED, "OUTPUT_NOT_WRITTEN")
+    assert not record.progress.is_writing
+
+
 def test_a_job_that_cannot_be_written_down_is_refused_and_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -407,6 +455,7 @@ def test_files_that_are_written_are_a_part_of_the_work(
     monkeypatch.setattr(job_follower, "write_takes", write)
     record = run(tmp_path, ScriptedOrchestrator(song("abc")), body)
     assert [(one.state, one.progress.is_writing) for one in seen] == [(JobState.RUNNING, True)]
+    assert seen[0].progress.stage_left_s is None
     assert record.ended_at >= written[0]
     assert record.took_s == (record.ended_at - record.started_at).total_seconds()
     assert not record.progress.is_writing
