@@ -10,13 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import gradio as gr
 import pytest
 
-from acestage.errors import NotFoundError
+from acestage.errors import AcestageError, DeadlineExceededError, NotFoundError
 from services.gateway.exports.formats import ExportFormat
 from services.gateway.gateway import Gateway
 from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState, Progress
+from services.gateway.page import job_view
 from services.gateway.page.job_view import JobView, Shown
 from services.gateway.page.languages import TEXTS
 from tests.unit.gateway.gateway_records import START, ended_record
@@ -25,10 +27,20 @@ from tests.unit.job_events import run
 TEXT = TEXTS["en"]
 
 
+@pytest.fixture(autouse=True)
+def _no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_view, "TICK_S", 0.01)
+
+
 class FakeBook:
-    """Jobs that nobody makes."""
+    """Jobs that nobody makes.
+
+    Attributes:
+        fault: why none of them can be stopped.
+    """
 
     def __init__(self, *jobs: Job) -> None:
+        self.fault: AcestageError | None = None
         self._jobs = jobs
         self.cancelled: list[str] = []
 
@@ -42,6 +54,8 @@ class FakeBook:
         raise NotFoundError("job_id: no such job")
 
     async def cancel(self, job_id: str) -> Job:
+        if self.fault is not None:
+            raise self.fault
         self.cancelled.append(job_id)
         job = self.find(job_id)
         job.update(replace(job.record, state=JobState.CANCELLED))
@@ -89,7 +103,7 @@ def test_a_page_that_is_opened_where_nothing_is_made_shows_nothing() -> None:
         jobs, _ = view(job("done", JobState.SUCCEEDED))
         shown = Shown()
         (update,) = [update async for update in jobs.rejoined(shown)]
-        assert "value" not in update[0]
+        assert update[:4] == [gr.skip()] * 4
         assert [label.partition(" ")[0] for label, _ in update[-1]["choices"]] == ["done"]
         assert shown.job_id == ""
 
@@ -135,7 +149,7 @@ def test_a_song_that_is_heard_keeps_its_player_and_gets_the_rest_at_the_end() ->
         assert finished == {}
         song.update(ended_record("abc"))
         *_, last = [update async for update in updates]
-        assert "value" not in last[2]
+        assert last[2] == gr.skip()
         (take,) = last[3].values()
         assert list(last[3]) == ["take-abc-0"]
         assert take["title"] == "Take 1, seed 7, 2.0 s"
@@ -156,6 +170,50 @@ def test_takes_that_a_limit_left_out_have_no_player_at_the_end() -> None:
         song.update(replace(ended_record("abc"), order=order))
         *_, last = [update async for update in updates]
         assert last[2].count("<audio") == 1
+
+    run(scenario())
+
+
+def test_the_first_take_plays_once_its_sound_comes(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        record = job("abc", JobState.RUNNING).record
+        song = Job(replace(record, order=replace(record.order, options={"batch_size": 2})), tmp_path)
+        jobs, _ = view(song)
+        updates = jobs.begun(song, Shown())
+        assert (await next_of(updates))[2] == ""
+        song.begin_take(0)
+        first, second, _ = (await next_of(updates))[2].split("</figure>")
+        assert first.startswith('<figure id="take-abc-0">')
+        assert ("data-plays" in first, "data-plays" in second) == (True, False)
+        assert (await next_of(updates))[2] == gr.skip()  # it plays on
+        song.close_takes(are_whole=True)
+
+    run(scenario())
+
+
+def test_a_song_that_fails_loses_its_player() -> None:
+    async def scenario() -> None:
+        song = job("abc", JobState.RUNNING)
+        jobs, _ = view(song)
+        updates = jobs.picked(Shown(), "abc")
+        assert "<audio" in (await next_of(updates))[2]
+        song.update(replace(song.record, state=JobState.FAILED))
+        *_, last = [update async for update in updates]
+        assert last[2] == ""
+
+    run(scenario())
+
+
+def test_the_list_of_songs_says_when_one_is_in_work() -> None:
+    async def scenario() -> None:
+        song = job("abc", JobState.QUEUED)
+        jobs, _ = view(song)
+        updates = jobs.begun(song, Shown())
+        await next_of(updates)
+        song.update(replace(song.record, state=JobState.RUNNING))
+        ((label, _),) = (await next_of(updates))[4]["choices"]
+        assert label.startswith("in work · ")
+        assert (await next_of(updates))[4] == gr.skip()
 
     run(scenario())
 
@@ -199,5 +257,30 @@ def test_a_song_that_is_made_is_stopped() -> None:
         assert await jobs.stop(shown) == "Stopped."
         assert book.cancelled == ["abc"]
         assert await jobs.stop(Shown()) == "Ready."
+
+    run(scenario())
+
+
+def test_that_it_is_too_late_to_stop_a_song_is_said_of_no_other() -> None:
+    async def scenario() -> None:
+        writing = Progress("vae", is_writing=True)
+        jobs, _ = view(*(job(name, JobState.RUNNING, progress=writing) for name in ("abc", "def")))
+        shown = Shown()
+        await next_of(jobs.picked(shown, "abc"))
+        assert TEXT.made_already in await jobs.stop(shown)
+        updates = jobs.picked(shown, "def")
+        assert [(await next_of(updates))[0] for _ in range(2)] == [TEXT.writing] * 2
+
+    run(scenario())
+
+
+def test_a_song_that_cannot_be_stopped_says_why() -> None:
+    async def scenario() -> None:
+        song = job("abc", JobState.RUNNING)
+        jobs, book = view(song)
+        book.fault = DeadlineExceededError("job abc has not ended within 60 s")
+        shown = Shown()
+        await next_of(jobs.begun(song, shown))
+        assert await jobs.stop(shown) == "Failed: job abc has not ended within 60 s"
 
     run(scenario())
