@@ -17,6 +17,7 @@ from services.gateway.jobs.job import Job
 from services.gateway.jobs.record import JobState, Progress
 from services.gateway.page import views
 from services.gateway.page.languages import TEXTS
+from services.gateway.page.restoring import Restored
 from tests.unit.gateway.gateway_records import START, ended_record
 
 
@@ -77,3 +78,28 @@ def test_stages_hold_the_device_by_their_names_and_others_by_theirs() -> None:
     status = cast(Status, SimpleNamespace(devices=(), leases=leases))
     limits = Limits(Limit(600, "the model"), Limit(8, "the model"), (), "cpu", 0, "", "planner")
     assert "Held by Text encoder, Decoder, test" in views.machine(status, limits, TEXTS["en"])
+
+
+def test_what_has_not_come_back_into_the_fields_is_named() -> None:
+    labels = {"source": "Source audio", "reference": "Reference", "seed": "Seed", "title": "Title"}
+    fieldless = [*(f"odd_{number}" for number in range(views.MAX_NAMED_COUNT - 1)), "x" * 81, "beyond"]
+    back = Restored({}, {"seed": 2**70, "title": "y" * 81}, fieldless, ["source", "reference"])
+    assert views.restored(back, labels, TEXTS["en"]).splitlines() == [
+        "The settings are back in the fields, but for:",
+        "Source audio: choose the file again",
+        "Reference: choose the file again",
+        f"Seed: {2**70} is not possible here, so this stays as it was",
+        f"Title: {'y' * 80} is not possible here, so this stays as it was",
+        *(f"{name}: has no field on this page" for name in [*fieldless[:-2], "x" * 80]),
+    ]
+
+
+def test_that_all_settings_have_come_back_is_said() -> None:
+    assert views.restored(Restored({"seed": 7}, {}, [], []), {}, TEXTS["en"]) == TEXTS["en"].restored
+
+
+def test_long_names_are_cut_off_in_the_list_of_songs() -> None:
+    order = replace(RUNNING.order, title="x" * 100)
+    book = SimpleNamespace(jobs=lambda: [Job(replace(RUNNING, order=order), Path())])
+    ((label, job_id),) = views.history_choices(cast(Gateway, SimpleNamespace(book=book)), TEXTS["en"])
+    assert (label.rpartition(" ")[2], job_id) == ("x" * 60, "abc")

@@ -108,6 +108,11 @@ def test_what_the_mode_does_not_use_is_not_missed() -> None:
     assert restored({"task": "cover", "duration_s": 4000.0}, TURBO).impossible == {}
 
 
+def test_guidance_that_a_turbo_model_leaves_out_is_not_missed() -> None:
+    back = restored({"guidance_scale": 99, "model": {"name": "turbo", "is_turbo": True}}, TURBO)
+    assert (back.impossible, back.values["guidance_scale"]) == ({}, 0)
+
+
 def test_what_a_machine_allows_bounds_the_fields() -> None:
     served = Served(ranges=RANGES | {"duration_s": (10, 30), "take_count": (1, 1)})
     back = restored({"duration_s": 60.0, "batch_size": 2, "seed": 2**53 - 1}, served)
@@ -118,6 +123,7 @@ def test_what_a_machine_allows_bounds_the_fields() -> None:
 def test_settings_without_a_field_are_named_unless_they_change_nothing() -> None:
     settings = {"caption": "a", "instruction": "Sing", "cfg_interval_start": 0.2, "cfg_interval_end": 1.0}
     settings |= {"audio_codes": "", "cover_noise_strength": 0.0, "kernels": "eager", "inference_steps": 8}
+    settings |= {"clamp": True, "preview": True}
     back = restored(settings | {"seeds": [1, 5]}, TURBO)
     assert back.fieldless == ["cfg_interval_start", "instruction", "seeds", "inference_steps"]
 
