@@ -16,17 +16,19 @@ DOCUMENT = "<html><head><title>é</title></head>" + "<p>text</p>" * 200
 
 
 async def document(request: Request) -> Response:
+    if request.method == "HEAD":
+        return HTMLResponse(headers={"Content-Length": str(len(DOCUMENT.encode()))})
     return HTMLResponse(DOCUMENT)
 
 
-def answer(path: str) -> httpx.Response:
+def answer(path: str, method: str = "GET") -> httpx.Response:
     middleware = [Middleware(DocumentLanguage, locales={"/pt/": "pt-BR"}), Middleware(GZipMiddleware)]
     app = Starlette(routes=[Route("/{name}/", document)], middleware=middleware)
     found: list[httpx.Response] = []
 
     async def ask() -> None:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-            found.append(await client.get(path))
+            found.append(await client.request(method, path))
 
     run(ask())
     return found[0]
@@ -37,6 +39,11 @@ def test_a_document_is_told_its_language_before_all_else() -> None:
     assert told.text.startswith('<html><head><script>document.documentElement.lang = "pt-BR";')
     assert told.text.endswith(DOCUMENT.partition("<head>")[2])
     assert int(told.headers["content-length"]) == len(told.content)
+
+
+def test_a_document_that_does_not_come_keeps_its_length() -> None:
+    told = answer("/pt/", "HEAD")
+    assert (told.content, told.headers["content-length"]) == (b"", str(len(DOCUMENT.encode())))
 
 
 @pytest.mark.parametrize("path", ["/other/", "/pt/x"])
