@@ -128,6 +128,15 @@ def test_a_task_that_goes_on_says_where_it_is_and_nothing_of_others(tmp_path: Pa
     through_door(tmp_path, client, body)
 
 
+def test_a_task_that_goes_on_names_the_model_that_it_asked_for(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        await door.http.post("/release_task", json=PROMPT | {"model": "other"})
+        (task,) = await query(door, "abc")
+        assert json.loads(task["result"])[0]["dit_model"] == "other"
+
+    through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), body)
+
+
 @pytest.mark.parametrize(
     ("error", "text"),
     [
