@@ -41,6 +41,7 @@ class ScriptedOrchestrator:
         cancelled: ids of jobs that were to be stopped.
         on_cancel: what else happens then.
         uploaded: what came as audio; the first has the id a00…01.
+        upload_timeouts_s: how long each upload may take.
     """
 
     target = "127.0.0.1:1"
@@ -51,6 +52,7 @@ class ScriptedOrchestrator:
         self.attached: list[str] = []
         self.cancelled: list[str] = []
         self.uploaded: list[bytes] = []
+        self.upload_timeouts_s: list[float] = []
         self.on_cancel: Callable[[], object] = lambda: None
 
     def stream(self, caption: str, **options: Any) -> AsyncGenerator[GenerationEvent, None]:
@@ -79,6 +81,7 @@ class ScriptedOrchestrator:
 
     async def upload(self, source: BinaryIO, *, timeout_s: float) -> Audio:
         data = source.read()
+        self.upload_timeouts_s.append(timeout_s)
         if data == NO_AUDIO:
             raise InvalidArgumentError.at("data", "is no audio that can be read")
         self.uploaded.append(data)

@@ -14,6 +14,7 @@ import pytest
 
 from acestage.generation import JobQueued
 from acestage.generation_options import Model
+from services.gateway.gateway import UPLOAD_TIMEOUT_S
 from services.gateway.jobs.order import JobOrder
 from services.gateway.rest.orders.example_songs import SAMPLES
 from services.gateway.rest.orders.field_names import METAS
@@ -63,6 +64,7 @@ def noted(tmp_path: Path, path: str = "/release_task", **request: Any) -> tuple[
     return {"caption": found.caption, **found.options}, list(found.notes)
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/release_task"])
 @pytest.mark.parametrize(
     ("name", "value", "option", "expected"),
     [
@@ -101,10 +103,12 @@ def noted(tmp_path: Path, path: str = "/release_task", **request: Any) -> tuple[
     ],
 )
 def test_a_field_is_found_by_each_of_its_names(
-    tmp_path: Path, name: str, value: Any, option: str, expected: Any
+    tmp_path: Path, path: str, name: str, value: Any, option: str, expected: Any
 ) -> None:
     body = {name: value} if option == "caption" else {"prompt": "x", name: value}
-    found, _ = noted(tmp_path, "/v1/jobs", json=body)
+    if option == "track_classes":
+        body["task_type"] = "complete"
+    found, _ = noted(tmp_path, path, json=body)
     assert found[option] == expected
 
 
@@ -242,13 +246,14 @@ def test_a_job_is_refused_what_belongs_to_another_task(tmp_path: Path) -> None:
     assert notes == []
 
 
+@pytest.mark.parametrize("name", ["seed", "seeds"])
 @pytest.mark.parametrize("seeds", ["7,8,9", [7, 8, 9], "7,8,-1"])
 def test_of_more_seeds_than_takes_the_first_ones_count_for_a_task_of_upstream_s(
-    tmp_path: Path, seeds: Any
+    tmp_path: Path, name: str, seeds: Any
 ) -> None:
-    options, notes = noted(tmp_path, json=PROMPT | {"seed": seeds, "batch_size": 2})
+    options, notes = noted(tmp_path, json=PROMPT | {name: seeds, "batch_size": 2})
     assert (options["seeds"], "batch_size" in options) == ([7, 8], False)
-    assert notes == ["seed: of 3 seeds the first ones count, one for each take"]
+    assert notes == [f"{name}: of 3 seeds the first ones count, one for each take"]
 
 
 @pytest.mark.parametrize(("seeds", "batch_size"), [("7,8", 3), ("7,8,-1", 3), ("7,8,-1", None)])
@@ -323,18 +328,24 @@ def test_files_are_uploaded_and_named_by_their_ids(tmp_path: Path) -> None:
     )
     assert status == 200
     assert client.uploaded == [b"source", b"timbre"]
+    assert client.upload_timeouts_s == [UPLOAD_TIMEOUT_S] * 2
     ((_, found),) = client.started
     assert found["source_id"] == f"a{1:032x}"
     assert found["reference_id"] == f"a{2:032x}"
     assert "duration_s" not in found
 
 
-def test_what_is_odd_about_a_file_is_noted_by_the_name_of_its_part(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("reference", "odd"), [(b"timbre", ["ctx_audio"]), (DAMAGED, ["ctx_audio", "reference_audio"])]
+)
+def test_what_is_odd_about_a_file_is_noted_by_the_name_of_its_part(
+    tmp_path: Path, reference: bytes, odd: list[str]
+) -> None:
     async def ask(door: Door) -> None:
-        files = {"ctx_audio": ("a.mp3", DAMAGED), "reference_audio": ("b.wav", b"timbre")}
+        files = {"ctx_audio": ("a.mp3", DAMAGED), "reference_audio": ("b.wav", reference)}
         await door.http.post("/release_task", data={"prompt": "x", "task_type": "cover"}, files=files)
         job = (await door.http.get("/v1/jobs/abc")).json()
-        assert job["notes"] == [f"ctx_audio: {SHORTENED}"]
+        assert job["notes"] == [f"{name}: {SHORTENED}" for name in odd]
 
     through_door(tmp_path, ScriptedOrchestrator([JobQueued("abc", 1), asyncio.Event()]), ask)
 
