@@ -83,6 +83,20 @@ def test_a_range_is_a_part(song: Path, ranges: str, expected: bytes) -> None:
     assert (answer.status_code, answer.content) == (206, expected)
 
 
+def test_several_ranges_are_several_parts(song: Path) -> None:
+    answer = ask(song, Range="bytes=0-1, 5-6")
+    kind, _, boundary = answer.headers["content-type"].partition("; boundary=")
+    assert (answer.status_code, kind) == (206, "multipart/byteranges")
+    before, *parts, _ = answer.content.split(f"--{boundary}".encode())
+    assert before.strip() == b""
+    heads, bodies = zip(*(part.strip(b"\r\n").split(b"\r\n\r\n") for part in parts), strict=True)
+    assert [head.splitlines()[-1].lower() for head in heads] == [
+        b"content-range: bytes 0-1/100",
+        b"content-range: bytes 5-6/100",
+    ]
+    assert bodies == (DATA[:2], DATA[5:7])
+
+
 @pytest.mark.parametrize(
     "ranges",
     [

@@ -251,6 +251,17 @@ def test_files_are_refused_where_none_is_taken(tmp_path: Path, path: str) -> Non
     through_door(tmp_path, ScriptedOrchestrator(), body)
 
 
+def test_an_upload_is_one_file(tmp_path: Path) -> None:
+    async def body(door: Door) -> None:
+        answer = await door.http.post("/v1/uploads", files=[("file", b"RIFF"), ("file", b"RIFF")])
+        assert answer.status_code == 400
+        assert "files" in answer.json()["detail"]
+        assert client.uploaded == []
+
+    client = ScriptedOrchestrator()
+    through_door(tmp_path, client, body)
+
+
 @pytest.mark.parametrize(
     ("path", "text", "field"),
     [
