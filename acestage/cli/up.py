@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from acestage.cli.flags import EnvFile, load_settings
 from acestage.cli.services import check_checkpoints
@@ -117,8 +118,9 @@ async def _serve(settings: Settings, env_file: Path | None) -> None:
             if not is_up:
                 task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as `nohup` has it
+            loop.add_signal_handler(number, stop)
     console.print(f"Starting the services with {settings.checkpoint} …", soft_wrap=True)
     try:
         ports, opens_doors = settings.ports(), settings.doors != "none"
@@ -134,8 +136,14 @@ async def _serve(settings: Settings, env_file: Path | None) -> None:
                 # Its end may have to wait for the CPUs, behind all others.
                 await after_services.enter_async_context(background_warmup(settings, env_file))
             await stopped.wait()
-            console.print("Stopping …")
+            _say_if_heard(console, "Stopping …")
     except asyncio.CancelledError:
         if not stopped.is_set():
             raise
-    console.print("Stopped.")
+    _say_if_heard(console, "Stopped.")
+
+
+def _say_if_heard(console: Console, text: str) -> None:
+    """Prints `text`, unless the terminal was closed."""
+    with contextlib.suppress(OSError):
+        console.print(text)

@@ -34,7 +34,7 @@ KEPT_PAGE_COUNT = 100
 An open one asks at every tick. One that is dropped all the same begins anew, with no song shown."""
 
 QUEUE_POLL_S = 0.05
-"""How often Gradio's queue looks whether there is anything to do. Its own 0.001 takes 7 % of a CPU at rest."""
+"""How often Gradio's queue looks whether there is anything to do. Its own 0.001 takes 7 % of an idle CPU."""
 
 
 class SongPage:

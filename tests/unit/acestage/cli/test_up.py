@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import inspect
 import os
 import signal
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from acestage.cli import up
 from acestage.settings import Settings
@@ -32,7 +34,18 @@ def test_every_flag_is_the_setting_of_its_name(monkeypatch: pytest.MonkeyPatch) 
     assert given.keys() - {"env_file"} <= Settings.model_fields.keys()
 
 
-def test_the_services_end_before_the_warmup_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+class ClosedTerminal(Console):
+    """Nobody hears what is said at the end."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if str(objects[0]).startswith("Stop"):
+            raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_services_end_before_the_warmup_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
     ended: list[str] = []
 
     @asynccontextmanager
@@ -42,11 +55,12 @@ def test_the_services_end_before_the_warmup_is_waited_for(monkeypatch: pytest.Mo
 
     @asynccontextmanager
     async def warmup(*values: Any) -> AsyncIterator[None]:
-        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), number)
         yield
         ended.append("warmup")
 
     monkeypatch.setattr(up, "LocalStack", services)
     monkeypatch.setattr(up, "background_warmup", warmup)
+    monkeypatch.setattr(up, "open_console", lambda **options: ClosedTerminal(**options))
     asyncio.run(asyncio.wait_for(up._serve(Settings(_env_file=None, warmup=True), None), 10))
     assert ended == ["services", "warmup"]
