@@ -48,7 +48,11 @@ def _default_tmp_dir() -> Path:
 
 
 def _default_cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "acestage"
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "acestage"
+    home = os.path.expanduser("~")
+    # A user without a home has it where temporary files are, as in a container with a user of its own.
+    return Path(home, ".cache", "acestage") if os.path.isabs(home) else _default_tmp_dir() / "cache"
 
 
 def _names(*names: str) -> AliasChoices:

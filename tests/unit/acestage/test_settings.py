@@ -286,6 +286,13 @@ def test_what_is_kept_lies_with_the_users_other_caches_unless_a_folder_is_named(
     assert Settings().cache_dir == Path("/var/cache/ours")
 
 
+def test_the_cache_of_a_user_without_a_home_lies_in_their_own_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ACESTAGE_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 123_456_789)
+    assert Settings().cache_dir == Path("/tmp/acestage-123456789/cache")
+
+
 def test_the_allocator_of_a_file_reaches_the_configuration_of_the_stages(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
