@@ -6,8 +6,8 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, nullcontext
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, nullcontext
 from typing import TypeVar
 
 from acestage.access import Access
@@ -78,27 +78,15 @@ async def serve(settings: Settings) -> None:
 
 async def _serve_jobs(settings: Settings, leases: LeaseService, store: AudioStore) -> None:
     metrics = Metrics()
-    access = Access.of(settings)
     port = settings.orchestrator_port if settings.port is None else settings.port
     server = Server("orchestrator", SERVICE_NAMES, settings, port)
-    async with AsyncExitStack() as channels:
-
-        async def open_client(client: Callable[..., ClientT], stage: str) -> ClientT:
-            address = settings.address(stage)
-            opened = [
-                await channels.enter_async_context(channel_between_services(address, access))
-                for _ in ("songs", "aside")
-            ]
-            return client(stage, address, *opened)
-
-        pipeline = Pipeline(
-            await open_client(TextEncoderClient, "text_encoder"),
-            await open_client(DitClient, "dit"),
-            await open_client(VaeClient, "vae"),
-            store,
-            settings,
-            on_stage_event=metrics.count_stage_event,
-        )
+    async with (
+        open_client(TextEncoderClient, "text_encoder", settings) as text_encoder,
+        open_client(DitClient, "dit", settings) as dit,
+        open_client(VaeClient, "vae", settings) as vae,
+    ):
+        on_event = metrics.count_stage_event
+        pipeline = Pipeline(text_encoder, dit, vae, store, settings, on_stage_event=on_event)
         queue = JobQueue(
             max_count=settings.queue_max_count,
             slot_count=lambda: settings.concurrent_job_count or jobs_at_once(pipeline.limits.devices()),
@@ -120,6 +108,19 @@ async def _serve_jobs(settings: Settings, leases: LeaseService, store: AudioStor
             await generation.close()
             await end(retention)
             await end(ledger)
+
+
+@asynccontextmanager
+async def open_client(
+    client: Callable[..., ClientT], stage: str, settings: Settings
+) -> AsyncIterator[ClientT]:
+    """A client of `stage`, with a channel for songs and one for all other calls."""
+    address, access = settings.address(stage), Access.of(settings)
+    async with (
+        channel_between_services(address, access) as songs,
+        channel_between_services(address, access) as aside,
+    ):
+        yield client(stage, address, songs, aside)
 
 
 def _metrics_server(metrics: Metrics, settings: Settings) -> AbstractAsyncContextManager[None]:
