@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import grpc.aio
@@ -12,15 +14,34 @@ import pytest
 from grpc_status import rpc_status
 
 from acestage import tensors
-from acestage.errors import InternalError, InvalidArgumentError, ServiceUnreachableError
+from acestage.errors import AcestageError, InternalError, InvalidArgumentError, ServiceUnreachableError
 from acestage.protos.dit.v1 import dit_pb2, dit_pb2_grpc
 from acestage.protos.stage.v1 import stage_pb2, stage_pb2_grpc
 from acestage.protos.tensor.v1.tensor_pb2 import TensorChunk
+from acestage.protos.text_encoder.v1 import text_encoder_pb2
+from acestage.protos.vae.v1 import vae_pb2
 from acestage.rpc_errors import to_status
 from acestage.tensors import WireTensor
-from services.orchestrator.stage_clients import Deadline, DitClient, StageClient
+from services.orchestrator.stage_clients import (
+    Deadline,
+    DitClient,
+    StageClient,
+    TextEncoderClient,
+    VaeClient,
+)
 from services.runtime.rpc.channels import CHANNEL_OPTIONS, SERVER_OPTIONS, channel_between_services
 from tests.unit.job_events import run
+
+
+@asynccontextmanager
+async def running(server: grpc.aio.Server, target: str = "127.0.0.1:0") -> AsyncIterator[str]:
+    """Where `server` answers, until the block ends."""
+    port = server.add_insecure_port(target)
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(0)
 
 
 class NotingStage(stage_pb2_grpc.StageServiceServicer):
@@ -42,14 +63,16 @@ def test_a_stage_tells_its_memory_to_who_asks_for_it_alone(options: dict[str, bo
     async def talk() -> None:
         server = grpc.aio.server()
         stage_pb2_grpc.add_StageServiceServicer_to_server(stage, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        async with running(server) as target, grpc.aio.insecure_channel(target) as channel:
             await StageClient("dit", "here", channel).info(**options)
-        await server.stop(0)
 
     asyncio.run(talk())
     assert stage.asked == [asked]
+
+
+def local_target() -> str:
+    """An address that nobody else can take, also while no server has it."""
+    return f"unix-abstract:{uuid.uuid4().hex}"
 
 
 class LoadingStage(stage_pb2_grpc.StageServiceServicer):
@@ -72,16 +95,17 @@ def test_a_stage_that_ends_as_it_is_asked_is_asked_again_when_it_is_back() -> No
         ending, begun = grpc.aio.server(), grpc.aio.server()
         stage_pb2_grpc.add_StageServiceServicer_to_server(before, ending)
         stage_pb2_grpc.add_StageServiceServicer_to_server(after, begun)
-        port = ending.add_insecure_port("127.0.0.1:0")
+        target = local_target()
+        ending.add_insecure_port(target)
         await ending.start()
         async with (
-            channel_between_services(f"127.0.0.1:{port}") as channel,
+            channel_between_services(target) as channel,
             asyncio.TaskGroup() as tasks,
         ):
             asking = tasks.create_task(StageClient("dit", "here", channel).info())
             await before.was_asked.wait()
             await ending.stop(0)
-            begun.add_insecure_port(f"127.0.0.1:{port}")
+            begun.add_insecure_port(target)
             await begun.start()
             await asking
         assert after.asked == [False]
@@ -99,6 +123,81 @@ def test_a_stage_that_stays_away_is_named() -> None:
     run(scenario())
 
 
+def test_a_stage_that_answers_but_cannot_be_reached_for_songs_is_named() -> None:
+    async def scenario() -> None:
+        server = grpc.aio.server()
+        stage_pb2_grpc.add_StageServiceServicer_to_server(NotingStage(), server)
+        async with (
+            running(server) as target,
+            grpc.aio.insecure_channel("127.0.0.1:1") as songs,
+            grpc.aio.insecure_channel(target) as aside,
+        ):
+            with pytest.raises(ServiceUnreachableError, match=r"^dit at here does not answer within 0\.2 s$"):
+                await StageClient("dit", "here", songs, aside).info(0.2)
+
+    run(scenario())
+
+
+async def read(requests: AsyncIterator[object]) -> None:
+    """Takes all of a stream, as stages do: a sender that is stopped half-way may not hear why."""
+    async for _ in requests:
+        pass
+
+
+class RefusingAll(grpc.GenericRpcHandler):
+    """Counts calls of all kinds, and refuses them."""
+
+    def __init__(self) -> None:
+        self.call_count = 0
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any]:
+        self.call_count += 1
+        return grpc.stream_stream_rpc_method_handler(self._refuse)
+
+    async def _refuse(self, request_iterator: AsyncIterator[bytes], context: Any) -> None:
+        await read(request_iterator)
+        await context.abort(grpc.StatusCode.PERMISSION_DENIED)
+
+
+NEVER = Deadline(None)
+SOME = WireTensor("some", "float32", (1, 1, 1), bytes(4))
+PROMPT, AUDIO = text_encoder_pb2.EncodeParameters(), vae_pb2.EncodeParameters()
+CODES = text_encoder_pb2.TokenizeParameters()
+NOISE, LATENTS = dit_pb2.DenoiseParameters(), vae_pb2.DecodeParameters()
+
+
+@pytest.mark.parametrize(
+    ("client", "call", "is_for_songs"),
+    [
+        (StageClient, lambda stage: stage.info(), False),
+        (TextEncoderClient, lambda encoder: encoder.encode(PROMPT, [], print, NEVER), True),
+        (TextEncoderClient, lambda encoder: encoder.tokenize(CODES, SOME, print, NEVER), False),
+        (DitClient, lambda dit: dit.check_adapters([], 10.0), False),
+        (DitClient, lambda dit: dit.denoise(NOISE, [], SOME.shape, print, NEVER), True),
+        (DitClient, lambda dit: dit.denoise(NOISE, [], SOME.shape, print, NEVER, is_preview=True), False),
+        (VaeClient, lambda vae: vae.encode(AUDIO, SOME, SOME.shape, print, NEVER), False),
+        (VaeClient, lambda vae: anext(vae.decode(LATENTS, SOME, NEVER)), True),
+        (VaeClient, lambda vae: anext(vae.decode(LATENTS, SOME, NEVER, is_preview=True)), False),
+    ],
+    ids=["info", "encode", "tokenize", "adapters", "denoise", "preview", "source", "decode", "heard early"],
+)
+def test_only_work_on_whole_songs_goes_through_their_channel(
+    client: type[StageClient], call: Callable[[Any], Awaitable[object]], is_for_songs: bool
+) -> None:
+    async def scenario() -> None:
+        songs, aside = RefusingAll(), RefusingAll()
+        async with AsyncExitStack() as stack:
+            channels = []
+            for handler in (songs, aside):
+                target = await stack.enter_async_context(running(grpc.aio.server(handlers=[handler])))
+                channels.append(await stack.enter_async_context(grpc.aio.insecure_channel(target)))
+            with pytest.raises(AcestageError, match=r"^stage at here answered PERMISSION_DENIED"):
+                await call(client("stage", "here", *channels))
+        assert (songs.call_count, aside.call_count) == (is_for_songs, not is_for_songs)
+
+    run(scenario())
+
+
 class RefusingDit(dit_pb2_grpc.DitServiceServicer):
     """Names a field of its own request."""
 
@@ -106,8 +205,7 @@ class RefusingDit(dit_pb2_grpc.DitServiceServicer):
         self._error = InvalidArgumentError.at(field, "is wrong")
 
     async def Denoise(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]
-        async for _ in request_iterator:
-            pass
+        await read(request_iterator)
         await context.abort_with_status(rpc_status.to_status(to_status(self._error)))
 
 
@@ -117,15 +215,10 @@ def denoise(servicer: dit_pb2_grpc.DitServiceServicer) -> None:
     async def scenario() -> None:
         server = grpc.aio.server()
         dit_pb2_grpc.add_DitServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        await server.start()
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                await DitClient("dit", "here", channel).denoise(
-                    dit_pb2.DenoiseParameters(), [], (2, 3, 4), lambda event: None, Deadline(None)
-                )
-        finally:
-            await server.stop(0)
+        async with running(server) as target, grpc.aio.insecure_channel(target) as channel:
+            await DitClient("dit", "here", channel).denoise(
+                dit_pb2.DenoiseParameters(), [], (2, 3, 4), lambda event: None, Deadline(None)
+            )
 
     run(scenario())
 
@@ -192,14 +285,9 @@ def test_songs_go_to_replicas_in_turns_whatever_is_asked_and_previewed_between_t
         assert step_counts.count(SONG) == 2
 
 
-def test_a_stage_that_answers_again_is_there_for_songs_as_well() -> None:
+def test_a_stage_that_answers_at_last_is_there_for_songs_as_well() -> None:
     async def scenario() -> None:
-        replica = Replica()
-        first, again = served(replica), served(replica)
-        port = first.add_insecure_port("127.0.0.1:0")
-        await first.start()
-        await first.stop(0)
-        target = f"127.0.0.1:{port}"
+        replica, target = Replica(), local_target()
         # Connections that are not shared, as where there are certificates.
         options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
         async with (
@@ -209,11 +297,9 @@ def test_a_stage_that_answers_again_is_there_for_songs_as_well() -> None:
             dit = DitClient("dit", target, songs, aside)
             with pytest.raises(ServiceUnreachableError):
                 await steps(dit, SONG)
-            again.add_insecure_port(target)
-            await again.start()
-            await dit.info()
-            await steps(dit, SONG)
-        await again.stop(0)
+            async with running(served(replica), target):
+                await dit.info()
+                await steps(dit, SONG)
         assert replica.step_counts == [SONG]
 
     run(scenario())
@@ -237,9 +323,7 @@ class AnsweringDit(dit_pb2_grpc.DitServiceServicer):
         self._answer = answer
 
     async def Denoise(self, request_iterator: Any, context: Any) -> AsyncIterator[dit_pb2.DenoiseResponse]:  # type: ignore[override]
-        # Whoever ends a call while requests come may be heard as INTERNAL by gRPC's asyncio clients (1.85).
-        async for _ in request_iterator:
-            pass
+        await read(request_iterator)
         for chunk in self._answer:
             yield dit_pb2.DenoiseResponse(tensor=chunk)
 
