@@ -114,6 +114,25 @@ def test_limits_are_those_of_the_model() -> None:
     asyncio.run(scenario())
 
 
+def test_who_watches_the_devices_hears_of_each_change_once() -> None:
+    async def scenario() -> None:
+        async with grpc.aio.insecure_channel("nowhere:1") as channel:
+            scene = Scene(channel)
+            heard: list[frozenset[str]] = []
+            scene.limits.watch_devices(lambda: heard.append(scene.limits.devices()))
+            await scene.limits.ask(1, "")
+            await scene.limits.ask(1, "")
+            assert heard == [{"cuda:0"}]
+            moved = info("vae", room_mib=120)
+            moved.device = "cuda:1"
+            scene.stages["vae"].answer = moved
+            await scene.limits.ask(1, "")
+            await scene.limits.ask(1, "")
+            assert heard == [{"cuda:0"}, {"cuda:0", "cuda:1"}]
+
+    asyncio.run(scenario())
+
+
 def test_a_stage_that_is_gone_counts_as_it_last_did() -> None:
     async def scenario() -> None:
         async with grpc.aio.insecure_channel("nowhere:1") as channel:
