@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -40,6 +41,16 @@ def test_only_a_ledger_that_ended_with_nothing_held_leaves_no_holders(tmp_path: 
     assert next_epoch(tmp_path) == Epoch(2, has_holders_before=True)
     close_epoch(tmp_path, 2)
     assert next_epoch(tmp_path) == Epoch(3, has_holders_before=False)
+
+
+def test_epochs_survive_a_power_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    number = next_epoch(tmp_path).number
+    assert synced
+    synced.clear()
+    close_epoch(tmp_path, number)
+    assert synced
 
 
 def test_a_ledger_that_ends_late_does_not_close_the_epoch_of_its_successor(tmp_path: Path) -> None:
