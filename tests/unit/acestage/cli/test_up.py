@@ -1,4 +1,4 @@
-"""The flags of `acestage up`."""
+"""The flags of `acestage up`, and what it says before it starts."""
 
 from __future__ import annotations
 
@@ -64,3 +64,22 @@ def test_the_services_end_before_the_warmup_is_waited_for(
     monkeypatch.setattr(up, "open_console", lambda **options: ClosedTerminal(**options))
     asyncio.run(asyncio.wait_for(up._serve(Settings(_env_file=None, warmup=True), None), 10))
     assert ended == ["services", "warmup"]
+
+
+def test_it_names_the_models_that_are_untrained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    served = [
+        SimpleNamespace(name=name, model=SimpleNamespace(is_untrained=is_untrained))
+        for name, is_untrained in {"first": True, "second": False}.items()
+    ]
+
+    async def serve(*given: object) -> None:
+        pass
+
+    monkeypatch.setattr(up, "check_checkpoints", lambda settings: served)
+    monkeypatch.setattr(up, "_serve", serve)
+    up.up()
+    said = capsys.readouterr().err
+    assert "first is untrained" in said
+    assert "second" not in said
