@@ -28,12 +28,18 @@ def two_takes() -> TrackWriter:
 
 
 def chunk(
-    item_index: int, first_frame: int, stop_frame: int, *, channel_count: int = 2, rate_hz: int = 48_000
+    item_index: int,
+    first_frame: int,
+    stop_frame: int,
+    *,
+    channel_count: int = 2,
+    rate_hz: int = 48_000,
+    odd_bytes: int = 0,
 ) -> AudioChunk:
     return AudioChunk(
         item_index=item_index,
         start_sample=first_frame * HOP,
-        samples=bytes((stop_frame - first_frame) * HOP * 4 * channel_count),
+        samples=bytes((stop_frame - first_frame) * HOP * 4 * channel_count + odd_bytes),
         channel_count=channel_count,
         sample_rate_hz=rate_hz,
     )
@@ -69,8 +75,9 @@ def test_of_a_repainted_song_the_window_is_all_that_must_come() -> None:
         chunk(0, 4, 5, channel_count=1),
         chunk(0, 4, 5, channel_count=0),
         chunk(0, 4, 5, rate_hz=44_100),
+        chunk(0, 4, 5, odd_bytes=1),
     ],
-    ids=["no such take", "negative", "again", "gap", "too long", "mono", "no channels", "rate"],
+    ids=["no such take", "negative", "again", "gap", "too long", "mono", "no channels", "rate", "odd bytes"],
 )
 def test_audio_that_is_not_what_comes_next_is_the_fault_of_the_vae(foreign: AudioChunk) -> None:
     writer = two_takes()
