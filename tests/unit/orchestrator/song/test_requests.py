@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -76,6 +77,26 @@ def test_the_range_of_seeds_is_told_in_full() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         requests.check(GenerateRequest(caption="piano", seed=2**63 - 1))
     assert caught.value.message == ("seed: is 9223372036854775807; accepted: -1 to 9223372036854775799")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"timesteps": [0.50000001, 0.5000000001]},
+            "timesteps: are 0.50000001, 0.5000000001; accepted: up to 200 falling values in (0, 1]",
+        ),
+        (
+            {"cfg_interval_start": 0.50000002, "cfg_interval_end": 0.50000001},
+            "cfg_interval_start: is 0.50000002; accepted: up to cfg_interval_end, 0.50000001",
+        ),
+        ({"duration_s": 600.00001}, "duration_s: is 600.00001; accepted: 10 to 600 (the model)"),
+    ],
+)
+def test_numbers_are_told_as_exactly_as_they_are_checked(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        requests.check(GenerateRequest(caption="piano", **fields))
+    assert caught.value.message == message
 
 
 PROMPTS = (GenerateRequest, EncodeParameters)

@@ -133,6 +133,16 @@ def test_a_bound_is_told_as_exactly_as_it_is_checked(fields: dict[str, Any], exp
     assert [v.description for v in caught.value.violations] == [f"is {given}; accepted: {expected}"]
 
 
+def test_the_length_of_a_song_and_its_limit_are_told_as_exactly() -> None:
+    limits = Limits(Limit(12.0161874, "a small card"), MOST_ITEMS, (), "", 0, "", "planner")
+    cover = GenerateRequest(caption="x", task="cover", source_id="a")
+    with pytest.raises(InvalidArgumentError) as caught:
+        requests.check(cover, limits, model=BASE, source_sample_count=576_777)
+    assert caught.value.message == (
+        "source_id: makes a song of 12.0161875 s; accepted: up to 12.0161874 (a small card)"
+    )
+
+
 @pytest.mark.parametrize(
     "fields",
     [
