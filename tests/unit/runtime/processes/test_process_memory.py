@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -52,9 +53,19 @@ def test_a_process_that_cannot_be_looked_at_has_no_memory_either(tmp_path: Path)
     assert measure("x", 7, proc=tmp_path) is None
 
 
-def test_the_whole_anonymous_memory_where_the_shares_cannot_be_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ESRCH, errno.EMFILE], ids=errno.errorcode.get)
+def test_the_whole_anonymous_memory_where_the_shares_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     write_process(tmp_path, 7, status={"VmRSS": 80 * MIB, "RssAnon": 70 * MIB})
-    (tmp_path / "7" / "smaps_rollup").mkdir()
+    read_text = Path.read_text
+
+    def read(path: Path) -> str:
+        if path.name == "smaps_rollup":
+            raise OSError(number, "not now")
+        return read_text(path)
+
+    monkeypatch.setattr(Path, "read_text", read)
     found = measure("x", 7, proc=tmp_path)
     assert found is not None
     assert found.anonymous_bytes == 70 * MIB
