@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from services.runtime.devices.device_lock import DeviceLock
-from services.runtime.devices.fake_device.spec import FakeDeviceSpec, Fault, due_fault, used_bytes
+from services.runtime.devices.fake_device.spec import FakeDeviceSpec, Fault, due_fault, note_usage, used_bytes
 from services.runtime.devices.fake_device.usage import FakeUsage
 from tests.free_devices import is_free
 from tests.running_stack import wait_until
@@ -67,6 +67,12 @@ def test_what_others_use_is_not_free(tmp_path: Path) -> None:
         os.kill(child, 9)
         os.waitpid(child, 0)
     assert used_bytes(tmp_path, DEVICE) == 0
+
+
+def test_a_figure_that_is_only_half_written_does_not_count(tmp_path: Path) -> None:
+    note_usage(tmp_path, DEVICE, os.getpid(), 5)
+    (tmp_path / "fake-0.usage" / ".x.part").write_text("7")
+    assert used_bytes(tmp_path, DEVICE) == 5
 
 
 def test_a_fault_strikes_as_often_as_it_says_and_at_its_place(tmp_path: Path) -> None:
