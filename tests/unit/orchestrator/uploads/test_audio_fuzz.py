@@ -33,7 +33,7 @@ def fuzz(example_count: int) -> settings:
         max_examples=example_count,
         derandomize=True,
         database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
 
 
