@@ -35,7 +35,7 @@ from tests.unit.job_events import run
 
 @asynccontextmanager
 async def running(server: grpc.aio.Server, target: str = "127.0.0.1:0") -> AsyncIterator[str]:
-    """Where `server` answers, until the block ends."""
+    """Runs `server` until the block ends, and says where it answers if that is a port."""
     port = server.add_insecure_port(target)
     await server.start()
     try:
