@@ -101,5 +101,6 @@ def test_that_all_settings_have_come_back_is_said() -> None:
 def test_long_names_are_cut_off_in_the_list_of_songs() -> None:
     order = replace(RUNNING.order, title="x" * 100)
     book = SimpleNamespace(jobs=lambda: [Job(replace(RUNNING, order=order), Path())])
-    ((label, job_id),) = views.history_choices(cast(Gateway, SimpleNamespace(book=book)), TEXTS["en"])
+    gateway = cast(Gateway, SimpleNamespace(book=book))
+    ((label, job_id),) = views.history_choices(gateway, TEXTS["en"], shown_id="")
     assert (label.rpartition(" ")[2], job_id) == ("x" * 60, "abc")
