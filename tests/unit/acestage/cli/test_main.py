@@ -22,7 +22,7 @@ def test_lines_of_no_width_silence_nothing(
     monkeypatch.setenv("COLUMNS", width)
     monkeypatch.setattr(sys, "argv", ["acestage", "status", "--target", "nowhere"])
     with pytest.raises(SystemExit):
-        main()
+        main(safe_path=False)  # which is of the environment, and would be that of later tests, too
     assert "is not an address" in capsys.readouterr().err
 
 
