@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -41,14 +42,13 @@ class StreamEncoder:
     def __init__(self, audio_format: ExportFormat) -> None:
         self._format = audio_format
         self._outlet = _Outlet()
-        self._is_finished = False
         container = audio_format.stream_container
         try:
             self._writer = CodecWriter(
                 self._outlet,
                 audio_format.stream_codec,
                 # Else libavformat gathers 32 KiB: 0.8 s of mp3.
-                type(container)(container.muxer, {"flush_packets": "1", **container.options}),
+                replace(container, options={"flush_packets": "1", **container.options}),
             )
         except (FFmpegError, OSError, ValueError) as error:
             raise self._failed(error) from error
@@ -76,10 +76,7 @@ class StreamEncoder:
         return self._outlet.take()
 
     def finish(self) -> bytes:
-        """The last bytes; b"" when it has been called before. Nothing can be encoded after it."""
-        if self._is_finished:
-            return b""
-        self._is_finished = True
+        """The last bytes. Nothing can be encoded after it."""
         try:
             self._writer.close()
         except FFmpegError as error:
