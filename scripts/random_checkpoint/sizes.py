@@ -32,13 +32,13 @@ def model_settings(size: Size, variant: Variant) -> dict[str, Settings]:
 
 
 def _tiny(variant: Variant) -> dict[str, Settings]:
-    widths = _widths(hidden=64, intermediate=128, heads=4, key_value_heads=2)
+    widths = _widths(hidden=64, intermediate=128, heads=4)
     return _tiny_around(widths, variant)
 
 
 def _tiny_xl(variant: Variant) -> dict[str, Settings]:
     """Shaped like the XL models, whose transformer is wider than the encoder that feeds it."""
-    return _tiny_around(_widths(hidden=96, intermediate=160, heads=8, key_value_heads=2), variant)
+    return _tiny_around(_widths(hidden=96, intermediate=160, heads=8), variant)
 
 
 def _tiny_around(transformer_widths: Settings, variant: Variant) -> dict[str, Settings]:
@@ -47,7 +47,7 @@ def _tiny_around(transformer_widths: Settings, variant: Variant) -> dict[str, Se
         variant,
         attention=_attention(head_dim=16, sliding_window=16),
         transformer_widths=transformer_widths,
-        encoder_widths=_widths(hidden=64, intermediate=128, heads=4, key_value_heads=2),
+        encoder_widths=_widths(hidden=64, intermediate=128, heads=4),
         layer_counts={"transformer": 4, "lyric": 2, "timbre": 2, "pooler": 2},
         latent_channels=8,
         # Multiples of the published VAE would make its encoder larger than all else together.
@@ -78,12 +78,12 @@ _SIZES: dict[Size, Callable[[Variant], dict[str, Settings]]] = {
 }
 
 
-def _widths(*, hidden: int, intermediate: int, heads: int, key_value_heads: int) -> Settings:
+def _widths(*, hidden: int, intermediate: int, heads: int) -> Settings:
     return {
         "hidden_size": hidden,
         "intermediate_size": intermediate,
         "num_attention_heads": heads,
-        "num_key_value_heads": key_value_heads,
+        "num_key_value_heads": 2,
     }
 
 

@@ -149,7 +149,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         finally:
             if reported is not None and self._streams.get(reported.lease_id) is stream:
                 del self._streams[reported.lease_id]
-                self._abandon(reported.lease_id, "its keepalive stream ended without a release")
+                self._abandon(reported.lease_id)
 
     async def _requests_and_changes(
         self, requests: AsyncIterator[pb.KeepLeaseAliveRequest]
@@ -218,10 +218,10 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
             vram_bytes=request.vram_bytes,
         )
 
-    def _abandon(self, lease_id: str, why: str) -> None:
+    def _abandon(self, lease_id: str) -> None:
         lease = self._lessor.abandon(lease_id)
         if lease is not None:
-            self._log_quarantine(lease, why)
+            self._log_quarantine(lease, "its keepalive stream ended without a release")
             self._changes.announce()
 
     def _probe(self, lease: Lease) -> None:
