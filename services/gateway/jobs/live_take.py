@@ -38,10 +38,6 @@ class LiveTake:
         self._news = Announcer()
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
 
-    @property
-    def sample_count(self) -> int:
-        return self._sample_count
-
     async def write(self, start_sample: int, samples: npt.NDArray[np.float32]) -> None:
         """Writes samples at their place; the same ones may come twice.
 

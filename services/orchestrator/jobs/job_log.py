@@ -38,6 +38,7 @@ class JobLog:
         listener_count: listeners that read it now.
         was_read: a listener got everything up to the end.
         room_bytes: what it is expected to take in the end; None until its job begins.
+        ended: the end of the job; None while it is under way.
     """
 
     def __init__(self, job_id: str) -> None:
@@ -46,15 +47,10 @@ class JobLog:
         self.listener_count = 0
         self.was_read = False
         self.room_bytes: int | None = None
-        self._ended: JobEnd | None = None
+        self.ended: JobEnd | None = None
         self._events: list[GenerateResponse] = []
         self._event_count = 0
         self._news = Announcer()
-
-    @property
-    def ended(self) -> JobEnd | None:
-        """The end of the job; None while it is under way."""
-        return self._ended
 
     def append(self, event: GenerateResponse) -> None:
         """Adds an event; never waits."""
@@ -65,7 +61,7 @@ class JobLog:
 
     def end(self, ended: JobEnd) -> None:
         """No more events will come."""
-        self._ended = ended
+        self.ended = ended
         self._news.announce()
 
     def drop(self) -> None:
@@ -83,12 +79,12 @@ class JobLog:
         self.listener_count += 1
         try:
             place = 0
-            while place < len(self._events) or self._ended is None:
+            while place < len(self._events) or self.ended is None:
                 news = self._news.next
                 while place < len(self._events):
                     await _write(write, self._events[place], timeout_s)
                     place += 1
-                if self._ended is None:
+                if self.ended is None:
                     await news.wait()
             if place < self._event_count:
                 raise DeadlineExceededError(
@@ -97,9 +93,9 @@ class JobLog:
                     metadata={"job_id": self.job_id},
                 )
             self.was_read = True
-            if self._ended.error is not None:
+            if self.ended.error is not None:
                 # A copy for each: an error that is raised gathers the frames that it passes through.
-                raise copy.copy(self._ended.error)
+                raise copy.copy(self.ended.error)
         finally:
             self.listener_count -= 1
 
