@@ -1,6 +1,6 @@
 # make demo    sets everything up and generates 10 s with the embedded model
 # make test    sets everything up and runs all tests
-# make bench   sets everything up and measures: the speed at full size; swaps, waking, memory and REST with the
+# make bench   sets everything up and measures: the speed and waking at full size; swaps, memory and REST with the
 #              embedded model. It rewrites docs/benchmarks.md with this machine's figures, or the page that PAGE names
 # make bench-quick  sets everything up and measures the core figures of speed alone
 
@@ -26,7 +26,6 @@ test: $(READY)
 bench: $(READY)
 	$(BIN)/python -m bench.speed --write-docs --page $(PAGE)
 	$(BIN)/python -m bench.swaps --threads 1
-	$(BIN)/python -m bench.wake --threads 1
 	$(BIN)/python -m bench.memory --threads 1
 	$(BIN)/python -m bench.host_memory
 	$(BIN)/python -m bench.gateway --threads 1

@@ -2,7 +2,6 @@
 
     python -m bench.speed        how fast songs are made, against diffusers
     python -m bench.swaps        what batching under one lease and staying warm save
-    python -m bench.wake         how long it takes to wake a worker
     python -m bench.memory       whether processes grow over many jobs
     python -m bench.gateway      how soon REST answers while fifty clients order songs
     python -m bench.host_memory  what the services take beside the device, and how long they take to start
