@@ -5,13 +5,11 @@
     python -m bench.memory       whether processes grow over many jobs
     python -m bench.gateway      how soon REST answers while fifty clients order songs
     python -m bench.host_memory  what the services take beside the device, and how long they take to start
-    python -m bench.planner_accuracy  how far plans are from what torch's allocator hands out
 
-All work on the CPU and print a table. All but `planner_accuracy`, which runs stages of the published sizes
-by themselves, start their own services on free ports, with the embedded model unless `--checkpoint` names
-another one, and write all their figures to `out/bench-NAME.json`; `speed` takes a full-size model, writes
-`out/bench.json` and, with `--write-docs`, from it `docs/benchmarks.md`, or what `--page` names. A full-size
-checkpoint with random weights is written by
+All work on the CPU and print a table. They start their own services on free ports, with the embedded model
+unless `--checkpoint` names another one, and write all their figures to `out/bench-NAME.json`; `speed` takes a
+full-size model, writes `out/bench.json` and, with `--write-docs`, from it `docs/benchmarks.md`, or what
+`--page` names. A full-size checkpoint with random weights is written by
 
     python -m scripts.random_checkpoint DIR --size full --layout original --dtype bfloat16
 
