@@ -142,8 +142,8 @@ def test_codes_are_printed_and_say_when_they_have_to_wait(turbo_stack: RunningSt
     assert codes.count("<|audio_code_") == 25
 
 
-@pytest.mark.parametrize("name", ["song [final].wav", "[/x].wav", "[red].wav", ":cat:.wav"])
-def test_a_path_is_printed_as_it_is(turbo_stack: RunningStack, tmp_path: Path, name: str) -> None:
+def test_a_path_is_printed_as_it_is(turbo_stack: RunningStack, tmp_path: Path) -> None:
+    name = "[/x] [red] song [final] :cat:.wav"
     flags = ["--duration", "10", "--steps", "1", "--target", turbo_stack.target, "-o", name]
     ended = acestage("generate", "x", *flags, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
