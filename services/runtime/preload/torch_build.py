@@ -1,8 +1,9 @@
-"""Whether a device or its driver is too old for the installed build of torch."""
+"""Whether the installed build of torch has code for a device, and its driver can run it."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import pynvml
 import torch
@@ -10,9 +11,10 @@ import torch
 from acestage.errors import FailedPreconditionError
 from services.runtime.devices.cuda_devices import Nvml, cuda_handle
 
-_ARCHITECTURE = re.compile(r"(?:sm|compute)_(\d+)(\d)")
+_ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([a-z]?)")
 _OLDER_CARDS = "cu126"
-"""The builds with code for cards before Turing; they do with an older driver, too."""
+"""The builds with code for cards before Turing, and none from Blackwell on. A driver with CUDA 12 does."""
+_BLACKWELL = (10, 0)
 
 
 def check_torch(device: str, nvml: Nvml = pynvml) -> None:
@@ -32,23 +34,48 @@ def check_torch(device: str, nvml: Nvml = pynvml) -> None:
     with cuda_handle(device, nvml) as card:
         driver = nvml.nvmlSystemGetCudaDriverVersion_v2()
         name, capability = nvml.nvmlDeviceGetName(card), nvml.nvmlDeviceGetCudaComputeCapability(card)
-    oldest = _oldest_capability()
+    device_is = f"device: is {device}, a {name} of compute capability {capability[0]}.{capability[1]}"
+    codes = _codes()
+    oldest = min((code.capability for code in codes), default=(0, 0))
     if capability < oldest:
         raise FailedPreconditionError(
-            f"device: is {device}, a {name} of compute capability {capability[0]}.{capability[1]}, but torch "
-            f"{torch.__version__} has code from {oldest[0]}.{oldest[1]} on; accepted: cpu, or a build for "
-            f"older cards: pip install torch=={torch.__version__.partition('+')[0]}+{_OLDER_CARDS} "
-            f"--index-url https://download.pytorch.org/whl/{_OLDER_CARDS}"
+            f"{device_is}, but torch {torch.__version__} has code from {oldest[0]}.{oldest[1]} on; accepted: "
+            f"cpu, or a build for older cards: {_install(_OLDER_CARDS)}"
+        )
+    if codes and not any(code.runs_on(capability) for code in codes):
+        raise FailedPreconditionError(
+            f"{device_is}, but torch {torch.__version__} has no code for it; accepted: cpu, or a build for a "
+            "newer CUDA"
         )
     major, minor = driver // 1000, driver % 1000 // 10
     if major < int(built_for.partition(".")[0]):
+        other = f", {_install(_OLDER_CARDS)}" if major == 12 and capability < _BLACKWELL else ""
         raise FailedPreconditionError(
-            f"device: is {device}, whose driver has CUDA {major}.{minor}, but torch {torch.__version__} was "
-            f"built for CUDA {built_for}; accepted: a newer driver, a build of torch for CUDA {major}, or cpu"
+            f"{device_is}, whose driver has CUDA {major}.{minor}, but torch {torch.__version__} was built "
+            f"for CUDA {built_for}; accepted: a newer driver{other}, or cpu"
         )
 
 
-def _oldest_capability() -> tuple[int, int]:
-    """The first compute capability that this build of torch has code for."""
-    found = (_ARCHITECTURE.match(name) for name in torch.cuda.get_arch_list())
-    return min(((int(each[1]), int(each[2])) for each in found if each), default=(0, 0))
+@dataclass(frozen=True)
+class _Code:
+    """What a build of torch has for one architecture: machine code ("sm") or what drivers compile."""
+
+    kind: str
+    capability: tuple[int, int]
+    is_for_it_alone: bool
+
+    def runs_on(self, card: tuple[int, int]) -> bool:
+        """See https://docs.nvidia.com/cuda/blackwell-compatibility-guide/."""
+        if self.is_for_it_alone or card < self.capability:
+            return card == self.capability
+        return self.kind == "compute" or card[0] == self.capability[0]
+
+
+def _codes() -> list[_Code]:
+    found = (_ARCHITECTURE.fullmatch(name) for name in torch.cuda.get_arch_list())
+    return [_Code(each[1], (int(each[2]), int(each[3])), each[4] == "a") for each in found if each]
+
+
+def _install(build: str) -> str:
+    version = torch.__version__.partition("+")[0]
+    return f"pip install torch=={version}+{build} --index-url https://download.pytorch.org/whl/{build}"

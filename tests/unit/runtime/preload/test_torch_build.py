@@ -37,6 +37,50 @@ def test_a_driver_that_is_too_old_is_told(monkeypatch: pytest.MonkeyPatch) -> No
         check_torch("cuda:0", nvml)
 
 
+@pytest.mark.parametrize(
+    ("driver", "capability", "is_offered"),
+    [(12080, (8, 6), True), (12080, (12, 0), False), (11080, (8, 6), False)],
+)
+def test_the_build_for_an_older_driver_is_named_where_it_has_code_for_the_card(
+    driver: int, capability: tuple[int, int], is_offered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    nvml = FakeNvml(FakeGpu("GPU-a", capability=capability))
+    nvml.cuda_version = driver
+    with pytest.raises(FailedPreconditionError, match="a newer driver") as caught:
+        check_torch("cuda:0", nvml)
+    assert ("+cu126 " in str(caught.value)) is is_offered
+
+
+@pytest.mark.parametrize(
+    ("architectures", "capability", "is_accepted"),
+    [
+        (["sm_75", "sm_80", "sm_86", "sm_90"], (8, 9), True),  # the same major, a higher minor
+        (["sm_75", "sm_80", "sm_86", "sm_90"], (12, 0), False),
+        (["sm_80", "compute_90"], (12, 0), True),  # which the driver compiles
+        (["sm_80", "sm_90a", "compute_90a"], (9, 0), True),
+        (["sm_80", "sm_90a", "compute_90a"], (10, 0), False),
+        (["sm_80", "sm_120f"], (12, 1), True),
+        (["sm_80", "sm_100"], (9, 0), False),
+    ],
+)
+def test_a_card_that_torch_has_no_code_for_is_told(
+    architectures: list[str],
+    capability: tuple[int, int],
+    is_accepted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "12.6")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+    nvml = FakeNvml(FakeGpu("GPU-a", name="RTX", capability=capability))
+    if is_accepted:
+        check_torch("cuda:0", nvml)
+        return
+    named = rf"cuda:0, a RTX of compute capability {capability[0]}\.{capability[1]}, but torch"
+    with pytest.raises(FailedPreconditionError, match=rf"{named} .* has no code for it; accepted: cpu"):
+        check_torch("cuda:0", nvml)
+
+
 @pytest.mark.parametrize(("capability", "is_accepted"), [((6, 1), False), ((7, 0), False), ((7, 5), True)])
 def test_a_card_that_is_too_old_is_told(
     capability: tuple[int, int], is_accepted: bool, monkeypatch: pytest.MonkeyPatch
