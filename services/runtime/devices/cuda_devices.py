@@ -114,6 +114,8 @@ def _index(nvml: Nvml, handles: list[Handle], entry: str, visible: str) -> int |
         # The first characters of a UUID are enough, where they fit one device alone.
         matches = [i for i, handle in enumerate(handles) if nvml.nvmlDeviceGetUUID(handle).startswith(entry)]
         return matches[0] if len(matches) == 1 else None
-    raise FailedPreconditionError(
-        f"{VISIBLE}: is {visible!r}; accepted here: indices and GPU-… UUIDs, not {entry!r}"
-    )
+    if entry.startswith("MIG-"):
+        raise FailedPreconditionError(
+            f"{VISIBLE}: is {visible!r}; accepted here: indices and GPU-… UUIDs, not {entry!r}"
+        )
+    return None  # "none", "NoDevFiles": what batch systems say to hide all

@@ -46,6 +46,9 @@ def test_all_devices_are_visible_unless_the_variable_says_otherwise(
         ("GPU-bbbb3,0,GPU-bbbb2", [2, 0, 1]),
         ("0,GPU-bbbb,1", [0]),  # fits two devices
         ("GPU-cccc,0", []),
+        ("NoDevFiles", []),
+        ("0,none,1", [0]),
+        ("0,,1", [0]),
     ],
 )
 def test_the_variable_selects_and_orders(
@@ -55,7 +58,7 @@ def test_the_variable_selects_and_orders(
     assert visible(nvml) == indices
 
 
-@pytest.mark.parametrize("value", ["MIG-aaaa1111/1/0", "0,one", "0,,1", "0,0", "GPU-aaaa,0"])
+@pytest.mark.parametrize("value", ["MIG-aaaa1111/1/0", "0,MIG-b", "0,0", "GPU-aaaa,0"])
 def test_what_cannot_be_mapped_is_refused_with_what_was_given(
     nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
