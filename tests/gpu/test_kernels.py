@@ -39,3 +39,23 @@ def test_a_kernel_that_was_compiled_gives_what_it_is_written_to_give(
                 torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
     finally:
         kernel.forget_compiled()
+
+
+def test_calls_of_a_compiled_kernel_do_not_wait_for_the_device(tmp_path: Path) -> None:
+    (kernel,) = (each for each in DIT_KERNELS if each.name == "gated_silu")
+    path = kernel_path(kernel, tmp_path, DEVICE, torch.float32)
+    compile_kernel(kernel, path, DEVICE, torch.float32, tmp_path)
+    tensors = inputs(kernel, torch.float32, "cuda:0")
+    try:
+        assert use_compiled((kernel,), tmp_path, DEVICE, torch.float32)
+        kernel(*tensors)  # which loads what it needs
+        torch.cuda.synchronize()
+        torch.cuda._sleep(2_000_000_000)  # type: ignore[no-untyped-call]  # about a second
+        slept = torch.Event("cuda")
+        slept.record()
+        kernel(*tensors)
+        kernel(*tensors)
+        assert not slept.query()
+        torch.cuda.synchronize()
+    finally:
+        kernel.forget_compiled()

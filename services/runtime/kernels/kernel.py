@@ -91,7 +91,9 @@ class Kernel:
         """
         if device.type == "cpu":
             return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1)
-        return torch._C._aoti.AOTIModelContainerRunnerCuda(str(path), 1, str(device), str(path.parent))
+        # Made for a single thread, it does not wait at each call until the device has finished the last one.
+        runner = torch._C._aoti.AOTIModelContainerRunnerCuda
+        return runner(str(path), 1, str(device), str(path.parent), True)  # type: ignore[call-overload]
 
     def use(self, compiled: Compiled, device_type: str, dtype: torch.dtype) -> None:
         """From now on takes `compiled` for tensors on such a device, of this type."""

@@ -183,6 +183,23 @@ def test_kernels_are_taken_as_soon_as_all_are_there(
     assert torch.equal(add(torch.ones(2, 1), torch.ones(2, 1) + 1), 2 * torch.ones(2, 1))
 
 
+def test_on_a_gpu_a_compiled_kernel_is_loaded_for_a_single_thread(
+    add: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise each call waits for the end of the last one, and the device for the next call."""
+    given: list[object] = []
+
+    def runner(
+        path: str, model_count: int, device: str, kernels: str, run_single_threaded: bool = False
+    ) -> Doubling:
+        given.extend((path, model_count, device, kernels, run_single_threaded))
+        return Doubling()
+
+    monkeypatch.setattr(torch._C._aoti, "AOTIModelContainerRunnerCuda", runner, raising=False)
+    add.load(Path("/cache/add.so"), torch.device("cuda:1"))
+    assert given == ["/cache/add.so", 1, "cuda:1", "/cache", True]
+
+
 def test_a_stage_without_kernels_has_no_word_for_them(tmp_path: Path) -> None:
     none = CompiledKernels((), tmp_path, CPU, torch.float32)
     assert (none.look(), none.word) == (False, "")
