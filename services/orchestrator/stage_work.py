@@ -16,7 +16,7 @@ from acestage.protos.vae.v1.vae_pb2 import AudioChunk
 from acestage.tensors import WireTensor
 from services.orchestrator.song.conditioning import Conditioned, Conditioning
 from services.orchestrator.song.generation_settings import DenoisedOn, GenerationSettings
-from services.orchestrator.song.source_latents import Audio, Samples, SourceLatents
+from services.orchestrator.song.source_latents import Audio, EncodedAudio, Samples, SourceLatents
 from services.orchestrator.song.timeline import Timeline
 from services.orchestrator.song.track_writer import TrackWriter
 from services.orchestrator.stage_clients import Deadline, DitClient, TextEncoderClient, VaeClient
@@ -69,16 +69,19 @@ class StageWork:
         self._dtypes = dtypes
         self._emit = emit
         self._deadline = deadline
+        self._encode_kernels: set[str] = set()
 
     async def source_latents(self, audio_id: str, samples: Samples, timeline: Timeline) -> WireTensor:
         """ "source_latents" [1, frames, channels] of an uploaded audio in its place."""
         audio = self._audio(audio_id, samples)
-        return await self._stages.sources.of_source(audio, timeline, self._relay_vae, self._deadline)
+        return self._noted(
+            await self._stages.sources.of_source(audio, timeline, self._relay_vae, self._deadline)
+        )
 
     async def reference_latents(self, audio_id: str, samples: Samples) -> WireTensor:
         """ "reference_latents" [1, frames, channels] of an uploaded audio."""
         audio = self._audio(audio_id, samples)
-        return await self._stages.sources.of_reference(audio, self._relay_vae, self._deadline)
+        return self._noted(await self._stages.sources.of_reference(audio, self._relay_vae, self._deadline))
 
     async def tokenize(self, source: WireTensor) -> tuple[int, ...]:
         """The audio codes of "source_latents"."""
@@ -175,7 +178,11 @@ class StageWork:
         *,
         is_preview: bool = False,
     ) -> str:
-        """Sends the audio of `latents` as `writer` puts it together; returns what the VAE's kernels were."""
+        """Sends the audio of `latents` as `writer` puts it together.
+
+        Returns:
+            What the VAE's kernels were, also for the latents of source and reference.
+        """
         kernels = ""
         wanted = writer.wanted_frames
         parameters = vae_pb2.DecodeParameters(
@@ -195,7 +202,11 @@ class StageWork:
                 if response.HasField("report"):
                     kernels = response.report.kernels
                 self._relay_vae(response)
-        return kernels
+        return kernels if self._encode_kernels <= {kernels} else "mixed"
+
+    def _noted(self, encoded: EncodedAudio) -> WireTensor:
+        self._encode_kernels.add(encoded.kernels)
+        return encoded.latents
 
     def _audio(self, audio_id: str, samples: Samples) -> Audio:
         return Audio(audio_id, samples, self.model, self._dtypes[self._stages.vae.stage])

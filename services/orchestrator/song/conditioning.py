@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from acestage.errors import InternalError
-from acestage.protos.stage.v1.stage_pb2 import Model
+from acestage.protos.stage.v1.stage_pb2 import ADAPTATION_KIND_INT8, Model
 from acestage.protos.text_encoder.v1 import text_encoder_pb2
 from acestage.tensors import WireTensor
 from services.orchestrator.song.recent import Recent
@@ -42,10 +42,12 @@ class Conditioned:
     Attributes:
         tensors: of `Encode` in protos/acestage/text_encoder/v1/text_encoder.proto.
         warnings: for people: what of the prompt the model does not read.
+        is_usual: it is what the stage gives where memory does not run out.
     """
 
     tensors: tuple[WireTensor, ...]
     warnings: tuple[str, ...]
+    is_usual: bool
 
     @property
     def byte_count(self) -> int:
@@ -57,7 +59,9 @@ class Conditioning:
 
     def __init__(self, text_encoder: TextEncoderClient) -> None:
         self._text_encoder = text_encoder
-        self._recent: Recent[_Key, Conditioned] = Recent(MAX_CACHED_BYTES, lambda kept: kept.byte_count)
+        self._recent: Recent[_Key, Conditioned] = Recent(
+            MAX_CACHED_BYTES, lambda kept: kept.byte_count, lambda made: made.is_usual
+        )
 
     async def of(
         self,
@@ -85,8 +89,12 @@ class Conditioning:
         async def encode() -> Conditioned:
             stage = self._text_encoder
             warnings: list[str] = []
+            is_usual = True
 
             def hear(response: text_encoder_pb2.EncodeResponse) -> None:
+                nonlocal is_usual
+                adaptations = response.report.adaptations
+                is_usual &= all(adaptation.kind != ADAPTATION_KIND_INT8 for adaptation in adaptations)
                 if response.WhichOneof("event") == "prompt_cut":
                     warnings.append(_warning(response.prompt_cut))
                 else:
@@ -100,7 +108,7 @@ class Conditioning:
                     f"{stage.stage} returned no {', '.join(missing)}", metadata={"stage": stage.stage}
                 )
             stage.require(found, "context_latents", 1, parameters.frame_count, 2 * model.latent_channel_count)
-            return Conditioned(tuple(found[name] for name in wanted), tuple(warnings))
+            return Conditioned(tuple(found[name] for name in wanted), tuple(warnings), is_usual)
 
         key = _Key(
             parameters.SerializeToString(deterministic=True),

@@ -59,6 +59,14 @@ class Audio:
 
 
 @dataclass(frozen=True, slots=True)
+class EncodedAudio:
+    """Latents [1, frames, channels], and what the kernels of the VAE were that made them."""
+
+    latents: WireTensor
+    kernels: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Key:
     """What latents depend on; `place` is that of a source in its song."""
 
@@ -73,11 +81,13 @@ class SourceLatents:
 
     def __init__(self, vae: VaeClient) -> None:
         self._vae = vae
-        self._recent: Recent[_Key, WireTensor] = Recent(MAX_CACHED_BYTES, lambda latents: len(latents.data))
+        self._recent: Recent[_Key, EncodedAudio] = Recent(
+            MAX_CACHED_BYTES, lambda encoded: len(encoded.latents.data)
+        )
 
     async def of_source(
         self, audio: Audio, timeline: Timeline, on_event: OnEvent, deadline: Deadline
-    ) -> WireTensor:
+    ) -> EncodedAudio:
         """ "source_latents" [1, frames of the song, channels], with silence where the source is not.
 
         Args:
@@ -100,7 +110,7 @@ class SourceLatents:
             deadline,
         )
 
-    async def of_reference(self, audio: Audio, on_event: OnEvent, deadline: Deadline) -> WireTensor:
+    async def of_reference(self, audio: Audio, on_event: OnEvent, deadline: Deadline) -> EncodedAudio:
         """ "reference_latents" [1, frames of 30 s, channels]; arguments and errors as in `of_source`."""
         key = _Key(audio.audio_id, audio.model.name, audio.dtype, None)
         return await self._encoded(
@@ -120,12 +130,20 @@ class SourceLatents:
         prepare: Callable[[], Samples],
         on_event: OnEvent,
         deadline: Deadline,
-    ) -> WireTensor:
-        async def encode() -> WireTensor:
+    ) -> EncodedAudio:
+        async def encode() -> EncodedAudio:
+            kernels = ""
+
+            def hear(response: vae_pb2.EncodeResponse) -> None:
+                nonlocal kernels
+                kernels = response.report.kernels or kernels
+                on_event(response)
+
             audio = await asyncio.to_thread(_to_wire, prepare)
             parameters = vae_pb2.EncodeParameters(model=model.name)
             shape = (1, audio.shape[1] // model.hop_sample_count, model.latent_channel_count)
-            return replace(await self._vae.encode(parameters, audio, shape, on_event, deadline), name=name)
+            latents = await self._vae.encode(parameters, audio, shape, hear, deadline)
+            return EncodedAudio(replace(latents, name=name), kernels)
 
         return await self._recent.get(key, encode)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from acestage.errors import InternalError
+from acestage.protos.stage.v1 import stage_pb2
 from acestage.protos.stage.v1.stage_pb2 import Model
 from acestage.protos.text_encoder.v1 import text_encoder_pb2 as pb
 from acestage.tensors import WireTensor
@@ -29,7 +30,7 @@ def tensor(name: str, value: float, byte_count: int = 4, width: int = 1) -> Wire
 class _CountingEncoder(TextEncoderClient):
     """A text encoder whose tensors hold the number of the encode, counted from 1.
 
-    The first `failures` fail.
+    The first `failures` fail, and the others do as `adaptations` say, one after the other.
     """
 
     def __init__(
@@ -39,9 +40,11 @@ class _CountingEncoder(TextEncoderClient):
         tensor_bytes: int = 4,
         cuts: Sequence[pb.PromptCut] = (),
         missing_frame_count: int = 0,
+        adaptations: Sequence[stage_pb2.AdaptationKind] = (),
     ) -> None:
         super().__init__("text_encoder", "nowhere", UNREACHED)
         self._cuts = cuts
+        self._adaptations = list(adaptations)
         self._missing_frame_count = missing_frame_count
         self._names = names
         self._failures = failures
@@ -61,6 +64,9 @@ class _CountingEncoder(TextEncoderClient):
         on_event(pb.EncodeResponse())
         for cut in self._cuts:
             on_event(pb.EncodeResponse(prompt_cut=cut))
+        if self._adaptations:
+            adaptation = stage_pb2.Adaptation(kind=self._adaptations.pop(0))
+            on_event(pb.EncodeResponse(report=stage_pb2.StageReport(adaptations=[adaptation])))
         found = {name: tensor(name, self.count, self._tensor_bytes) for name in self._names}
         if "context_latents" in found:
             frame_count = parameters.frame_count - self._missing_frame_count
@@ -169,6 +175,22 @@ def test_a_failure_is_not_kept() -> None:
         return encoder.count
 
     assert asyncio.run(run()) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"), [(stage_pb2.ADAPTATION_KIND_INT8, 2), (stage_pb2.ADAPTATION_KIND_FLOAT32, 1)]
+)
+def test_what_is_worse_because_memory_ran_out_is_not_kept(kind: stage_pb2.AdaptationKind, count: int) -> None:
+    """A prompt that overflowed float16 does so each time."""
+
+    async def run() -> int:
+        encoder = _CountingEncoder(TENSORS, adaptations=[kind])
+        conditioning = Conditioning(encoder)
+        for _ in range(3):
+            await ask(conditioning, PROMPT)
+        return encoder.count
+
+    assert asyncio.run(run()) == count
 
 
 def test_what_a_stage_leaves_out_is_named() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusers import AceStepPipeline
 
-from acestage.protos.stage.v1.stage_pb2 import Model
+from acestage.protos.stage.v1.stage_pb2 import Model, StageReport
 from acestage.protos.vae.v1 import vae_pb2
 from acestage.tensors import WireTensor
 from services.orchestrator.song.source_latents import (
@@ -83,6 +83,8 @@ class _CountingVae(VaeClient):
     ) -> WireTensor:
         self.shapes.append(shape)
         self.models.append(parameters.model)
+        on_event(vae_pb2.EncodeResponse(report=StageReport(kernels="eager")))
+        on_event(vae_pb2.EncodeResponse(tile=vae_pb2.TileCompleted()))
         values = np.full(self._latent_bytes // 4, len(self.models), np.float32)
         return WireTensor("latents", "float32", (1, len(values), 1), values.data.cast("B"))
 
@@ -95,9 +97,11 @@ def encodes(*asked: tuple[Audio, Timeline | None], latent_bytes: int = 4) -> Seq
         found = []
         for audio, timeline in asked:
             if timeline is None:
-                tensor = await latents.of_reference(audio, lambda event: None, Deadline(None))
+                encoded = await latents.of_reference(audio, lambda event: None, Deadline(None))
             else:
-                tensor = await latents.of_source(audio, timeline, lambda event: None, Deadline(None))
+                encoded = await latents.of_source(audio, timeline, lambda event: None, Deadline(None))
+            tensor = encoded.latents
+            assert encoded.kernels == "eager"
             assert tensor.name == ("reference_latents" if timeline is None else "source_latents")
             found.append(int(np.frombuffer(tensor.data, np.float32, 1)[0]))
         return found
