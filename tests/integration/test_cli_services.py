@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -70,21 +69,6 @@ def test_a_checkpoint_that_was_not_downloaded_is_told_before_services_are_starte
     assert ended.returncode == 1
     assert line.startswith("CHECKPOINT_INVALID checkpoint 'turbo' not found")
     assert line.endswith("; download it with: acestage models pull turbo")
-
-
-def test_flags_that_shape_the_denoising_reach_the_settings(
-    checkpoints: dict[str, Path], tmp_path: Path
-) -> None:
-    flags = ["--instruction", "Fill the audio:", "--shift", "2.5", "--guidance-scale", "4.5", "--steps", "3"]
-    flags += ["--cfg-interval-start", "0.1", "--cfg-interval-end", "0.9"]
-    flags += ["--checkpoint", str(checkpoints["base/diffusers"]), "--duration", "10", "--json"]
-    ended = acestage("generate", "x", *flags, cwd=tmp_path, **own_services(tmp_path))
-    assert ended.returncode == 0, ended.stderr
-    settings = json.loads(ended.stdout)["settings"]
-    assert settings["instruction"] == "Fill the audio:"
-    assert (settings["shift"], settings["guidance_scale"], settings["step_count"]) == (2.5, 4.5, 3)
-    assert settings["cfg_interval_start"] == pytest.approx(0.1)
-    assert settings["cfg_interval_end"] == pytest.approx(0.9)
 
 
 def test_a_failure_shows_what_the_services_of_this_run_logged(tmp_path: Path) -> None:

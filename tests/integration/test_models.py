@@ -161,3 +161,15 @@ def test_the_command_line_chooses_and_lists_models(stack: RunningStack, tmp_path
         assert stage["placed_model"] in MODELS
     listed = run(app, ["models", "list", "--checkpoints-dir", str(tmp_path), *target])
     assert f"Served at {stack.target}: {', '.join(MODELS)}" in listed.stdout
+
+
+def test_flags_that_shape_the_denoising_reach_the_settings(stack: RunningStack, tmp_path: Path) -> None:
+    flags = ["--instruction", "Fill the audio:", "--shift", "2.5", "--guidance-scale", "4.5", "--steps", "3"]
+    flags += ["--cfg-interval-start", "0.1", "--cfg-interval-end", "0.9"]
+    flags += ["--model", BASE, "--duration", "10", "-o", str(tmp_path / "song.wav"), "--json"]
+    made = CliRunner().invoke(app, ["generate", "x", *flags, "--target", stack.target])
+    settings = json.loads(made.stdout)["settings"]
+    assert settings["instruction"] == "Fill the audio:"
+    assert (settings["shift"], settings["guidance_scale"], settings["step_count"]) == (2.5, 4.5, 3)
+    assert settings["cfg_interval_start"] == pytest.approx(0.1)
+    assert settings["cfg_interval_end"] == pytest.approx(0.9)
