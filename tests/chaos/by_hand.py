@@ -1,7 +1,8 @@
-"""Services that are started one by one, each with a device of its own."""
+"""Services that are started one by one, each with a device of its own; their preloads have one template."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from acestage.local_stack import free_ports
+from acestage.preload_template import PreloadTemplate
+from acestage.settings import load_settings
 from services.runtime.devices.fake_device.spec import FakeDeviceSpec, Fault
 from tests.chaos.chaos_stack import TTL_S
 from tests.running_stack import THREADS, wait_until
@@ -62,13 +65,18 @@ def started(folder: Path, *stages: OneStage) -> Iterator[ByHand]:
         "ACESTAGE_ORCHESTRATOR": orchestrator,
     }
     addresses = {}
-    with ExitStack() as stack:
-        logs = [_start(stack, folder, "orchestrator", orchestrator, (), environment)]
+    with asyncio.Runner() as runner, ExitStack() as stack:
+        template = runner.run(PreloadTemplate.start(load_settings(), None))
+        stack.callback(lambda: runner.run(template.end()))
+        environment |= template.environment
+        descriptor = template.descriptor
+        logs = [_start(stack, folder, "orchestrator", orchestrator, (), environment, descriptor)]
         for stage in stages:
             FakeDeviceSpec(stage.total_bytes).write(run_dir, stage.device)
             addresses[stage.device] = f"127.0.0.1:{free_ports()[stage.stage]}"
             flags = (f"--device={stage.device}", f"--checkpoint={stage.checkpoint}", *stage.flags)
-            logs.append(_start(stack, folder, stage.stage, addresses[stage.device], flags, environment))
+            address = addresses[stage.device]
+            logs.append(_start(stack, folder, stage.stage, address, flags, environment, descriptor))
         for log, word in zip(logs, ["listening", *["ready: "] * len(stages)], strict=True):
             wait_until(lambda: word in log.read_text(), f"{log.name} says {word!r}", START_TIMEOUT_S)  # noqa: B023
         yield ByHand(run_dir, orchestrator, addresses)
@@ -81,13 +89,15 @@ def _start(
     address: str,
     flags: tuple[str, ...],
     environment: Mapping[str, str],
+    descriptor: int,
 ) -> Path:
     """Returns the log."""
     port = address.rpartition(":")[2]
     path = folder / f"{service}-{port}.log"
     log = stack.enter_context(path.open("wb"))
     command = [sys.executable, "-m", f"services.{service}", f"--port={port}", *flags]
-    stack.callback(_end, subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, pass_fds=[descriptor])
+    stack.callback(_end, process)
     return path
 
 
