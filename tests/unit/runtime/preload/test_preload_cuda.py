@@ -10,7 +10,9 @@ from pathlib import Path
 from acestage.generation import STAGES
 
 LOOK = """
-import os, sys, traceback, types
+import gc, os, sys, traceback, types
+
+gc.disable()  # as a preload does
 import torch
 
 own_pid, found = os.getpid(), set()
@@ -32,11 +34,14 @@ from services.runtime.preload.process import import_stages
 from services.runtime.stage_config import StageConfig
 
 import_stages()
-for stage in sys.argv[2:]:
+# The first is measured anew; how a stage is measured, in a process of its own, is the same for all.
+cache_dir, *stages = sys.argv[1:]
+for stage in stages:
     map_models(StageConfig(
         stage=stage, checkpoints=("tiny-turbo",), checkpoints_dir="/nowhere", variant=None, device="cpu",
-        dtype="float32", run_dir="/nowhere", cache_dir=sys.argv[1], log_level="INFO", threads=1,
+        dtype="float32", run_dir="/nowhere", cache_dir=cache_dir, log_level="INFO", threads=1,
     ))
+    cache_dir = os.environ["ACESTAGE_CACHE_DIR"]
 assert "torchao" in sys.modules
 print(sorted(found))
 """
