@@ -18,8 +18,10 @@ demo: $(READY)
 # For two cores: a sixth of the tests' time is waiting, so three processes keep them busy, with a thread each. Those
 # that test two threads must not spin, which would take the cores from the others. Files are handed out in the order that
 # pyproject.toml and tests/conftest.py give them, so that the last ones are short and one process waits at a time.
+# Byte code is written whatever the environment says: else every service and command compiles all that it imports.
 test: $(READY)
-	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE \
+		$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # The first line takes more than an hour on two cores, and 6 GB of disk; the others about a quarter of an hour.
 # bench/__init__.py says what each measures, and how to do it with a full-size model.
