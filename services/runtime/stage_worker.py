@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence, Set
-from types import ModuleType
 from typing import Protocol
 
 import torch
@@ -21,11 +20,11 @@ class PreparedWeights(Protocol):
 
     Attributes:
         libraries: the packages that decide what they become.
-        code: our modules that do.
+        code: the source of our modules that do, as they were imported: a file may have changed since.
     """
 
     libraries: Sequence[str]
-    code: Sequence[ModuleType]
+    code: Sequence[str]
 
     def layer_names(self) -> Set[str]:
         """The layers that have such weights."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Sequence, Set
-from types import ModuleType
 
 import torch
 from diffusers.models.autoencoders.autoencoder_oobleck import OobleckDecoder, OobleckEncoder
@@ -31,7 +31,7 @@ class RowWeights:
     """`PreparedWeights` of `module`: those that `place_for_rows` makes."""
 
     libraries: Sequence[str] = ("torch",)
-    code: Sequence[ModuleType] = (placement, row_layers, sys.modules[__name__])
+    code: Sequence[str] = tuple(map(inspect.getsource, (placement, row_layers, sys.modules[__name__])))
 
     def __init__(self, module: OobleckDecoder) -> None:
         self._module = module

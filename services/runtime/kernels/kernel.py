@@ -60,12 +60,17 @@ class Kernel:
         name: what the function is called.
         function: what it computes, in terms of torch.
         arguments: what it takes.
+        source: what decides about its compiled form, but for how it is compiled.
     """
 
     def __init__(self, function: Callable[..., Any], arguments: tuple[Argument, ...]) -> None:
         self.name = function.__name__
         self.function = function
         self.arguments = arguments
+        module = inspect.getmodule(function)
+        assert module is not None
+        # The whole module, for it may call other functions there; now, for its file may change later.
+        self.source = f"{arguments} {inspect.getsource(module)}"
         self._compiled: dict[tuple[str, torch.dtype], Compiled] = {}
 
     def __call__(self, *tensors: torch.Tensor) -> Any:
@@ -76,12 +81,6 @@ class Kernel:
             return self._by_chunks(tensors)
         results = compiled.run([tensor.contiguous() for tensor in tensors])
         return results[0] if len(results) == 1 else tuple(results)
-
-    def source(self) -> str:
-        """What it takes, and the whole module that it is in: it may call other functions there."""
-        module = inspect.getmodule(self.function)
-        assert module is not None
-        return f"{self.arguments} {inspect.getsource(module)}"
 
     def load(self, path: Path, device: torch.device) -> Any:
         """What `use` takes.

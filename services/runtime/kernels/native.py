@@ -18,6 +18,7 @@ class NativeKernel:
     Attributes:
         name: of the function, which C++ exports as in C, and which returns whether it did its work.
         path: the file with its source.
+        source: what stood there at the start.
         compiled: the function, once there is one.
     """
 
@@ -28,12 +29,10 @@ class NativeKernel:
         argument_types: types of `ctypes`, one an argument.
         """
         self.path = path
+        self.source = path.read_text()
         self.name = name
         self._argument_types = argument_types
         self.compiled: Native | None = None
-
-    def source(self) -> str:
-        return self.path.read_text()
 
     def load(self, path: Path, device: torch.device) -> Any:
         """What `use` takes.

@@ -17,7 +17,7 @@ from services.runtime.processes.private_folder import is_private
 
 log = logging.getLogger(__name__)
 
-_COMPILING = Path(__file__).with_name("compiling.py")
+_COMPILING = Path(__file__).with_name("compiling.py").read_text()
 """Says how kernels are compiled."""
 
 
@@ -105,5 +105,5 @@ def _capability(device: torch.device) -> str:
 
 @functools.cache
 def _source_digest(kernel: AnyKernel) -> str:
-    made_from = f"{kernel.source()} {_COMPILING.read_text()}"
+    made_from = f"{kernel.source} {_COMPILING}"
     return hashlib.sha256(made_from.encode()).hexdigest()[:16]

@@ -30,6 +30,19 @@ SOURCES = (
 """Folders of our own code that it runs."""
 
 
+def file_digests(folders: Sequence[Path]) -> list[str]:
+    """The names and digests of all Python files below `folders`; a few milliseconds for a megabyte."""
+    return [
+        f"{file.relative_to(folder)} {sha256(file.read_bytes()).hexdigest()}"
+        for folder in folders
+        for file in sorted(folder.rglob("*.py"))
+    ]
+
+
+_CODE = file_digests(SOURCES)
+"""As it is imported: under a process that goes on, files may change."""
+
+
 class Measurements:
     """Measurements in a folder, each in a file that is called by the digest of all that it depends on.
 
@@ -37,15 +50,15 @@ class Measurements:
 
     Args:
         cache_dir: the folder's parent; both are created where they are missing.
-        sources: folders of our code; after a change of a Python file in them nothing is found any more.
+        code: stands for our code; after a change of it nothing is found any more.
     """
 
-    def __init__(self, cache_dir: Path, sources: Sequence[Path] = SOURCES) -> None:
+    def __init__(self, cache_dir: Path, code: Sequence[str] = _CODE) -> None:
         self._folder = cache_dir / "measurements"
         self._code = [
             cpu_digest(),  # kernels take what their instructions need
             *(f"{name} {metadata.version(name)}" for name in LIBRARIES),
-            *_file_digests(sources),
+            *code,
         ]
 
     def digest(self, stage: str, architecture: Architecture, dtype: str, cpu_thread_count: int | None) -> str:
@@ -87,12 +100,3 @@ class Measurements:
                 part.write_bytes(sha256(data).digest() + data)
         except OSError as error:
             log.info("%s cannot be written, so it will be measured again: %s", path, error)
-
-
-def _file_digests(folders: Sequence[Path]) -> list[str]:
-    """The names and digests of all Python files below `folders`; a few milliseconds for a megabyte."""
-    return [
-        f"{file.relative_to(folder)} {sha256(file.read_bytes()).hexdigest()}"
-        for folder in folders
-        for file in sorted(folder.rglob("*.py"))
-    ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Collection, Sequence, Set
-from types import ModuleType
 
 import torch
 
@@ -24,12 +24,11 @@ class Int8Weights:
     """
 
     libraries: Sequence[str] = ("torch", "torchao")
-    code: Sequence[ModuleType] = (
-        int8_activations,
-        integer_products,
-        packed_weights,
-        quantization,
-        sys.modules[__name__],
+    code: Sequence[str] = tuple(
+        map(
+            inspect.getsource,
+            (int8_activations, integer_products, packed_weights, quantization, sys.modules[__name__]),
+        )
     )
 
     def __init__(self, modules: Sequence[torch.nn.Module], left_out: Collection[str] = ()) -> None:

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 _LEFT_BYTES = GIB
 """What must stay free on the disk."""
 
+_OWN_CODE = inspect.getsource(sys.modules[__name__])
+
 _UNREADABLE = (OSError, RuntimeError, EOFError, pickle.UnpicklingError)
 
 
@@ -99,7 +101,7 @@ class KeptWeights:
         made_by = [
             cpu_digest(),
             *(f"{name} {metadata.version(name)}" for name in weights.libraries),
-            *(_digest(inspect.getsource(module)) for module in (*weights.code, sys.modules[__name__])),
+            *map(_digest, (*weights.code, _OWN_CODE)),
         ]
         return _digest(json.dumps([self._made_of, made_by], sort_keys=True))
 

@@ -142,6 +142,14 @@ def test_a_file_is_for_one_data_type_and_one_version_of_the_source(add: Kernel, 
     del sys.modules["changed"]
 
 
+def test_a_file_is_for_the_source_that_was_imported(add: Kernel, tmp_path: Path) -> None:
+    """An update must not make a service that goes on look for what it does not run."""
+    (tmp_path / "adding.py").write_text("import torch\n")
+    same = load(tmp_path / "same.py", SOURCE).add
+    del sys.modules["same"]
+    assert kernel_path(add, tmp_path, CPU, torch.float32) == kernel_path(same, tmp_path, CPU, torch.float32)
+
+
 def test_what_is_not_there_is_missing_and_nothing_is_used_until_all_is_there(
     add: Kernel, tmp_path: Path
 ) -> None:

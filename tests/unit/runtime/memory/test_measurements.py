@@ -11,7 +11,7 @@ import pytest
 
 from acestage.planning import ActivationCurve, StageMemory
 from services.runtime.memory import measurements
-from services.runtime.memory.measurements import SOURCES, Measurements
+from services.runtime.memory.measurements import SOURCES, Measurements, file_digests
 from services.runtime.preload import parallel_measuring
 
 MEMORY = StageMemory(
@@ -45,7 +45,7 @@ def cache_dir(tmp_path: Path) -> Path:
 
 def opened(cache_dir: Path, source: Path) -> Measurements:
     """As the next process opens them."""
-    return Measurements(cache_dir, [source.parents[1]])
+    return Measurements(cache_dir, file_digests([source.parents[1]]))
 
 
 def recalled(kept: Measurements, memory: StageMemory = MEMORY, **changes: object) -> tuple[StageMemory, bool]:
@@ -67,6 +67,17 @@ def test_what_one_process_measured_the_next_one_finds(cache_dir: Path, source: P
     assert recalled(opened(cache_dir, source)) == (MEMORY, False)
     (file,) = (cache_dir / "measurements").iterdir()
     assert file.is_file()
+
+
+def test_our_code_is_that_which_was_imported(cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An update must not have a service that goes on keep, for the new code, what it measures of the old."""
+
+    def changed(file: Path) -> bytes:
+        return b"changed"
+
+    before = Measurements(cache_dir).digest(**SUBJECT)
+    monkeypatch.setattr(Path, "read_bytes", changed)
+    assert Measurements(cache_dir).digest(**SUBJECT) == before
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import os
 import shutil
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from acestage.settings import EMBEDDED_CHECKPOINT
 from services.dit import worker as dit
 from services.dit.engine import Conditioning
 from services.dit.parameters import DenoiseParameters
+from services.runtime.stage_worker import PreparedWeights
 from services.runtime.weights import integer_products, kept_weights, placement, quantization
 from services.runtime.weights.int8_weights import Int8Weights
 from services.runtime.weights.kept_weights import KeptWeights
@@ -98,6 +101,17 @@ def test_a_transformer_that_is_mapped_gives_the_same_bits(
         latents.append(found)
     assert torch.isfinite(latents[0]).all()
     assert torch.equal(*latents)
+
+
+@pytest.mark.parametrize("weights", [of_dit, lambda: RowWeights(vae.load(TINY).engine.decoder)])
+def test_weights_are_kept_for_the_code_that_was_imported(
+    weights: Callable[[], PreparedWeights], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An update must not have a service that goes on keep, for the new code, what the old one made."""
+    kept = KeptWeights(tmp_path, STAMPS, CPU, torch.float32)
+    before = kept._basis(weights())
+    monkeypatch.setattr(inspect, "getsource", lambda module: "changed")
+    assert kept._basis(weights()) == before
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
