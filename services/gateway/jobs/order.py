@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from acestage.generation_options import Adapter, GenerationOptions
 from services.gateway.exports.formats import ExportFormat
+
+
+def known_values(cls: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Those of `values` that are fields of `cls`: a newer version may have written others."""
+    names = {field.name for field in fields(cls)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +58,9 @@ class JobOrder:
         options: GenerationOptions = values["options"]
         if "adapters" in options:
             adapters: list[Any] = list(options["adapters"])
-            options["adapters"] = [Adapter(**adapter) for adapter in adapters]
+            options["adapters"] = [Adapter(**known_values(Adapter, adapter)) for adapter in adapters]
         return cls(
-            **values
+            **known_values(cls, values)
             | {
                 "options": options,
                 "audio_format": ExportFormat(values["audio_format"]),

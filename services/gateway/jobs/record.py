@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Self
 
-from services.gateway.jobs.order import JobOrder
+from services.gateway.jobs.order import JobOrder, known_values
 
 
 class JobState(StrEnum):
@@ -154,17 +154,18 @@ class JobRecord:
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Raises `ValueError`, `TypeError` or `KeyError` where `values` are no record."""
         return cls(
-            **values
+            **known_values(cls, values)
             | {
                 "order": JobOrder.from_dict(values["order"]),
                 "state": JobState(values["state"]),
-                "progress": Progress(**values["progress"]),
+                "progress": Progress(**known_values(Progress, values["progress"])),
                 "created_at": datetime.fromisoformat(values["created_at"]),
                 "started_at": _time(values["started_at"]),
                 "ended_at": _time(values["ended_at"]),
-                "failure": Failure(**values["failure"]) if values["failure"] else None,
+                "failure": Failure(**known_values(Failure, values["failure"])) if values["failure"] else None,
                 "takes": tuple(
-                    Take(**take | {"warnings": tuple(take["warnings"])}) for take in values["takes"]
+                    Take(**known_values(Take, take) | {"warnings": tuple(take["warnings"])})
+                    for take in values["takes"]
                 ),
                 "stages": tuple(values["stages"]),
                 "clamped": tuple(values["clamped"]),

@@ -22,6 +22,18 @@ def test_a_failed_record_survives_json() -> None:
     assert again.failure.reason == "WORKER_CRASHED"
 
 
+def test_what_a_newer_version_wrote_besides_is_left_out() -> None:
+    record = ended_record("abc")
+    failed = record.failed("WORKER_CRASHED", "it died", START)
+    for one in (record, failed):
+        values = json.loads(json.dumps(one.to_dict()))
+        assert values["takes"]
+        parts = [values, values["order"], values["progress"], *values["takes"]]
+        for part in [*parts, values["failure"]] if one is failed else parts:
+            part["of_tomorrow"] = 1
+        assert JobRecord.from_dict(values) == one
+
+
 @pytest.mark.parametrize(
     ("state", "is_final"),
     [
