@@ -50,9 +50,12 @@ def have_same_weights(one: Checkpoint, other: Checkpoint, names: Sequence[str]) 
 
 
 def stamps_of(checkpoint: Checkpoint, names: Sequence[str]) -> Stamps:
-    """The size and the time of the last change of all files that make the components called `names`."""
+    """The size and the times of the last change of all files that make the components called `names`.
+
+    Whoever copies a file may keep the time of its content, but not that of its place on the disk.
+    """
     stats = {str(file.resolve()): file.stat() for _, file in _files(checkpoint, names)}
-    return {path: (found.st_size, found.st_mtime_ns) for path, found in stats.items()}
+    return {path: (found.st_size, found.st_mtime_ns, found.st_ctime_ns) for path, found in stats.items()}
 
 
 def _without_origin(settings: Mapping[str, object]) -> dict[str, object]:
