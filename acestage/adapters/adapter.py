@@ -24,6 +24,9 @@ CONFIG_FILE = "adapter_config.json"
 
 _NAMED_COUNT = 3
 
+_KOHYA_PREFIXES = ("lora_unet_", "lycoris_")
+_NAMED_BY_KOHYA = "are named as by kohya-ss or LyCORIS; accepted: names as PEFT or diffusers writes them"
+
 _INITIALISATIONS = ("gaussian", "eva", "orthogonal", "mica")
 """Those of PEFT 0.21 that leave the model's weights as they are, besides true and false."""
 
@@ -147,6 +150,7 @@ def _layers(file: Path, header: Mapping[str, StoredTensor]) -> tuple[AdapterLaye
             twice.append(name)
         else:
             parts[key.module][key.part] = (key, tensor)
+    _refuse(file, _NAMED_BY_KOHYA, (name for name in header if name.startswith(_KOHYA_PREFIXES)))
     _refuse(file, "are no part of a LoRA adapter", unknown)
     _refuse(file, "are there twice under different names", twice)
     _refuse(

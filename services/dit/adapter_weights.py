@@ -94,6 +94,8 @@ def load_matrices(adapter: Adapter) -> Iterator[Matrices]:
 def _settings(adapter: Adapter, metadata: Mapping[str, Any] | None) -> Mapping[str, Any]:
     if adapter.config is not None:
         return adapter.config.values
+    if not isinstance(metadata, Mapping | None):
+        raise CheckpointError(f"{adapter.file}: its settings are no JSON object, so they make no sense")
     settings = {key.removeprefix(_OF_DIFFUSERS): value for key, value in (metadata or {}).items()}
     check_initialisation(adapter.file, settings)
     return settings

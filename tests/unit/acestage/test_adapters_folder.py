@@ -55,6 +55,14 @@ def test_other_names_are_no_part_of_an_adapter(key: str) -> None:
     assert parse_key(key) is None
 
 
+def test_names_of_kohya_are_refused_with_what_is_accepted(tmp_path: Path) -> None:
+    save_file(tensors("lora_unet_layers_0_self_attn_to_q"), tmp_path / "x.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"lora_unet_layers_0.* are named as by kohya-ss .*; accepted: "
+    ):
+        AdapterFolder(tmp_path).open("x")
+
+
 def test_original_names_become_those_that_diffusers_makes_of_them(
     checkpoints: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -110,6 +110,16 @@ def test_settings_that_diffusers_keeps_in_the_file_count(tmp_path: Path) -> None
     assert scaling(tmp_path) == 3.0
 
 
+def test_settings_in_the_file_that_are_no_object_are_refused(tmp_path: Path) -> None:
+    stored = {
+        f"transformer.{LAYER}.lora_A.weight": torch.ones(RANK, 6),
+        f"transformer.{LAYER}.lora_B.weight": torch.ones(5, RANK),
+    }
+    save_file(stored, tmp_path / "x.safetensors", {"lora_adapter_metadata": "[1]"})
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: its settings are no JSON object"):
+        scaling(tmp_path)
+
+
 def test_a_file_of_diffusers_that_began_with_other_weights_is_refused(tmp_path: Path) -> None:
     write_of_diffusers(tmp_path, {"r": RANK, "lora_alpha": 12, "init_lora_weights": "pissa"})
     with pytest.raises(
