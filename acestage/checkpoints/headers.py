@@ -97,7 +97,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
 def _entries(path: Path, text: bytes) -> dict[str, dict[str, object]]:
     try:
         header = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a safetensors file: its header is not JSON: {error}") from error
     if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
         raise CheckpointError(f"{path}: not a safetensors file: its header is not an object of objects")

@@ -67,6 +67,14 @@ def test_pointer_to_a_large_file_is_not_a_safetensors_file(tmp_path: Path) -> No
         read_header(path)
 
 
+def test_a_header_that_is_nested_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    header = b"[" * 200_000
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="its header is not JSON"):
+        read_header(path)
+
+
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"w\.safetensors: file not found"):
         read_header(tmp_path / "w.safetensors")

@@ -266,6 +266,24 @@ def test_tokenizer_gives_any_text_back(folder: Path, name: str) -> None:
     assert encoded.input_ids[1][sum(encoded.attention_mask[1]) - 1] == end
 
 
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("Qwen3-Embedding-0.6B/config.json", {"rms_norm_eps": None}),
+        ("Qwen3-Embedding-0.6B/tokenizer_config.json", {"tokenizer_class": 5}),
+        ("Qwen3-Embedding-0.6B/tokenizer_config.json", {"pad_token": 5}),
+    ],
+)
+def test_a_wrong_setting_beside_the_tokenizer_is_named(
+    folder: Path, tmp_path: Path, file: str, change: dict[str, object]
+) -> None:
+    root = shutil.copytree(folder / "root", tmp_path / "root")
+    path = root / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=r"Qwen3-Embedding-0\.6B: not a tokenizer: "):
+        loading.load_tokenizer(opened(tmp_path, "root"))
+
+
 def test_damaged_tokenizer_is_named(folder: Path, tmp_path: Path) -> None:
     pipeline = shutil.copytree(folder / "pipeline", tmp_path / "pipeline")
     (pipeline / "tokenizer" / "tokenizer.json").write_text("{")

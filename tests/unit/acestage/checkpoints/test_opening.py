@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from acestage.checkpoints import Layout, ModelFacts, list_local, open_checkpoint, open_checkpoints
+from acestage.checkpoints.configs import ConfigFile
 from acestage.errors import CheckpointError, FailedPreconditionError
 from scripts.random_checkpoint import write_checkpoint
 
@@ -398,3 +399,9 @@ def test_the_variant_is_for_those_of_several_that_have_more_than_one(folder: Pat
 def test_two_of_one_name_are_refused(folder: Path) -> None:
     with pytest.raises(FailedPreconditionError, match="are both called acestep-v15-turbo; accepted"):
         names_of(["root", str(folder / "root" / "acestep-v15-turbo")], folder)
+
+
+def test_settings_that_are_nested_without_end_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read as JSON"):
+        ConfigFile.read(tmp_path / "config.json")
