@@ -20,6 +20,7 @@ from acestage.errors import (
 )
 from acestage.protos.lease.v1 import lease_pb2 as pb
 from acestage.protos.lease.v1 import lease_pb2_grpc
+from acestage.rpc_errors import from_rpc_error
 from services.runtime.jobs import lease_client
 from services.runtime.jobs.lease_client import LeaseClient
 from tests.integration.running_ledger import (
@@ -302,29 +303,57 @@ def test_a_ledger_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(
-    ("device", "holder", "vram_bytes", "fields"),
+    ("device", "holder", "vram_bytes", "device_bytes", "fields"),
     [
-        ("", "dit", 1, ["device"]),
-        ("cuda", "dit", 1, ["device"]),
-        ("cuda:01", "dit", 1, ["device"]),
-        ("../cpu", "dit", 1, ["device"]),
-        ("cpu\n", "dit", 1, ["device"]),
-        ("cpu", "", 1, ["holder"]),
-        ("cpu", "x" * 201, 1, ["holder"]),
-        ("cpu", "dit", 0, ["vram_bytes"]),
-        ("gpu", "", -1, ["device", "holder", "vram_bytes"]),
+        ("", "dit", 1, 0, ["device"]),
+        ("cuda", "dit", 1, 0, ["device"]),
+        ("cuda:01", "dit", 1, 0, ["device"]),
+        ("../cpu", "dit", 1, 0, ["device"]),
+        ("cpu\n", "dit", 1, 0, ["device"]),
+        ("cpu", "", 1, 0, ["holder"]),
+        ("cpu", "x" * 201, 1, 0, ["holder"]),
+        ("cpu", "dit", 0, 0, ["vram_bytes"]),
+        ("cpu", "dit", 1, -5, ["device_bytes"]),
+        ("gpu", "", -1, -1, ["device", "holder", "vram_bytes", "device_bytes"]),
     ],
 )
 def test_a_wrong_request_names_every_wrong_field(
-    device: str, holder: str, vram_bytes: int, fields: list[str]
+    device: str, holder: str, vram_bytes: int, device_bytes: int, fields: list[str]
 ) -> None:
     async def test() -> None:
         async with running_ledger() as ledger:
             client = await ledger.client(holder)
             with pytest.raises(InvalidArgumentError) as caught:
-                async with client.hold(device, vram_bytes, on_waiting=ignore_position):
+                async with client.hold(
+                    device, vram_bytes, on_waiting=ignore_position, device_bytes=device_bytes
+                ):
                     pytest.fail("granted")
             assert [violation.field for violation in caught.value.violations] == fields
+
+    run(test())
+
+
+@pytest.mark.parametrize("field", ["vram_bytes", "device_bytes"])
+def test_a_renewal_for_less_than_no_bytes_is_refused_and_changes_nothing(field: str) -> None:
+    async def test() -> None:
+        async with running_ledger() as ledger:
+            stub = await ledger.stub()
+            lease = (await acquire(stub, vram_bytes=5)).lease
+            held, wrong = stub.KeepLeaseAlive(), stub.KeepLeaseAlive()
+            await renew(held, lease)
+            await wrong.write(
+                pb.KeepLeaseAliveRequest(
+                    lease_id=lease.lease_id, fencing_token=lease.fencing_token, **{field: -1}
+                )
+            )
+            error = from_rpc_error(await failure_of(wrong.read()), target="orchestrator")
+
+            assert isinstance(error, InvalidArgumentError)
+            assert [violation.field for violation in error.violations] == [field]
+            listed = await stub.ListLeases(pb.ListLeasesRequest())
+            assert [found.vram_bytes for found in listed.leases] == [5]
+            assert [device.leased_bytes for device in listed.devices] == [5]
+            assert (await renew(held, lease)).state == pb.LEASE_STATE_ACTIVE
 
     run(test())
 

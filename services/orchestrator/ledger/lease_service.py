@@ -87,7 +87,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
     async def AcquireLease(
         self, request: pb.AcquireLeaseRequest, context: Any
     ) -> AsyncIterator[pb.AcquireLeaseResponse]:
-        _validate(request)
+        _validate(request, request.device_bytes)
         ticket = self._lessor.enqueue(
             request.device,
             request.holder,
@@ -206,6 +206,10 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
         return not self._lessor.leases()
 
     def _renew(self, request: pb.KeepLeaseAliveRequest, now: float) -> Lease:
+        checks = Checks()
+        _require_not_negative(checks, "vram_bytes", request.vram_bytes)
+        _require_not_negative(checks, "device_bytes", request.device_bytes)
+        checks.done()
         if request.HasField("lease") and self._lessor.find(request.lease_id) is None:
             claimed = _lease_from_pb(request)
             lease = self._lessor.restore(claimed, now, device_bytes=request.device_bytes)
@@ -262,7 +266,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
 def _lease_from_pb(request: pb.KeepLeaseAliveRequest) -> Lease:
     """What a holder says of its lease, for a ledger that does not know it."""
     claimed = request.lease
-    _validate(claimed)
+    _validate(claimed, request.device_bytes)
     return Lease(
         lease_id=request.lease_id,
         device=claimed.device,
@@ -276,7 +280,7 @@ def _lease_from_pb(request: pb.KeepLeaseAliveRequest) -> Lease:
     )
 
 
-def _validate(request: pb.AcquireLeaseRequest | pb.Lease) -> None:
+def _validate(request: pb.AcquireLeaseRequest | pb.Lease, device_bytes: int) -> None:
     checks = Checks()
     device, length, vram_bytes = request.device, len(request.holder), request.vram_bytes
     devices = '"cpu", "cuda:N" or "fake:N", N without leading zeros'
@@ -286,7 +290,12 @@ def _validate(request: pb.AcquireLeaseRequest | pb.Lease) -> None:
         1 <= length <= MAX_HOLDER_LENGTH, "holder", f"has {length} characters; accepted: {lengths}"
     )
     checks.require(vram_bytes >= 1, "vram_bytes", f"is {vram_bytes}; accepted: 1 or more")
+    _require_not_negative(checks, "device_bytes", device_bytes)
     checks.done()
+
+
+def _require_not_negative(checks: Checks, field: str, value: int) -> None:
+    checks.require(value >= 0, field, f"is {value}; accepted: 0 or more")
 
 
 def _lease_to_pb(lease: Lease, now: float) -> pb.Lease:
