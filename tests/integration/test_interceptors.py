@@ -23,11 +23,14 @@ KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 
 def echo_server(
-    serve: Callable[[], bytes], unary_unary: Any = None, key: ApiKey | None = None
+    serve: Callable[[], bytes],
+    unary_unary: Any = None,
+    unary_stream: Any = None,
+    key: ApiKey | None = None,
 ) -> grpc.aio.Server:
     """A server with a method of each kind that answers what `serve` returns or raises.
 
-    `unary_unary` takes the place of that one method.
+    `unary_unary` and `unary_stream` take the place of those methods.
     """
 
     async def answer_once(request: object, context: object) -> bytes:
@@ -39,7 +42,7 @@ def echo_server(
 
     handlers: dict[str, Any] = {
         "unary_unary": grpc.unary_unary_rpc_method_handler(unary_unary or answer_once),
-        "unary_stream": grpc.unary_stream_rpc_method_handler(answer_twice),
+        "unary_stream": grpc.unary_stream_rpc_method_handler(unary_stream or answer_twice),
         "stream_unary": grpc.stream_unary_rpc_method_handler(answer_once),
         "stream_stream": grpc.stream_stream_rpc_method_handler(answer_twice),
     }
@@ -96,6 +99,38 @@ def test_a_defect_is_logged_once_and_not_told(kind: str, caplog: pytest.LogCaptu
     assert logged[0].exc_info is not None
     assert getattr(logged[0], "request_id") == "abc-123"  # noqa: B009
     assert "a secret path" in caplog.text
+
+
+def test_a_caller_that_leaves_messages_unread_is_no_defect(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        written_count = 0
+
+        async def pour(request: object, context: Any) -> None:
+            nonlocal written_count
+            while True:
+                await context.write(bytes(1 << 20))
+                written_count += 1
+
+        server = echo_server(lambda: b"", unary_stream=pour)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                for _ in range(20):
+                    call: Any = channel.unary_stream("/echo.Echo/unary_stream")(b"x")
+                    await call.read()
+                    seen = -1
+                    while written_count > seen:  # until a message waits for the caller to read
+                        seen = written_count
+                        for _ in range(100):
+                            await asyncio.sleep(0)
+                    call.cancel()
+        finally:
+            await server.stop(1.0)
+
+    run(test())
+
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
 def test_a_handler_may_abort_by_itself(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -74,8 +75,10 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                 try:
                     self._check_key(method, metadata)
                     return await run(request, context)
+                except grpc.aio.InternalError as error:  # a message could not be sent: the caller is gone
+                    raise asyncio.CancelledError from error
                 except grpc.aio.BaseError:
-                    raise  # gRPC's own: an abort, or a caller that is gone
+                    raise  # gRPC's own, such as an abort
                 except AcestageError as error:
                     status = to_status(error)
                 except Exception:  # a defect: the caller learns where to look, not what happened
