@@ -11,12 +11,15 @@ from unittest.mock import Mock
 import grpc
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from acestage.access import Access, open_aio_channel, open_channel
 from acestage.errors import VramBudgetExceededError
+from acestage.settings import Settings
 from services.runtime.processes.request_context import REQUEST_ID_KEY, request_id
 from services.runtime.rpc.api_key import ApiKey
 from services.runtime.rpc.interceptors import ErrorInterceptor
+from services.runtime.rpc.server import Server
 from tests.integration.running_ledger import failure_of, reason_of, run, running_ledger
 
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
@@ -141,6 +144,22 @@ def test_a_handler_may_abort_by_itself(caplog: pytest.LogCaptureFixture) -> None
     error = run(failure_of(call_echo(lambda: b"", "unary_unary", unary_unary=abort)))
 
     assert (error.code(), error.details()) == (grpc.StatusCode.ALREADY_EXISTS, "as the handler says")
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+def test_a_method_that_a_servicer_lacks_is_unimplemented(caplog: pytest.LogCaptureFixture) -> None:
+    async def test() -> None:
+        server = Server("echo", (), Settings(host="127.0.0.1"), port=0)
+        port = await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                call = health_pb2_grpc.HealthStub(channel).List(health_pb2.HealthListRequest())
+                assert (await failure_of(call)).code() is grpc.StatusCode.UNIMPLEMENTED
+        finally:
+            await server.stop()
+
+    run(test())
+
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 

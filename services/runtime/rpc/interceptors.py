@@ -79,6 +79,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     raise asyncio.CancelledError from error
                 except grpc.aio.BaseError:
                     raise  # gRPC's own, such as an abort
+                except NotImplementedError:  # what generated code raises for a method that a servicer lacks
+                    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not implemented!")
                 except AcestageError as error:
                     status = to_status(error)
                 except Exception:  # a defect: the caller learns where to look, not what happened
