@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
+from acestage.errors import DeadlineExceededError
 from acestage.protobuf_times import duration, timestamp
 from acestage.protos.stage.v1 import stage_pb2
 from services.runtime.jobs.feed import Feed
@@ -19,6 +20,9 @@ from services.runtime.processes.finishing import finish
 from services.runtime.workers.messages import Message
 
 ResponseT = TypeVar("ResponseT")
+
+READER_TIMEOUT_S = 300.0
+"""A client that reads nothing for so long is given up: what it was to read would lie here for ever."""
 
 _KIND_TO_PB = {
     AdaptationKind.SMALLER_TILE: stage_pb2.ADAPTATION_KIND_SMALLER_TILE,
@@ -45,6 +49,10 @@ async def relay(
         response_type: a stage's response message: a `oneof` with `queued`, `started` and `report`.
         results: the responses for a message of the worker.
         feed: what comes of the job while it is worked on.
+
+    Raises:
+        DeadlineExceededError: the client read nothing for `READER_TIMEOUT_S`.
+        AcestageError: the job's own error.
     """
     writing: asyncio.Future[None] | None = None
     try:
@@ -52,7 +60,11 @@ async def relay(
             async for event in events:
                 for response in _responses(event, response_type, results):
                     writing = asyncio.ensure_future(context.write(response))
-                    await asyncio.shield(writing)
+                    await asyncio.wait([writing], timeout=READER_TIMEOUT_S)
+                    if not writing.done():
+                        writing.cancel()
+                        raise DeadlineExceededError(f"the client read nothing for {READER_TIMEOUT_S:g} s")
+                    writing.result()
     finally:
         # gRPC takes no status, not even that of an error, while a message is on its way, and the caller would
         # wait for ever. By now the device is free, so a caller who reads slowly holds up nobody.
@@ -77,9 +89,10 @@ def _responses(
 
 
 async def _written(writing: asyncio.Future[None]) -> None:
-    """Waits for `writing`; raises a defect in it, but not that the caller is gone."""
-    with contextlib.suppress(grpc.aio.BaseError, asyncio.CancelledError):
-        await writing
+    """Waits for `writing`; raises a defect in it, but not that the caller is gone or reads nothing."""
+    with contextlib.suppress(grpc.aio.BaseError, asyncio.CancelledError, TimeoutError):
+        async with asyncio.timeout(READER_TIMEOUT_S):
+            await writing
 
 
 def queued_to_pb(event: Queued) -> stage_pb2.StageQueued:

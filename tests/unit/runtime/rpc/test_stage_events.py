@@ -9,9 +9,11 @@ from typing import Any, cast
 
 import pytest
 
+from acestage.errors import DeadlineExceededError
 from acestage.protos.vae.v1 import vae_pb2 as pb
 from services.runtime.jobs.stage_event import Queued
 from services.runtime.jobs.stage_runner import StageRunner
+from services.runtime.rpc import stage_events
 from services.runtime.rpc.stage_events import relay
 from services.runtime.workers.messages import Message
 from tests.unit.job_events import run
@@ -70,6 +72,33 @@ def test_a_job_that_ends_early_frees_the_device_at_once_and_ends_its_call_after_
         with pytest.raises(asyncio.CancelledError):
             await working
         assert [response.queued.position for response in call.written] == [1]
+
+    run(scenario())
+
+
+def test_a_caller_that_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage_events, "READER_TIMEOUT_S", 0.05)
+
+    async def scenario() -> None:
+        runner, call = FakeRunner(), SlowCall()
+        with pytest.raises(DeadlineExceededError, match=r"read nothing for 0\.05 s"):
+            await relayed(runner, call)
+        assert runner.is_free
+
+    run(scenario())
+
+
+def test_a_job_that_ends_early_does_not_wait_for_ever_for_a_caller_that_reads_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        runner, call = FakeRunner(), SlowCall()
+        working = relayed(runner, call)
+        await until(lambda: bool(call.written))
+        monkeypatch.setattr(stage_events, "READER_TIMEOUT_S", 0.05)
+        working.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await working
 
     run(scenario())
 
