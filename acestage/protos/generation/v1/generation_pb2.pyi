@@ -71,8 +71,8 @@ class GenerateRequest(_message.Message):
     language: _builtins.str
     """Language code of the lyrics; "en" when unset."""
     duration_s: _builtins.float
-    """Seconds of music, 10 to 600; 60 when unset. The song is rounded up to whole latent frames of 40 ms.
-    Refused with a source or codes, which set the length.
+    """Seconds of music, 10 to 600; 60, or the limit where that is less, when unset. The song is rounded up to
+    whole latent frames of 40 ms. Refused with a source or codes, which set the length.
     """
     bpm: _builtins.int
     """Beats a minute, 30 to 300."""
@@ -475,7 +475,7 @@ class JobQueued(_message.Message):
     POSITION_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     position: _builtins.int
-    """Jobs before this one, plus 1. Sent again whenever it changes; 0 when the job starts."""
+    """Jobs that wait before this one, plus 1. Sent again whenever it changes; 0 when the job starts."""
     def __init__(
         self,
         *,

@@ -253,7 +253,7 @@ class KeepLeaseAliveRequest(_message.Message):
     where they are free and nobody waits. The response says what the lease has.
     """
     device_bytes: _builtins.int
-    """As in AcquireLeaseRequest."""
+    """As in AcquireLeaseRequest; counts only where a ledger that has started again takes the lease over."""
     sequence: _builtins.int
     """Chosen by the caller and returned in the response: a lease lasts from the moment when the request
     was sent, which only its sender knows.

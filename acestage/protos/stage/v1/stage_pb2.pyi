@@ -305,7 +305,7 @@ Global___WeightsMemory: _TypeAlias = WeightsMemory  # noqa: Y015
 
 @_typing.final
 class ActivationCurve(_message.Message):
-    """Peak bytes of activations by size. Between two points the straight line holds."""
+    """Bytes by size. Between two points the straight line holds."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -313,8 +313,11 @@ class ActivationCurve(_message.Message):
     QUANTIZATION_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
     mode: _builtins.str
-    """The way of working: "encode"; "single" or "guided" (both halves of guidance at once); "tile" or
-    "encode_tile".
+    """What the bytes are for. Activations at their peak, by latent frames of the song: "encode", "codes" (with a
+    source that goes through the audio codec), "single" and "guided" (both halves of guidance at once); by
+    those of a tile with its halo: "tile" and "encode_tile". What comes on top in the DiT: "item", for each
+    item of a batch after the first, by latent frames of the song, and "prompt", for a prompt that is kept, by
+    tokens of conditioning.
     """
     quantization: _builtins.str
     @_builtins.property
@@ -343,7 +346,7 @@ class ActivationPoint(_message.Message):
     FRAME_COUNT_FIELD_NUMBER: _builtins.int
     ACTIVATION_BYTES_FIELD_NUMBER: _builtins.int
     frame_count: _builtins.int
-    """Latent frames at once: of the song, or of the tile with its halo."""
+    """Latent frames, or tokens, as the curve's mode says."""
     activation_bytes: _builtins.int
     def __init__(
         self,

@@ -80,7 +80,7 @@ class EncodeParameters(_message.Message):
     frame_count: _builtins.int
     """Latent frames to generate, at least 1."""
     duration_s: _builtins.float
-    """The length that the prompt states; whole seconds count."""
+    """The length that the prompt states, 1 to 3600; whole seconds count."""
     bpm: _builtins.int
     key_scale: _builtins.str
     """For example "C major"."""
