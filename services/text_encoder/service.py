@@ -71,10 +71,10 @@ def encode_request(
     latents = {name: _latents(received, name, model) for name in (SOURCE, REFERENCE) if name in received}
     job = job_from_pb(parameters)
     checks = Checks()
-    check_prompt(checks, parameters)
-    checks.within(job.frame_count, "frame_count", 1, MAX_FRAME_COUNT)
-    checks.within(parameters.duration_s, "duration_s", *DURATION_S)
-    check_quantization(checks, parameters.quantization, "quantization")
+    check_prompt(checks, parameters, "parameters.")
+    checks.within(job.frame_count, "parameters.frame_count", 1, MAX_FRAME_COUNT)
+    checks.within(parameters.duration_s, "parameters.duration_s", *DURATION_S)
+    check_quantization(checks, parameters.quantization, "parameters.quantization")
     check_source(checks, job, latents[SOURCE].shape[1] if SOURCE in latents else None, model)
     check_window(checks, job)
     if REFERENCE in latents:

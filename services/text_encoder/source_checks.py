@@ -12,19 +12,23 @@ def check_source(checks: Checks, job: EncodeJob, source_frame_count: int | None,
     """Notes what is wrong with the source: silence, latents of `source_frame_count`, or codes."""
     if job.audio_codes:
         checks.require(
-            source_frame_count is None, "audio_codes", "exclude tensor.source_latents; accepted: one of them"
+            source_frame_count is None,
+            "parameters.audio_codes",
+            "exclude tensor.source_latents; accepted: one of them",
         )
         checks.require(
-            not job.through_codes, "through_codes", "is of no use with audio_codes; accepted: false"
+            not job.through_codes,
+            "parameters.through_codes",
+            "is of no use with audio_codes; accepted: false",
         )
         if model.audio_code_count:
             _check_codes(checks, job, model)
     elif source_frame_count is None:
-        checks.require(not job.through_codes, "through_codes", "needs tensor.source_latents")
+        checks.require(not job.through_codes, "parameters.through_codes", "needs tensor.source_latents")
     else:
         checks.require(
             job.frame_count == source_frame_count,
-            "frame_count",
+            "parameters.frame_count",
             f"is {job.frame_count}; accepted: {source_frame_count}, the frames of tensor.source_latents",
         )
 
@@ -36,13 +40,13 @@ def check_window(checks: Checks, job: EncodeJob) -> None:
         return  # a wrong length is noted elsewhere, and has no window
     checks.require(
         0 <= start < frame_count,
-        "window_start_frame",
+        "parameters.window_start_frame",
         f"is {start}; accepted: 0 to {frame_count - 1}, for {frame_count} frames",
     )
     least = min(max(start, 0) + 1, frame_count)
     checks.require(
         stop == 0 or least <= stop <= frame_count,
-        "window_stop_frame",
+        "parameters.window_stop_frame",
         f"is {stop}; accepted: {least} to {frame_count}, or 0 for the end",
     )
 
@@ -67,13 +71,13 @@ def _check_codes(checks: Checks, job: EncodeJob, model: ModelFacts) -> None:
     if wrong is not None:
         checks.require(
             False,
-            "audio_codes",
+            "parameters.audio_codes",
             f"have {codes[wrong]} at index {wrong}; accepted: 0 to {model.audio_code_count - 1}",
         )
     expected = len(codes) * model.frames_per_audio_code
     checks.require(
         job.frame_count == expected,
-        "frame_count",
+        "parameters.frame_count",
         f"is {job.frame_count}; accepted: {expected}, {model.frames_per_audio_code} for each of the "
         f"{len(codes)} audio_codes",
     )

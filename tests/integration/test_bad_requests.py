@@ -214,17 +214,17 @@ def decode_violations(
 @pytest.mark.parametrize(
     ("field", "changes"),
     [
-        ("caption", {"caption": " "}),
-        ("lyrics", {"lyrics": "a" * 50_001}),
-        ("instruction", {"instruction": "a" * 1_001}),
-        ("language", {"language": "klingon"}),
-        ("bpm", {"bpm": 0}),
-        ("key_scale", {"key_scale": "H dur"}),
-        ("time_signature", {"time_signature": "5"}),
-        ("frame_count", {"frame_count": 0}),
-        ("frame_count", {"frame_count": 15_001}),
-        ("duration_s", {"duration_s": NAN}),
-        ("duration_s", {"duration_s": 3601}),
+        ("parameters.caption", {"caption": " "}),
+        ("parameters.lyrics", {"lyrics": "a" * 50_001}),
+        ("parameters.instruction", {"instruction": "a" * 1_001}),
+        ("parameters.language", {"language": "klingon"}),
+        ("parameters.bpm", {"bpm": 0}),
+        ("parameters.key_scale", {"key_scale": "H dur"}),
+        ("parameters.time_signature", {"time_signature": "5"}),
+        ("parameters.frame_count", {"frame_count": 0}),
+        ("parameters.frame_count", {"frame_count": 15_001}),
+        ("parameters.duration_s", {"duration_s": NAN}),
+        ("parameters.duration_s", {"duration_s": 3601}),
     ],
 )
 def test_a_wrong_prompt_is_named(turbo_stack: RunningStack, field: str, changes: dict[str, Any]) -> None:

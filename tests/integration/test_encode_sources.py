@@ -113,17 +113,17 @@ def test_plain_states_are_those_of_the_text_to_music_task(turbo_stack: RunningSt
 @pytest.mark.parametrize(
     ("parts", "changes", "field"),
     [
-        ({"source_latents": latents(FRAMES + 1)}, {}, "frame_count"),
+        ({"source_latents": latents(FRAMES + 1)}, {}, "parameters.frame_count"),
         ({"source_latents": torch.zeros(1, FRAMES, 9)}, {}, "tensor.source_latents.shape"),
         ({"source_latents": torch.full((1, FRAMES, CHANNELS), torch.nan)}, {}, "tensor.source_latents"),
         ({"reference_latents": latents(751)}, {}, "tensor.reference_latents.shape"),
         ({"latents": latents(FRAMES)}, {}, "tensor.latents"),
-        ({}, {"audio_codes": [64_000] * 12}, "audio_codes"),
-        ({"source_latents": latents(FRAMES)}, {"audio_codes": [1] * 12}, "audio_codes"),
-        ({}, {"audio_codes": [1] * 11}, "frame_count"),
-        ({}, {"through_codes": True}, "through_codes"),
-        ({}, {"window_start_frame": FRAMES}, "window_start_frame"),
-        ({}, {"window_start_frame": 9, "window_stop_frame": 9}, "window_stop_frame"),
+        ({}, {"audio_codes": [64_000] * 12}, "parameters.audio_codes"),
+        ({"source_latents": latents(FRAMES)}, {"audio_codes": [1] * 12}, "parameters.audio_codes"),
+        ({}, {"audio_codes": [1] * 11}, "parameters.frame_count"),
+        ({}, {"through_codes": True}, "parameters.through_codes"),
+        ({}, {"window_start_frame": FRAMES}, "parameters.window_start_frame"),
+        ({}, {"window_start_frame": 9, "window_stop_frame": 9}, "parameters.window_stop_frame"),
     ],
 )
 def test_what_is_wrong_with_a_source_is_named(

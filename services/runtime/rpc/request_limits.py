@@ -66,20 +66,25 @@ class PromptRequest(Protocol):
     def HasField(self, field_name: Any, /) -> bool: ...
 
 
-def check_prompt(checks: Checks, request: PromptRequest) -> None:
-    """Notes every wrong field of the prompt in `checks`; only the caption must be given."""
-    checks.require(bool(request.caption.strip()), "caption", "is empty; say what the music is like")
+def check_prompt(checks: Checks, request: PromptRequest, prefix: str = "") -> None:
+    """Notes every wrong field of the prompt in `checks`; only the caption must be given.
+
+    `prefix` is what the fields' names begin with.
+    """
+    checks.require(bool(request.caption.strip()), f"{prefix}caption", "is empty; say what the music is like")
     for field, most in CHARACTERS.items():
-        checks.at_most(len(getattr(request, field)), "characters", field, most)
+        checks.at_most(len(getattr(request, field)), "characters", prefix + field, most)
     if request.HasField("bpm"):
-        checks.within(request.bpm, "bpm", *BPM)
+        checks.within(request.bpm, f"{prefix}bpm", *BPM)
     for field, accepted, words in (
         ("language", LANGUAGES, ", ".join(sorted(LANGUAGES))),
         ("key_scale", KEY_SCALES, "a note A to G, optionally # or b, and major or minor, such as 'F# minor'"),
         ("time_signature", TIME_SIGNATURES, ", ".join(TIME_SIGNATURES)),
     ):
         value = getattr(request, field).strip()
-        checks.require(not value or value in accepted, field, f"is {value[:50]!r}; accepted: {words}")
+        checks.require(
+            not value or value in accepted, prefix + field, f"is {value[:50]!r}; accepted: {words}"
+        )
 
 
 def check_quantization(checks: Checks, value: str, field: str) -> None:

@@ -84,26 +84,41 @@ def test_codes_stand_in_for_a_source() -> None:
         (
             [],
             {"audio_codes": [5, 64_000, -1], "frame_count": 15},
-            "audio_codes",
+            "parameters.audio_codes",
             "have 64000 at index 1; acc",
         ),
         (
             [],
             {"audio_codes": [-7], "frame_count": 5},
-            "audio_codes",
+            "parameters.audio_codes",
             "have -7 at index 0; accepted: 0 to 6399",
         ),
-        ([], {"audio_codes": [1, 2], "frame_count": 11}, "frame_count", "is 11; accepted: 10, 5 for each of"),
+        (
+            [],
+            {"audio_codes": [1, 2], "frame_count": 11},
+            "parameters.frame_count",
+            "is 11; accepted: 10, 5 for each of",
+        ),
         (
             [tensor("source_latents", 1, 10, 8)],
             {"audio_codes": [1, 2], "frame_count": 10},
-            "audio_codes",
+            "parameters.audio_codes",
             "exclude tensor.source_latents",
         ),
-        ([], {"audio_codes": [1], "frame_count": 5, "through_codes": True}, "through_codes", "is of no use"),
-        ([], {"through_codes": True}, "through_codes", "needs tensor.source_latents"),
-        ([], {"frame_count": 0}, "frame_count", "is 0; accepted: 1 to 15000"),
-        ([SOURCE], {"frame_count": 99}, "frame_count", "is 99; accepted: 100, the frames of tensor.source"),
+        (
+            [],
+            {"audio_codes": [1], "frame_count": 5, "through_codes": True},
+            "parameters.through_codes",
+            "is of no use",
+        ),
+        ([], {"through_codes": True}, "parameters.through_codes", "needs tensor.source_latents"),
+        ([], {"frame_count": 0}, "parameters.frame_count", "is 0; accepted: 1 to 15000"),
+        (
+            [SOURCE],
+            {"frame_count": 99},
+            "parameters.frame_count",
+            "is 99; accepted: 100, the frames of tensor.source",
+        ),
         (
             [tensor("source_latents", 1, FRAMES, 9)],
             {},
@@ -122,14 +137,19 @@ def test_codes_stand_in_for_a_source() -> None:
             "tensor.reference_latents.shape",
             "has 751 frames; accepted: up to 750",
         ),
-        ([], {"window_start_frame": -1}, "window_start_frame", "is -1; accepted: 0 to 99"),
-        ([], {"window_start_frame": 100}, "window_start_frame", "is 100; accepted: 0 to 99"),
-        ([], {"window_stop_frame": 101}, "window_stop_frame", "is 101; accepted: 1 to 100, or 0 for the end"),
-        ([], {"window_stop_frame": -1}, "window_stop_frame", "is -1; accepted: 1 to 100"),
+        ([], {"window_start_frame": -1}, "parameters.window_start_frame", "is -1; accepted: 0 to 99"),
+        ([], {"window_start_frame": 100}, "parameters.window_start_frame", "is 100; accepted: 0 to 99"),
+        (
+            [],
+            {"window_stop_frame": 101},
+            "parameters.window_stop_frame",
+            "is 101; accepted: 1 to 100, or 0 for the end",
+        ),
+        ([], {"window_stop_frame": -1}, "parameters.window_stop_frame", "is -1; accepted: 1 to 100"),
         (
             [],
             {"window_start_frame": 20, "window_stop_frame": 20},
-            "window_stop_frame",
+            "parameters.window_stop_frame",
             "is 20; accepted: 21 to 100",
         ),
     ],
@@ -146,7 +166,12 @@ def test_everything_that_is_wrong_is_named_at_once() -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         parse(SOURCE, caption="", frame_count=99, window_start_frame=99, window_stop_frame=120)
     fields = [violation.field for violation in caught.value.violations]
-    assert fields == ["caption", "frame_count", "window_start_frame", "window_stop_frame"]
+    assert fields == [
+        "parameters.caption",
+        "parameters.frame_count",
+        "parameters.window_start_frame",
+        "parameters.window_stop_frame",
+    ]
 
 
 @pytest.mark.parametrize(
