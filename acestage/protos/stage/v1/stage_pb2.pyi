@@ -565,7 +565,9 @@ class StageReport(_message.Message):
 
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessMemory]:
-        """Peak memory of every process of the stage, the worker's included."""
+        """Memory of every process of the stage, the worker's included. Of the worker the peak alone is known:
+        `rss_bytes` is the same, and `anonymous_bytes` 0.
+        """
 
     @_builtins.property
     def adaptations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Adaptation]:
