@@ -10,7 +10,7 @@ from acestage import tensors
 from acestage.checkpoints import ModelFacts
 from acestage.errors import InvalidArgumentError
 from acestage.tensors import WireTensor
-from services.runtime.rpc.request_limits import MAX_FRAME_COUNT
+from services.runtime.rpc.request_limits import MAX_FRAME_COUNT, MAX_MAGNITUDE
 
 _BLOCK_SAMPLES = 1 << 20
 
@@ -35,19 +35,20 @@ def require_audio(received: Mapping[str, WireTensor], model: ModelFacts) -> Wire
     return audio
 
 
-def require_finite(audio: WireTensor) -> None:
+def require_usable(audio: WireTensor) -> None:
     """Looks at every sample, which takes a tenth of a second for ten minutes.
 
     Raises:
-        InvalidArgumentError: one is infinite or not a number; says which.
+        InvalidArgumentError: one is beyond `MAX_MAGNITUDE`, or not a number; says which.
     """
     samples = np.frombuffer(audio.data, dtype="<f4").reshape(audio.shape[1:])
     for start in range(0, len(samples), _BLOCK_SAMPLES):
-        wrong = ~np.isfinite(samples[start : start + _BLOCK_SAMPLES])
+        wrong = ~(np.abs(samples[start : start + _BLOCK_SAMPLES]) <= MAX_MAGNITUDE)
         if wrong.any():
             index, channel = (int(place[0]) for place in wrong.nonzero())
             value = samples[start + index, channel]
             raise InvalidArgumentError.at(
                 "tensor.audio",
-                f"is {value:g} at sample {start + index} of channel {channel}; accepted: finite numbers",
+                f"is {value:g} at sample {start + index} of channel {channel}; accepted: "
+                f"{-MAX_MAGNITUDE:g} to {MAX_MAGNITUDE:g}",
             )

@@ -22,7 +22,7 @@ from services.runtime.rpc.model_catalog import ModelCatalog
 from services.runtime.rpc.request_limits import MAX_FRAME_COUNT
 from services.runtime.rpc.stage_events import relay
 from services.runtime.workers.messages import Message
-from services.vae.audio_checks import require_audio, require_finite
+from services.vae.audio_checks import require_audio, require_usable
 from services.vae.latent_pieces import LatentPieces
 from services.vae.tiles import FIRST_TILE_FRAMES
 
@@ -69,7 +69,7 @@ class VaeServicer(vae_pb2_grpc.VaeServiceServicer):
             request_iterator, "audio", max_tensor_bytes=MAX_AUDIO_BYTES
         )
         audio = require_audio(received, model)
-        await asyncio.to_thread(require_finite, audio)
+        await asyncio.to_thread(require_usable, audio)
         fields = {
             "model": model.name,
             "tile_frame_count": parameters.tile_frame_count,

@@ -81,7 +81,7 @@ def test_plain_states_are_sent_only_where_they_are_asked_for() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("request_of", [tokenize, lambda tensor: encode(FRAMES, tensor)])
 def test_values_that_are_not_finite_are_refused(request_of: Any, value: float) -> None:
-    with pytest.raises(InvalidArgumentError, match=r"tensor\.source_latents: has values that are infinite"):
+    with pytest.raises(InvalidArgumentError, match=r"tensor\.source_latents: has values that are too large"):
         run(load(TINY), request_of(source(value=value)))
 
 
