@@ -163,6 +163,25 @@ def test_a_method_that_a_servicer_lacks_is_unimplemented(caplog: pytest.LogCaptu
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "method"), [("unary_stream", "AcquireLease"), ("stream_stream", "KeepLeaseAlive")]
+)
+@pytest.mark.parametrize("message", [b"\x0a\x01\xff", b"\x0a\xff"], ids=["not UTF-8", "cut short"])
+def test_a_request_that_cannot_be_parsed_is_an_invalid_argument(
+    kind: str, method: str, message: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with running_ledger() as ledger:
+            path = f"/acestage.lease.v1.LeaseService/{method}"
+            call: Any = getattr(await ledger.channel(), kind)(path)
+            error = await failure_of(call(iter([message]) if kind == "stream_stream" else message).read())
+            assert (error.code(), reason_of(error)) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_ARGUMENT")
+
+    run(test())
+
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
 def test_errors_of_grpc_itself_are_unchanged() -> None:
     async def test() -> None:
         async with running_ledger() as ledger:

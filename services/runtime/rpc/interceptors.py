@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 from grpc_status import rpc_status
 
-from acestage.errors import AcestageError, InternalError, UnauthenticatedError
+from acestage.errors import AcestageError, InternalError, InvalidArgumentError, UnauthenticatedError
 from acestage.rpc_errors import to_status
 from services.runtime.processes.request_context import REQUEST_ID_KEY, accepted_request_id, bound_request_id
 from services.runtime.rpc.api_key import ApiKey
@@ -74,7 +75,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             with bound_request_id(request_id):
                 try:
                     self._check_key(method, metadata)
-                    return await run(request, context)
+                    read = _parsed_stream if handler.request_streaming else _parsed
+                    return await run(read(request), context)
                 except grpc.aio.InternalError as error:  # a message could not be sent: the caller is gone
                     raise asyncio.CancelledError from error
                 except grpc.aio.BaseError:
@@ -88,7 +90,8 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     status = to_status(self._internal_error(request_id))
                 await context.abort_with_status(rpc_status.to_status(status))
 
-        return wrap(guarded, handler.request_deserializer, handler.response_serializer)
+        parse = handler.request_deserializer and _parser(handler.request_deserializer)
+        return wrap(guarded, parse, handler.response_serializer)
 
     def _check_key(self, method: str, metadata: Mapping[str, str | bytes]) -> None:
         authorization = metadata.get("authorization", "")
@@ -104,6 +107,31 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
             f"internal error, see the log of {self._service}; request_id={request_id}",
             metadata={"service": self._service, "request_id": request_id},
         )
+
+
+def _parser(parse: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """`parse`, which gRPC calls where nothing maps its error: that is returned instead, for `_parsed`."""
+
+    def parse_or_tell(message: bytes) -> Any:
+        try:
+            return parse(message)
+        except DecodeError as error:
+            return error
+
+    return parse_or_tell
+
+
+def _parsed(request: Any) -> Any:
+    if isinstance(request, DecodeError):
+        raise InvalidArgumentError.at(
+            "request", "cannot be parsed; accepted: the message of this call, with strings in UTF-8"
+        ) from request
+    return request
+
+
+async def _parsed_stream(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _parsed(request)
 
 
 def _kind(handler: Handler) -> tuple[Callable[..., Handler], Callable[[Any, Any], Any]]:
