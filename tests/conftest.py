@@ -18,6 +18,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from acestage import local_stack
 from scripts.random_checkpoint import write_checkpoint
 from tests.running_stack import THREADS, RunningStack
 
@@ -59,6 +60,16 @@ def _ctrl_c() -> None:
     """A shell that runs tests in the background has them ignore Ctrl-C, and so would all that they start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ports_of_its_own() -> Iterator[None]:
+    """Tests side by side would now and then choose one port, free for both until one of them has it."""
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    index = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(local_stack, "_FREE_PORTS", local_stack._FREE_PORTS[index::count])
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)
