@@ -68,6 +68,12 @@ async def call_echo(serve: Callable[[], bytes], kind: str, *, unary_unary: Any =
         await server.stop(None)
 
 
+def errors_logged(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """But for those of asyncio: gRPC has one poller for the loops of all tests, closed ones too."""
+    errors = (record for record in caplog.records if record.levelno >= logging.ERROR)
+    return [record for record in errors if record.name != "asyncio"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_request_id_of_the_caller_reaches_the_handler(kind: str) -> None:
     assert run(call_echo(lambda: (request_id() or "none").encode(), kind))[-1] == b"abc-123"
@@ -94,10 +100,7 @@ def test_a_defect_is_logged_once_and_not_told(kind: str, caplog: pytest.LogCaptu
 
     assert (error.code(), reason_of(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")
     assert error.details() == "internal error, see the log of echo; request_id=abc-123"
-    # Of asyncio there may be a record of a loop that an earlier test closed: gRPC has one poller for all.
-    logged = [
-        record for record in caplog.records if record.levelno >= logging.ERROR and record.name != "asyncio"
-    ]
+    logged = errors_logged(caplog)
     assert len(logged) == 1
     assert logged[0].exc_info is not None
     assert getattr(logged[0], "request_id") == "abc-123"  # noqa: B009
@@ -133,7 +136,7 @@ def test_a_caller_that_leaves_messages_unread_is_no_defect(caplog: pytest.LogCap
 
     run(test())
 
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert errors_logged(caplog) == []
 
 
 def test_a_handler_may_abort_by_itself(caplog: pytest.LogCaptureFixture) -> None:
@@ -144,7 +147,7 @@ def test_a_handler_may_abort_by_itself(caplog: pytest.LogCaptureFixture) -> None
     error = run(failure_of(call_echo(lambda: b"", "unary_unary", unary_unary=abort)))
 
     assert (error.code(), error.details()) == (grpc.StatusCode.ALREADY_EXISTS, "as the handler says")
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert errors_logged(caplog) == []
 
 
 def test_a_method_that_a_servicer_lacks_is_unimplemented(caplog: pytest.LogCaptureFixture) -> None:
@@ -160,7 +163,7 @@ def test_a_method_that_a_servicer_lacks_is_unimplemented(caplog: pytest.LogCaptu
 
     run(test())
 
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert errors_logged(caplog) == []
 
 
 @pytest.mark.parametrize(
@@ -179,7 +182,7 @@ def test_a_request_that_cannot_be_parsed_is_an_invalid_argument(
 
     run(test())
 
-    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+    assert errors_logged(caplog) == []
 
 
 def test_errors_of_grpc_itself_are_unchanged() -> None:
