@@ -91,10 +91,13 @@ def test_our_errors_cross_the_wire_with_their_details(kind: str) -> None:
     assert reason_of(error) == "VRAM_BUDGET_EXCEEDED"
 
 
+@pytest.mark.parametrize("defect", [LookupError, NotImplementedError])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_defect_is_logged_once_and_not_told(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_defect_is_logged_once_and_not_told(
+    kind: str, defect: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
     def serve() -> bytes:
-        raise LookupError("a secret path")
+        raise defect("a secret path")
 
     error = run(failure_of(call_echo(serve, kind)))
 

@@ -42,7 +42,7 @@ class Conditioned:
     Attributes:
         tensors: of `Encode` in protos/acestage/text_encoder/v1/text_encoder.proto.
         warnings: for people: what of the prompt the model does not read.
-        is_usual: it is what the stage gives where memory does not run out.
+        is_usual: it was not made with INT8 for lack of memory.
     """
 
     tensors: tuple[WireTensor, ...]

@@ -13,7 +13,7 @@ from services.runtime.devices.cuda_devices import Nvml, cuda_handle
 
 _ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([a-z]?)")
 _OLDER_CARDS = "cu126"
-"""The builds with code for cards before Turing, and none from Blackwell on. A driver with CUDA 12 does."""
+"""Builds with code for cards before Turing, but not for Blackwell; any driver with CUDA 12 runs them."""
 _BLACKWELL = (10, 0)
 
 
@@ -44,8 +44,7 @@ def check_torch(device: str, nvml: Nvml = pynvml) -> None:
         )
     if codes and not any(code.runs_on(capability) for code in codes):
         raise FailedPreconditionError(
-            f"{device_is}, but torch {torch.__version__} has no code for it; accepted: cpu, or a build for a "
-            "newer CUDA"
+            f"{device_is}, but torch {torch.__version__} has no code for it; accepted: cpu, or another build"
         )
     major, minor = driver // 1000, driver % 1000 // 10
     if major < int(built_for.partition(".")[0]):

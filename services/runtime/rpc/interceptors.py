@@ -77,15 +77,17 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):
                     self._check_key(method, metadata)
                     read = _parsed_stream if handler.request_streaming else _parsed
                     return await run(read(request), context)
-                except grpc.aio.InternalError as error:  # a message could not be sent: the caller is gone
+                except grpc.aio.InternalError as error:
+                    # A message could not be sent: the caller is gone. gRPC would log that as our defect.
+                    log.info("%s: its caller left: %s", method, error, extra={"request_id": request_id})
                     raise asyncio.CancelledError from error
                 except grpc.aio.BaseError:
                     raise  # gRPC's own, such as an abort
-                except NotImplementedError:  # what generated code raises for a method that a servicer lacks
-                    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not implemented!")
                 except AcestageError as error:
                     status = to_status(error)
                 except Exception:  # a defect: the caller learns where to look, not what happened
+                    if context.code() is grpc.StatusCode.UNIMPLEMENTED:  # or a method that the servicer lacks
+                        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not implemented!")
                     log.exception("%s failed", method, extra={"request_id": request_id})
                     status = to_status(self._internal_error(request_id))
                 await context.abort_with_status(rpc_status.to_status(status))

@@ -15,7 +15,7 @@ Plans are made for as many."""
 MAX_ADAPTER_COUNT = 4
 """Adapters of a request."""
 MAX_MAGNITUDE = 1e6
-"""Of a tensor's values: audio and latents have some tens at most, and sums of squares stay within float32."""
+"""Of a tensor's values: audio, latents and conditioning have far less, and squares stay within float32."""
 ADAPTER_SCALE = (-4.0, 4.0)
 TIMBRE_REFERENCE_S = 30
 """Seconds of reference audio that the timbre encoder reads at most, as it was trained."""

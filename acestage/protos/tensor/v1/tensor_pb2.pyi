@@ -91,7 +91,7 @@ class TensorChunk(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """Little-endian element bytes, at most 1 MiB a message."""
+    """Little-endian element bytes, at most 1 MiB a message. Stages refuse numbers beyond a million."""
     @_builtins.property
     def spec(self) -> Global___TensorSpec: ...
     def __init__(

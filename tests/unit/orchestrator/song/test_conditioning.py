@@ -181,8 +181,6 @@ def test_a_failure_is_not_kept() -> None:
     ("kind", "count"), [(stage_pb2.ADAPTATION_KIND_INT8, 2), (stage_pb2.ADAPTATION_KIND_FLOAT32, 1)]
 )
 def test_what_is_worse_because_memory_ran_out_is_not_kept(kind: stage_pb2.AdaptationKind, count: int) -> None:
-    """A prompt that overflowed float16 does so each time."""
-
     async def run() -> int:
         encoder = _CountingEncoder(TENSORS, adaptations=[kind])
         conditioning = Conditioning(encoder)
