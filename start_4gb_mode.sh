@@ -267,7 +267,8 @@ has_gpu() {
 # Ctrl-C, or the end of the terminal, ends what this menu has started under that number, and the menu.
 interrupted() {
     trap - INT TERM HUP
-    kill "$1" 2>/dev/null || true # "stop" knows it only once it is `acestage up`
+    # "stop" knows it only once it is `acestage up`, and says that it stopped what it finds at work.
+    running_pid >/dev/null || kill "$1" 2>/dev/null || true
     stop || true
     exit 130
 }
