@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from acestage.checkpoints.checkpoint import Checkpoint, Component
 from acestage.checkpoints.component_names import VAE
 from acestage.checkpoints.headers import StoredTensor
-from acestage.checkpoints.modules import build_module
+from acestage.checkpoints.modules import BUILD_ERRORS, build_module
 from acestage.checkpoints.silence import read_silence_latent
 from acestage.checkpoints.stored import check_tensors, stored_tensors
 from acestage.errors import CheckpointError, InternalError
@@ -102,7 +102,7 @@ def load_tokenizer(checkpoint: Checkpoint) -> PreTrainedTokenizerFast:
     path = checkpoint.tokenizer_path
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # what a wrong value raises is up to what meets it first
+    except (OSError, *BUILD_ERRORS) as error:
         raise CheckpointError(f"{path}: not a tokenizer: {error}") from error
 
 

@@ -32,8 +32,16 @@ from acestage.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 
-# What the classes raise for settings that are of a wrong type or do not go together.
-_BUILD_ERRORS = (TypeError, ValueError, RuntimeError, LookupError, ArithmeticError, StrictDataclassError)
+BUILD_ERRORS = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    StrictDataclassError,
+)
+"""What classes of libraries raise for settings that are of a wrong type or do not go together."""
 
 _DIFFUSERS_CLASSES: dict[str, Callable[..., torch.nn.Module]] = {
     TRANSFORMER: AceStepTransformer1DModel,
@@ -59,7 +67,7 @@ def build_module(component: Component) -> torch.nn.Module:
             warnings.filterwarnings("ignore", "`torch.nn.utils.weight_norm`", FutureWarning)
             module = _on_current_device(component.name, config)
         _make_derived_buffers(module)
-    except _BUILD_ERRORS as error:
+    except BUILD_ERRORS as error:
         raise CheckpointError(f"{config.path}: does not describe a {component.name}: {error}") from error
     return module.eval()
 
