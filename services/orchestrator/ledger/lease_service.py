@@ -266,7 +266,7 @@ class LeaseService(lease_pb2_grpc.LeaseServiceServicer):
 def _lease_from_pb(request: pb.KeepLeaseAliveRequest) -> Lease:
     """What a holder says of its lease, for a ledger that does not know it."""
     claimed = request.lease
-    _validate(claimed, request.device_bytes)
+    _validate(claimed)
     return Lease(
         lease_id=request.lease_id,
         device=claimed.device,
@@ -280,7 +280,7 @@ def _lease_from_pb(request: pb.KeepLeaseAliveRequest) -> Lease:
     )
 
 
-def _validate(request: pb.AcquireLeaseRequest | pb.Lease, device_bytes: int) -> None:
+def _validate(request: pb.AcquireLeaseRequest | pb.Lease, device_bytes: int = 0) -> None:
     checks = Checks()
     device, length, vram_bytes = request.device, len(request.holder), request.vram_bytes
     devices = '"cpu", "cuda:N" or "fake:N", N without leading zeros'
