@@ -48,10 +48,11 @@ def check_torch(device: str, nvml: Nvml = pynvml) -> None:
         )
     major, minor = driver // 1000, driver % 1000 // 10
     if major < int(built_for.partition(".")[0]):
-        other = f", {_install(_OLDER_CARDS)}" if major == 12 and capability < _BLACKWELL else ""
+        other = _install(_OLDER_CARDS) if capability < _BLACKWELL else "a build of torch for CUDA 12"
+        accepted = ["a newer driver", *([other] if major == 12 else []), "or cpu"]
         raise FailedPreconditionError(
             f"{device_is}, whose driver has CUDA {major}.{minor}, but torch {torch.__version__} was built "
-            f"for CUDA {built_for}; accepted: a newer driver{other}, or cpu"
+            f"for CUDA {built_for}; accepted: {', '.join(accepted)}"
         )
 
 
