@@ -22,7 +22,8 @@ from services.runtime.workers.messages import Message
 ResponseT = TypeVar("ResponseT")
 
 READER_TIMEOUT_S = 300.0
-"""A client that reads nothing for so long is given up: what it was to read would lie here for ever."""
+"""A client that reads nothing for so long is given up, or all that it was to read would lie here for ever.
+The message that gRPC has by then, and the status behind it, lie there until the client reads or goes."""
 
 _KIND_TO_PB = {
     AdaptationKind.SMALLER_TILE: stage_pb2.ADAPTATION_KIND_SMALLER_TILE,

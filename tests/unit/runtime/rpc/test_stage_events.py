@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, cast
 
+import grpc
+import grpc.aio
 import pytest
 
 from acestage.errors import DeadlineExceededError
@@ -14,6 +17,7 @@ from acestage.protos.vae.v1 import vae_pb2 as pb
 from services.runtime.jobs.stage_event import Queued
 from services.runtime.jobs.stage_runner import StageRunner
 from services.runtime.rpc import stage_events
+from services.runtime.rpc.interceptors import ErrorInterceptor
 from services.runtime.rpc.stage_events import relay
 from services.runtime.workers.messages import Message
 from tests.unit.job_events import run
@@ -84,6 +88,52 @@ def test_a_caller_that_reads_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(DeadlineExceededError, match=r"read nothing for 0\.05 s"):
             await relayed(runner, call)
         assert runner.is_free
+
+    run(scenario())
+
+
+class PouringRunner(FakeRunner):
+    """Makes more than gRPC takes of a client that does not read."""
+
+    async def run(self, job: Message, feed: object) -> AsyncIterator[Any]:
+        try:
+            while True:
+                yield Message("audio")
+        finally:
+            self.is_free = True
+
+
+def test_over_a_real_call_the_device_is_freed_and_a_caller_that_reads_on_hears_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stage_events, "READER_TIMEOUT_S", 0.2)
+    audio = pb.DecodeResponse(audio=pb.AudioChunk(samples=bytes(1 << 20)))
+
+    async def scenario() -> None:
+        runner = PouringRunner()
+
+        async def decode(request: bytes, context: Any) -> None:
+            await relay(cast(StageRunner, runner), JOB, context, pb.DecodeResponse, lambda message: [audio])
+
+        handler = grpc.unary_stream_rpc_method_handler(
+            decode, response_serializer=pb.DecodeResponse.SerializeToString
+        )
+        server = grpc.aio.server(interceptors=[ErrorInterceptor("vae")])
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("s.S", {"decode": handler}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+                call: Any = channel.unary_stream("/s.S/decode")(b"")
+                assert await call.read()
+                await until(lambda: runner.is_free)
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    while await call.read():
+                        pass
+                assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+                assert await call.details() == "the client read nothing for 0.2 s"
+        finally:
+            await server.stop(None)
 
     run(scenario())
 
