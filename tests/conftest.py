@@ -64,7 +64,10 @@ def _ctrl_c() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _ports_of_its_own() -> Iterator[None]:
-    """Tests side by side would now and then choose one port, free for both until one of them has it."""
+    """Two processes would now and then choose one port, free for both until one of them has it.
+
+    The commands that they run still choose among all ports.
+    """
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     index = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     with pytest.MonkeyPatch.context() as patch:
