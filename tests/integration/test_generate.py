@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from acestage.generation import (
 )
 from acestage.generation_request import request_to_pb
 from tests.in_process import InProcess
+from tests.parity.reference import assert_same_audio, load_reference, reference_audio
 from tests.running_stack import RunningStack
 
 LYRICS = "[verse]\nRain on the window\n[chorus]\nlá, là ☔"
@@ -34,6 +36,27 @@ def test_the_split_gives_the_bits_of_the_engines_in_one_process(turbo_stack: Run
     expected = InProcess("tiny-turbo").generate(request_to_pb("warm piano", options))  # type: ignore[arg-type]
     for track, audio in zip(generation.tracks, expected, strict=True):
         assert np.array_equal(track.audio, audio)
+
+
+def test_guided_songs_equal_the_pipeline(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = checkpoints["base/original"]
+    options = {
+        "duration_s": 10,
+        "seed": 7,
+        "lyrics": LYRICS,
+        "step_count": 5,
+        "guidance_scale": 4.0,
+        "cfg_interval_end": 0.8,
+        "batch_size": 3,
+    }
+    with RunningStack.start(checkpoint, tmp_path) as stack, stack.client() as client:
+        generation = client.generate("loud drums", **options)  # type: ignore[arg-type]
+    assert not generation.settings.model.is_turbo
+    expected = InProcess(checkpoint).generate(request_to_pb("loud drums", options))  # type: ignore[arg-type]
+    ours = np.stack([track.audio for track in generation.tracks])
+    assert np.array_equal(ours, expected)
+    pipeline = load_reference(checkpoints["base/diffusers"])
+    assert_same_audio(ours, reference_audio(pipeline, request_to_pb("loud drums", options)))  # type: ignore[arg-type]
 
 
 def test_events_tell_the_whole_story_in_order(turbo_stack: RunningStack) -> None:

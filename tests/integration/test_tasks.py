@@ -78,16 +78,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "base-diffusers",
         {"task": "repaint", "repaint_start_s": -1, "repaint_end_s": 14, "step_count": 2, "batch_size": 2},
     ),
-    "extract": (
-        "base-diffusers",
-        {
-            "task": "extract",
-            "track_name": "vocals",
-            "step_count": 3,
-            "guidance_scale": 4.0,
-            "cfg_interval_end": 0.8,
-        },
-    ),
+    "extract": ("base-diffusers", {"task": "extract", "track_name": "vocals", "step_count": 2}),
     "lego": (
         "base-diffusers",
         {"task": "lego", "track_name": "drums", "repaint_start_s": 2, "step_count": 2},
