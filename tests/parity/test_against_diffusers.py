@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from acestage.protos.generation.v1.generation_pb2 import GenerateRequest
@@ -49,33 +50,43 @@ def load_pipeline(path: Path) -> Any:
     return load_reference(path)
 
 
+@functools.lru_cache(maxsize=1)
+def reference(path: Path, request: bytes) -> npt.NDArray[np.float32]:
+    """The same request is compared with both layouts, one after the other."""
+    return reference_audio(load_pipeline(path), GenerateRequest.FromString(request))
+
+
 @functools.cache
 def load_engines(path: Path) -> InProcess:
     return InProcess(path)
 
 
-def compare(checkpoints: dict[str, Path], variant: str, fields: dict[str, Any]) -> None:
-    # The pipeline reads this layout alone; `test_tasks.py` compares it with the other one.
+def compare(checkpoints: dict[str, Path], variant: str, layout: str, fields: dict[str, Any]) -> None:
+    # The pipeline reads the diffusers layout alone; both layouts have the same weights.
     path = checkpoints[f"{variant}/diffusers"]
+    engines = load_engines(checkpoints[f"{variant}/{layout}"])
     request = GenerateRequest(**{"caption": "warm lo-fi piano, rain", "seed": 1234} | fields)
-    assert_same_audio(load_engines(path).generate(request), reference_audio(load_pipeline(path), request))
+    assert_same_audio(engines.generate(request), reference(path, request.SerializeToString()))
 
 
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
 @pytest.mark.parametrize("name", REQUESTS)
-def test_turbo_equals_the_pipeline(checkpoints: dict[str, Path], name: str) -> None:
-    compare(checkpoints, "turbo", REQUESTS[name])
+def test_turbo_equals_the_pipeline(checkpoints: dict[str, Path], layout: str, name: str) -> None:
+    compare(checkpoints, "turbo", layout, REQUESTS[name])
 
 
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
 @pytest.mark.parametrize("name", REQUESTS | GUIDANCE)
-def test_base_with_guidance_equals_the_pipeline(checkpoints: dict[str, Path], name: str) -> None:
-    compare(checkpoints, "base", (REQUESTS | GUIDANCE)[name])
+def test_base_with_guidance_equals_the_pipeline(checkpoints: dict[str, Path], layout: str, name: str) -> None:
+    compare(checkpoints, "base", layout, (REQUESTS | GUIDANCE)[name])
 
 
+@pytest.mark.parametrize("layout", ["diffusers", "original"])
 @pytest.mark.parametrize("name", ["lyrics", "batch"])
 def test_a_transformer_wider_than_its_encoder_equals_the_pipeline(
-    checkpoints: dict[str, Path], name: str
+    checkpoints: dict[str, Path], layout: str, name: str
 ) -> None:
-    compare(checkpoints, "xl", REQUESTS[name])
+    compare(checkpoints, "xl", layout, REQUESTS[name])
 
 
 def test_inputs_matter(checkpoints: dict[str, Path]) -> None:
