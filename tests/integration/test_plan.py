@@ -46,9 +46,9 @@ def test_a_ten_minute_song_of_turbo_fits_on_4_gb(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_ends_with_3_and_says_what(tmp_path: Path) -> None:
-    done = acestage("plan", "--checkpoint", "turbo", "--vram", "1", cwd=tmp_path)
+    done = acestage("plan", "--checkpoint", "xl-base", "--vram", "4", cwd=tmp_path)
     assert done.returncode == 3
-    assert "acestep-v15-turbo on 1 GiB (cuda): a song of 180 s does not fit" in done.stdout
+    assert "acestep-v15-xl-base on 4 GiB (cuda): a song of 180 s does not fit" in done.stdout
     assert done.stderr == ""
 
 
